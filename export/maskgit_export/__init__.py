@@ -1,0 +1,1 @@
+"""Trains, converts, quantises and checks models for the maskgit runtime."""

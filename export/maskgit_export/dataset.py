@@ -1,0 +1,109 @@
+"""Labelled images as arrays, from a prepared data set or from a folder of pictures.
+
+A prepared data set (what ``data`` writes) is a folder of
+
+    train_images.npy    uint8 [N, H, W, 3]      heldout_images.npy
+    train_labels.npy    int64 [N]               heldout_labels.npy
+    classes.json        the class names, in label order
+
+A folder of pictures has one sub-folder a class. Its pictures are cropped to a centred square and resized; every
+sixteenth picture of a class (by sorted name) is held out.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}
+HELD_OUT_EVERY = 16
+
+
+@dataclass
+class Split:
+    """Images ``uint8 [N, H, W, 3]`` and labels ``int64 [N]``."""
+
+    images: np.ndarray
+    labels: np.ndarray
+
+
+@dataclass
+class Dataset:
+    """A train and a held-out split with their class names."""
+
+    train: Split
+    heldout: Split
+    classes: list[str]
+
+    @property
+    def size(self) -> int:
+        """Height and width of the (square) images in pixels."""
+        return self.train.images.shape[1]
+
+
+def load(folder: str | Path, size: int = 64) -> Dataset:
+    """Loads a prepared data set, or a folder of pictures resized to ``size`` pixels."""
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise SystemExit(f"{folder}: no such folder; give a folder that `data` wrote, or one with a sub-folder of pictures a class")
+    if (folder / "classes.json").exists():
+        return _load_prepared(folder)
+    return _load_pictures(folder, size)
+
+
+def save(dataset: Dataset, folder: str | Path) -> None:
+    """Writes a prepared data set."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in ("train", "heldout"):
+        split = getattr(dataset, name)
+        np.save(folder / f"{name}_images.npy", split.images)
+        np.save(folder / f"{name}_labels.npy", split.labels.astype(np.int64))
+    (folder / "classes.json").write_text(json.dumps(dataset.classes, indent=1) + "\n")
+
+
+def _load_prepared(folder: Path) -> Dataset:
+    classes = json.loads((folder / "classes.json").read_text())
+    splits = {}
+    for name in ("train", "heldout"):
+        images = np.load(folder / f"{name}_images.npy", mmap_mode="r")
+        labels = np.load(folder / f"{name}_labels.npy")
+        if images.ndim != 4 or images.shape[3] != 3 or images.dtype != np.uint8 or len(images) != len(labels):
+            raise SystemExit(f"{folder}: {name}_images.npy is {images.dtype} {images.shape} for {len(labels)} labels; expected uint8 [N, H, W, 3] and N labels")
+        if len(labels) and not 0 <= labels.min() <= labels.max() < len(classes):
+            raise SystemExit(f"{folder}: {name}_labels.npy has a label outside 0..{len(classes) - 1}")
+        splits[name] = Split(images, labels)
+    return Dataset(splits["train"], splits["heldout"], classes)
+
+
+def _load_pictures(folder: Path, size: int) -> Dataset:
+    classes = sorted(entry.name for entry in folder.iterdir() if entry.is_dir())
+    if not classes:
+        raise SystemExit(f"{folder}: no sub-folders; put the pictures of each class in a folder of its own")
+    parts: dict[str, tuple[list, list]] = {"train": ([], []), "heldout": ([], [])}
+    for label, name in enumerate(classes):
+        files = sorted(file for file in (folder / name).iterdir() if file.suffix.lower() in SUFFIXES)
+        if len(files) < 2:
+            raise SystemExit(f"{folder / name}: {len(files)} pictures; a class needs at least two")
+        for index, file in enumerate(files):
+            images, labels = parts["heldout" if index % HELD_OUT_EVERY == 0 else "train"]
+            images.append(_square(file, size))
+            labels.append(label)
+    return Dataset(*(Split(np.stack(images), np.array(labels, np.int64)) for images, labels in parts.values()), classes)
+
+
+def _square(file: Path, size: int) -> np.ndarray:
+    try:
+        picture = Image.open(file).convert("RGBA")
+    except OSError as error:
+        raise SystemExit(f"{file}: not a readable picture ({error}); remove it or convert it to PNG") from error
+    on_white = Image.new("RGBA", picture.size, "white")
+    on_white.alpha_composite(picture)
+    side = min(picture.size)
+    left, top = (picture.width - side) // 2, (picture.height - side) // 2
+    square = on_white.convert("RGB").crop((left, top, left + side, top + side))
+    return np.asarray(square.resize((size, size), Image.Resampling.LANCZOS))

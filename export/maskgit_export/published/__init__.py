@@ -1,0 +1,1 @@
+"""Published architectures, with the parameter names of their checkpoints where those are PyTorch."""

@@ -1,0 +1,173 @@
+"""VQGAN tokenizer: image <-> grid of discrete tokens (Esser et al. 2021, with cosine codes as in ViT-VQGAN).
+
+The encoder maps an image to one vector a cell of ``factor`` x ``factor`` pixels; the quantiser replaces it by the
+nearest of ``codes`` unit vectors; the decoder draws the image back. Images are float ``[B, 3, H, W]`` in 0..1, tokens are
+int64 ``[B, rows * cols]`` in raster order.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+@dataclass
+class TokenizerConfig:
+    """Shape of a tokenizer. ``factor`` is the number of pixels a token spans on each side: 4 or 8."""
+
+    size: int = 64
+    factor: int = 4
+    codes: int = 512
+    code_dim: int = 16
+    width: int = 96
+    blocks: int = 2
+
+    @property
+    def grid(self) -> int:
+        """Rows and columns of the token grid."""
+        return self.size // self.factor
+
+
+class ResidualBlock(nn.Module):
+    """SiLU, 3x3 convolution, twice, around an identity.
+
+    No normalisation over positions: it would make a token depend on the whole picture and take flat colours away.
+    The second convolution starts at zero, which lets so shallow a network train without.
+    """
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.conv1, self.conv2 = nn.Conv2d(width, width, 3, padding=1), nn.Conv2d(width, width, 3, padding=1)
+        nn.init.zeros_(self.conv2.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.conv2(F.silu(self.conv1(F.silu(x))))
+
+
+class Encoder(nn.Module):
+    """Image to one unit vector a cell; halves the resolution log2(factor) times."""
+
+    def __init__(self, config: TokenizerConfig):
+        super().__init__()
+        stages: list[nn.Module] = [nn.PixelUnshuffle(2), nn.Conv2d(12, config.width // 2, 3, padding=1), nn.SiLU()]
+        channels, scale = config.width // 2, 2
+        while scale < config.factor:
+            stages += [nn.Conv2d(channels, config.width, 4, stride=2, padding=1), ResidualBlock(config.width)]
+            channels, scale = config.width, scale * 2
+        self.stages = nn.Sequential(*stages)
+        self.project = nn.Conv2d(channels, config.code_dim, 1)
+
+    def forward(self, image: Tensor) -> Tensor:
+        return self.project(F.silu(self.stages(image * 2 - 1)))
+
+
+class Decoder(nn.Module):
+    """Codes to image; doubles the resolution log2(factor) times, the last by a pixel shuffle."""
+
+    def __init__(self, config: TokenizerConfig):
+        super().__init__()
+        width = config.width
+        stages: list[nn.Module] = [nn.Conv2d(config.code_dim, width, 3, padding=1)]
+        stages += [ResidualBlock(width) for _ in range(config.blocks)]
+        scale = config.factor
+        while scale > 2:
+            stages += [nn.Upsample(scale_factor=2, mode="nearest"), nn.Conv2d(width, width // 2, 3, padding=1), ResidualBlock(width // 2)]
+            width, scale = width // 2, scale // 2
+        self.stages = nn.Sequential(*stages)
+        self.out = nn.Conv2d(width, 12, 3, padding=1)
+        self.shuffle = nn.PixelShuffle(2)
+
+    def forward(self, codes: Tensor) -> Tensor:
+        return self.shuffle(self.out(F.silu(self.stages(codes)))) * 0.5 + 0.5
+
+
+class Quantizer(nn.Module):
+    """Nearest unit vector, learned as an exponential moving average of what it stands for; unused codes restart."""
+
+    def __init__(self, codes: int, dim: int, decay: float = 0.98):
+        super().__init__()
+        self.decay = decay
+        self.register_buffer("codebook", F.normalize(torch.randn(codes, dim), dim=1))
+        self.register_buffer("usage", torch.ones(codes))
+        self.register_buffer("sums", self.codebook.clone())
+
+    def tokens(self, vectors: Tensor) -> Tensor:
+        """Index of the nearest code of each vector, ``[B, D, h, w] -> [B, h * w]``."""
+        flat = F.normalize(vectors.flatten(2).transpose(1, 2), dim=-1)
+        return (flat @ self.codebook.t()).argmax(-1)
+
+    def forward(self, vectors: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Quantised vectors with straight-through gradient, tokens, and the commitment loss."""
+        batch, dim, rows, cols = vectors.shape
+        unit = F.normalize(vectors, dim=1)
+        tokens = self.tokens(vectors)
+        codes = F.embedding(tokens, self.codebook).transpose(1, 2).reshape(batch, dim, rows, cols)
+        commitment = (unit - codes.detach()).square().sum(1).mean()
+        if self.training:
+            self._update(unit.detach().permute(0, 2, 3, 1).reshape(-1, dim), tokens.flatten())
+        return unit + (codes - unit).detach(), tokens, commitment
+
+    @torch.no_grad()
+    def _update(self, unit: Tensor, tokens: Tensor) -> None:
+        count = torch.bincount(tokens, minlength=len(self.usage)).to(unit.dtype)
+        sums = torch.zeros_like(self.sums).index_add_(0, tokens, unit)
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            torch.distributed.all_reduce(count)
+            torch.distributed.all_reduce(sums)
+        self.usage.lerp_(count, 1 - self.decay)
+        self.sums.lerp_(sums, 1 - self.decay)
+        dead = self.usage < 0.03 * self.usage.mean()
+        if dead.any():
+            fresh = unit[torch.randint(len(unit), (int(dead.sum()),), device=unit.device)]
+            if torch.distributed.is_available() and torch.distributed.is_initialized():
+                torch.distributed.broadcast(fresh, 0)
+            self.sums[dead] = fresh * self.usage.mean()
+            self.usage[dead] = self.usage.mean()
+        self.codebook.copy_(F.normalize(self.sums, dim=1))
+
+
+class Tokenizer(nn.Module):
+    """The encoder, the quantiser and the decoder together."""
+
+    def __init__(self, config: TokenizerConfig):
+        super().__init__()
+        if config.factor not in (4, 8) or config.size % config.factor:
+            raise ValueError(f"factor {config.factor} with size {config.size}: the factor must be 4 or 8 and divide the size")
+        self.config = config
+        self.encoder, self.decoder = Encoder(config), Decoder(config)
+        self.quantizer = Quantizer(config.codes, config.code_dim)
+
+    def forward(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Reconstruction (not clipped), tokens, commitment loss."""
+        codes, tokens, commitment = self.quantizer(self.encoder(image))
+        return self.decoder(codes), tokens, commitment
+
+    def encode(self, image: Tensor) -> Tensor:
+        """Image ``[B, 3, H, W]`` in 0..1 to tokens ``[B, N]``."""
+        return self.quantizer.tokens(self.encoder(image))
+
+    def decode(self, tokens: Tensor) -> Tensor:
+        """Tokens ``[B, N]`` to image ``[B, 3, H, W]`` in 0..1."""
+        grid = self.config.grid
+        codes = F.embedding(tokens, self.quantizer.codebook).transpose(1, 2).reshape(-1, self.config.code_dim, grid, grid)
+        return self.decoder(codes).clamp(0, 1)
+
+
+def save_tokenizer(tokenizer: Tokenizer, path: str | Path) -> None:
+    """Writes configuration and weights, whole or not at all."""
+    path = Path(path)
+    partial = path.with_suffix(".partial")
+    torch.save({"config": asdict(tokenizer.config), "weights": tokenizer.state_dict()}, partial)
+    partial.replace(path)
+
+
+def load_tokenizer(path: str | Path) -> Tokenizer:
+    """Reads what :func:`save_tokenizer` wrote, in evaluation mode; never runs code from the file."""
+    stored = torch.load(path, map_location="cpu", weights_only=True)
+    tokenizer = Tokenizer(TokenizerConfig(**stored["config"]))
+    tokenizer.load_state_dict(stored["weights"])
+    return tokenizer.eval()

@@ -1,0 +1,191 @@
+"""Trains the transformer by masked visual token modelling (MVTM; Chang et al. 2022, section 3.1).
+
+Each image's tokens are found once, before training. A step draws r uniform in [0, 1) for every image, masks ceil(cos(pi r / 2) N)
+of its N tokens, and minimises the negative log-likelihood of the masked ones. The label is replaced by the null label in a tenth
+of the images, so that the model can be guided (Ho & Salimans 2022). What is saved is an exponential moving average of the weights.
+Interrupt it at any time: the same command goes on from the last checkpoint.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from . import dataset
+from .muon import Muon
+from .mvtm import MaskedTransformer, MvtmConfig, save_mvtm
+from .tokenizer import Tokenizer, load_tokenizer
+from .training import Progress, Run, decay_groups, learning_rate, set_learning_rate, write_checkpoint
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declares the options of ``maskgit-export train-mvtm``."""
+    parser.add_argument("--data", required=True, help="a folder that `data` wrote, or one with a sub-folder of pictures a class")
+    parser.add_argument("--tokenizer", required=True, type=Path, help="file that `train-tokenizer` wrote")
+    parser.add_argument("-o", "--output", required=True, type=Path, help="weights to write; OUTPUT.checkpoint holds the state to resume from")
+    parser.add_argument("--width", type=int, default=96, help="channels at the token grid")
+    parser.add_argument("--dim", type=int, default=192, help="width of the transformer")
+    parser.add_argument("--depth", type=int, default=6, help="layers of the transformer")
+    parser.add_argument("--heads", type=int, default=6, help="attention heads")
+    parser.add_argument("--blocks", type=int, default=2, help="convolutional blocks after the transformer")
+    parser.add_argument("--images", type=int, default=400_000, help="training images to see")
+    parser.add_argument("--minutes", type=float, default=None, help="train (with the full schedule) for this time instead")
+    parser.add_argument("--batch", type=int, default=32, help="images a step and process")
+    parser.add_argument("--lr", type=float, default=2e-3, help="peak learning rate of embeddings, norms and biases (AdamW)")
+    parser.add_argument("--muon-lr", type=float, default=0.02, help="peak learning rate of matrices and kernels (Muon)")
+    parser.add_argument("--weight-decay", type=float, default=0.01)
+    parser.add_argument("--label-smoothing", type=float, default=0.1, help="the paper's 0.1; small models sample cleaner with 0")
+    parser.add_argument("--label-drop", type=float, default=0.1, help="part of the images that train the null label")
+    parser.add_argument("--ema", type=float, default=0.999, help="decay of the averaged weights")
+    parser.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda"])
+    parser.add_argument("--threads", type=int, default=0, help="CPU threads (0: PyTorch's choice)")
+    parser.add_argument("--seed", type=int, default=0)
+
+
+def mask_tokens(tokens: Tensor, mask_id: int, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
+    """Masks ceil(cos(pi r / 2) N) tokens of each row, r uniform; returns the masked tokens and which they are."""
+    batch, n = tokens.shape
+    r = torch.rand(batch, 1, generator=generator)
+    count = (torch.cos(torch.pi / 2 * r) * n).ceil().clamp(1, n)
+    order = torch.rand(batch, n, generator=generator).argsort(dim=1).argsort(dim=1)
+    masked = (order < count).to(tokens.device)
+    return tokens.masked_fill(masked, mask_id), masked
+
+
+@torch.no_grad()
+def tokenize(tokenizer: Tokenizer, images, device: torch.device, batch: int = 200) -> Tensor:
+    """Tokens of all images, as int16 ``[N, tokens]`` on the CPU."""
+    tokenizer.to(device, memory_format=torch.channels_last)
+    rows = []
+    for first in range(0, len(images), batch):
+        image = torch.from_numpy(images[first:first + batch].copy()).to(device).permute(0, 3, 1, 2).float() / 255
+        rows.append(tokenizer.encode(image).to(torch.int16).cpu())
+    return torch.cat(rows)
+
+
+def _tokens_of(args: argparse.Namespace, data: dataset.Dataset, process: Run) -> tuple[Tensor, Tensor, int, int]:
+    tokenizer = load_tokenizer(args.tokenizer)
+    if tokenizer.config.size != data.size:
+        raise SystemExit(f"{args.tokenizer}: made for {tokenizer.config.size} pixels; the data has {data.size}")
+    if process.chief:
+        print(f"finding the tokens of {len(data.train.images) + len(data.heldout.images)} images", file=sys.stderr, flush=True)
+    train = tokenize(tokenizer, data.train.images, process.device)
+    heldout = tokenize(tokenizer, data.heldout.images, process.device)
+    return train, heldout, tokenizer.config.grid, tokenizer.config.codes
+
+
+def run(args: argparse.Namespace) -> int:
+    """Trains, writes the averaged weights, prints the report as JSON."""
+    process = Run(args.device)
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    torch.manual_seed(args.seed * 1000 + process.rank)
+    data = dataset.load(args.data)
+    checkpoint_path = args.output.with_name(args.output.name + ".checkpoint")
+    state = torch.load(checkpoint_path, map_location="cpu", weights_only=True) if checkpoint_path.exists() else None
+    train, heldout, grid, codes = (state["train"], state["heldout"], state["grid"], state["codes"]) if state else _tokens_of(args, data, process)
+    labels, heldout_labels = (torch.from_numpy(split.labels.copy()) for split in (data.train, data.heldout))
+
+    config = MvtmConfig(grid=grid, codes=codes, labels=data.classes, width=args.width, dim=args.dim, depth=args.depth, heads=args.heads, blocks=args.blocks)
+    network = MaskedTransformer(config).to(process.device)
+    average = {name: value.detach().clone() for name, value in network.state_dict().items()}
+    optimizers = _optimizers(network, args)
+    step, spent, curve = 0, 0.0, []
+    if state:
+        network.load_state_dict(state["weights"])
+        average = {name: value.to(process.device) for name, value in state["average"].items()}
+        for (optimizer, _), stored in zip(optimizers, state["optimizers"]):
+            optimizer.load_state_dict(stored)
+        step, spent, curve = state["step"], state["spent"], state["curve"]
+        if process.chief:
+            print(f"going on from step {step} of {checkpoint_path}", file=sys.stderr)
+    module = process.parallel(network)
+
+    def checkpoint() -> None:
+        if not process.chief:
+            return
+        save_mvtm(config, average, args.output)
+        write_checkpoint(checkpoint_path, {
+            "weights": network.state_dict(), "average": average, "optimizers": [o.state_dict() for o, _ in optimizers],
+            "step": step, "spent": spent, "curve": curve, "train": train, "heldout": heldout, "grid": grid, "codes": codes})
+
+    batch = args.batch * process.world
+    steps = max(1, args.images // batch)
+    progress = Progress(steps, batch, quiet=not process.chief)
+    fraction, saved = (spent / 60 / args.minutes if args.minutes else step / steps), time.monotonic()
+    while fraction < 1.0:
+        began = time.monotonic()
+        scale = learning_rate(int(fraction * 10_000), 10_000, 1.0, 100)
+        for optimizer, peak in optimizers:
+            set_learning_rate(optimizer, peak * scale)
+        pick = torch.randint(len(train), (args.batch,))
+        tokens = train[pick].long().to(process.device)
+        label = torch.where(torch.rand(args.batch) < args.label_drop, config.null_label, labels[pick]).to(process.device)
+        inputs, masked = mask_tokens(tokens, config.mask_id)
+        with process.autocast():
+            logits = module(inputs, label)
+        loss = F.cross_entropy(logits[masked].float(), tokens[masked], label_smoothing=args.label_smoothing)
+        for optimizer, _ in optimizers:
+            optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+        for optimizer, _ in optimizers:
+            optimizer.step()
+        step += 1
+        decay = min(args.ema, (1 + step) / (10 + step))
+        with torch.no_grad():
+            torch._foreach_lerp_(list(average.values()), list(network.state_dict().values()), 1 - decay)
+        spent += time.monotonic() - began
+        fraction = spent / 60 / args.minutes if args.minutes else step / steps
+        progress.step(step, loss=loss.detach())
+        if time.monotonic() - saved > 120:
+            saved = time.monotonic()
+            curve.append([step * batch, progress.means["loss"], _heldout_loss(config, average, heldout, heldout_labels, process, 400)])
+            if process.chief:
+                print(f"held-out loss {curve[-1][2]:.4f}", file=sys.stderr, flush=True)
+            checkpoint()
+    if process.chief:
+        curve.append([step * batch, progress.means.get("loss", float("nan")), _heldout_loss(config, average, heldout, heldout_labels, process, len(heldout))])
+        checkpoint()
+        report = {"images": step * batch, "minutes": spent / 60, "heldout_loss": curve[-1][2], "parameters": sum(p.numel() for p in network.parameters()),
+                  "curve": [{"images": images, "loss": loss, "heldout_loss": held} for images, loss, held in curve]}
+        print(json.dumps(report, indent=1))
+        print(f"wrote {args.output}", file=sys.stderr)
+    process.close()
+    return 0
+
+
+def _optimizers(network: MaskedTransformer, args: argparse.Namespace) -> list[tuple[torch.optim.Optimizer, float]]:
+    """Muon for the matrices inside, AdamW for embeddings, head, norms and biases; each with its peak learning rate."""
+    inside = {id(p) for name, p in network.named_parameters() if p.ndim >= 2 and "embedding" not in name and "position" not in name and not name.startswith("head")}
+    matrices = [p for p in network.parameters() if id(p) in inside]
+    others = nn.ParameterList(p for p in network.parameters() if id(p) not in inside)
+    return [
+        (Muon(matrices, lr=args.muon_lr, weight_decay=args.weight_decay), args.muon_lr),
+        (torch.optim.AdamW(decay_groups(others, args.weight_decay), lr=args.lr, betas=(0.9, 0.98)), args.lr),
+    ]
+
+
+@torch.no_grad()
+def _heldout_loss(config: MvtmConfig, weights: dict[str, Tensor], tokens: Tensor, labels: Tensor, process: Run, count: int) -> float:
+    """Negative log-likelihood of masked held-out tokens under the averaged weights, with fixed masks."""
+    network = MaskedTransformer(config).to(process.device)
+    network.load_state_dict(weights)
+    network.eval()
+    generator = torch.Generator().manual_seed(0)
+    pick = torch.randperm(len(tokens), generator=generator)[:count]
+    total, seen = 0.0, 0
+    for rows in pick.split(100):
+        target = tokens[rows].long().to(process.device)
+        inputs, masked = mask_tokens(target, config.mask_id, generator)
+        logits = network(inputs, labels[rows].to(process.device))
+        total += float(F.cross_entropy(logits[masked], target[masked], reduction="sum"))
+        seen += int(masked.sum())
+    return total / seen

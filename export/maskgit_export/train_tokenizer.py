@@ -1,0 +1,170 @@
+"""Trains the VQGAN tokenizer and reports codebook use and held-out reconstruction error.
+
+Loss: L1, L1 of the image gradients (edges), the quantiser's commitment, and, for the last part of the run, a hinge
+adversarial loss from a small patch discriminator whose weight adapts to the gradient of the reconstruction loss (Esser et
+al. 2021). With ``--decoder-only`` the encoder and the codebook stay as they are and only the decoder learns on: tokens, and so
+every transformer trained on them, stay valid.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from . import dataset
+from .muon import Muon
+from .tokenizer import Tokenizer, TokenizerConfig, load_tokenizer, save_tokenizer
+from .training import Progress, Run, learning_rate, set_learning_rate
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declares the options of ``maskgit-export train-tokenizer``."""
+    parser.add_argument("--data", required=True, help="a folder that `data` wrote, or one with a sub-folder of pictures a class")
+    parser.add_argument("-o", "--output", required=True, type=Path, help="tokenizer file to write")
+    parser.add_argument("--size", type=int, default=64, help="image size for a folder of pictures")
+    parser.add_argument("--factor", type=int, default=4, choices=[4, 8], help="pixels a token spans on each side")
+    parser.add_argument("--codes", type=int, default=512, help="size of the codebook")
+    parser.add_argument("--width", type=int, default=96, help="channels at the token grid")
+    parser.add_argument("--blocks", type=int, default=2, help="residual blocks of the decoder at the token grid")
+    parser.add_argument("--images", type=int, default=60_000, help="training images to see")
+    parser.add_argument("--minutes", type=float, default=None, help="stop (with the full schedule) after this time instead")
+    parser.add_argument("--batch", type=int, default=16, help="images a step and process")
+    parser.add_argument("--lr", type=float, default=1e-3, help="peak learning rate of biases (AdamW)")
+    parser.add_argument("--muon-lr", type=float, default=0.03, help="peak learning rate of kernels (Muon)")
+    parser.add_argument("--adversarial-from", type=float, default=1.1, metavar="FRACTION", help="part of the run after which the discriminator joins; above 1: never")
+    parser.add_argument("--adversarial-weight", type=float, default=0.1, help="weight of the adversarial loss relative to the reconstruction's gradient")
+    parser.add_argument("--start", type=Path, default=None, help="tokenizer file to start from")
+    parser.add_argument("--decoder-only", action="store_true", help="keep encoder and codebook (needs --start)")
+    parser.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda"])
+    parser.add_argument("--threads", type=int, default=0, help="CPU threads (0: PyTorch's choice)")
+    parser.add_argument("--seed", type=int, default=0)
+
+
+class Discriminator(nn.Module):
+    """Patch discriminator: strided convolutions, one score a patch of about 22 pixels."""
+
+    def __init__(self, width: int = 32):
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Conv2d(3, width, 4, stride=2, padding=1), nn.LeakyReLU(0.2),
+            nn.Conv2d(width, width * 2, 4, stride=2, padding=1), nn.GroupNorm(8, width * 2), nn.LeakyReLU(0.2),
+            nn.Conv2d(width * 2, width * 4, 3, padding=1), nn.GroupNorm(8, width * 4), nn.LeakyReLU(0.2),
+            nn.Conv2d(width * 4, 1, 3, padding=1),
+        )
+
+    def forward(self, image: Tensor) -> Tensor:
+        return self.layers(image * 2 - 1)
+
+
+def gradient_l1(a: Tensor, b: Tensor) -> Tensor:
+    """L1 distance of horizontal and vertical differences."""
+    d = a - b
+    return d.diff(dim=-1).abs().mean() + d.diff(dim=-2).abs().mean()
+
+
+def run(args: argparse.Namespace) -> int:
+    """Trains, writes the tokenizer, prints the report as JSON."""
+    process = Run(args.device)
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    torch.manual_seed(args.seed + process.rank)
+    data = dataset.load(args.data, args.size)
+    if args.decoder_only and args.start is None:
+        raise SystemExit("--decoder-only needs --start FILE: a tokenizer whose decoder to train on")
+    if args.start:
+        tokenizer = load_tokenizer(args.start)
+    else:
+        tokenizer = Tokenizer(TokenizerConfig(size=data.size, factor=args.factor, codes=args.codes, width=args.width, blocks=args.blocks))
+    if tokenizer.config.size != data.size:
+        raise SystemExit(f"{args.start}: trained for {tokenizer.config.size} pixels; the data has {data.size}")
+    tokenizer.to(process.device, memory_format=torch.channels_last).train()
+    if args.decoder_only:
+        tokenizer.encoder.requires_grad_(False)
+        tokenizer.quantizer.eval()
+    module = process.parallel(tokenizer)
+    learned = [p for p in tokenizer.parameters() if p.requires_grad]
+    muon = Muon([p for p in learned if p.ndim >= 2], lr=args.muon_lr)
+    optimizer = torch.optim.AdamW([p for p in learned if p.ndim < 2], lr=args.lr, betas=(0.9, 0.95), weight_decay=0.0)
+    critic = Discriminator().to(process.device, memory_format=torch.channels_last)
+    critic_optimizer = torch.optim.AdamW(critic.parameters(), lr=args.lr / 2, betas=(0.5, 0.9))
+
+    steps = max(1, args.images // (args.batch * process.world))
+    progress = Progress(steps, args.batch * process.world, quiet=not process.chief)
+    images = torch.from_numpy(np.array(data.train.images))
+    begin, fraction, step = time.monotonic(), 0.0, 0
+    while fraction < 1.0:
+        scale = learning_rate(int(fraction * 10_000), 10_000, 1.0, 200)
+        set_learning_rate(muon, args.muon_lr * scale)
+        set_learning_rate(optimizer, args.lr * scale)
+        pick = torch.randint(len(images), (args.batch,))
+        image = (images[pick].to(process.device).permute(0, 3, 1, 2).float() / 255).contiguous(memory_format=torch.channels_last)
+        with process.autocast():
+            drawn, _, commitment = module(image)
+        drawn = drawn.float()
+        l1 = (drawn - image).abs().mean()
+        reconstruction = l1 + gradient_l1(drawn, image)
+        loss = reconstruction + 0.1 * commitment.float()
+        logs = {"l1": l1.detach(), "commitment": commitment.detach()}
+        if fraction >= args.adversarial_from:
+            generator_loss = -critic(drawn).mean()
+            last = tokenizer.decoder.out.weight
+            norm = torch.autograd.grad(reconstruction, last, retain_graph=True)[0].norm()
+            adversarial_norm = torch.autograd.grad(generator_loss, last, retain_graph=True)[0].norm()
+            loss = loss + args.adversarial_weight * (norm / (adversarial_norm + 1e-6)).clamp(0, 100).detach() * generator_loss
+            logs["adversarial"] = generator_loss.detach()
+        for one in (muon, optimizer):
+            one.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(tokenizer.parameters(), 1.0)
+        for one in (muon, optimizer):
+            one.step()
+        # The critic joins a little before its verdict counts, so that the first verdicts mean something.
+        if fraction >= args.adversarial_from - 0.05:
+            critic_loss = F.relu(1 - critic(image)).mean() + F.relu(1 + critic(drawn.detach())).mean()
+            critic_optimizer.zero_grad(set_to_none=True)
+            critic_loss.backward()
+            critic_optimizer.step()
+            logs["critic"] = critic_loss.detach()
+        step += 1
+        fraction = (time.monotonic() - begin) / 60 / args.minutes if args.minutes else step / steps
+        progress.step(step, **logs)
+        if process.chief and step % 500 == 0:
+            save_tokenizer(tokenizer, args.output)
+    if process.chief:
+        tokenizer.eval()
+        save_tokenizer(tokenizer, args.output)
+        report = {"images": step * args.batch * process.world, "minutes": (time.monotonic() - begin) / 60, **evaluate(tokenizer, data.heldout.images, process.device)}
+        print(json.dumps(report, indent=1))
+        print(f"wrote {args.output}", file=sys.stderr)
+    process.close()
+    return 0
+
+
+@torch.no_grad()
+def evaluate(tokenizer: Tokenizer, images, device: torch.device, batch: int = 100) -> dict:
+    """Held-out L1 and PSNR (mean over images, pixels in 0..1), and how the codebook is used."""
+    errors, psnrs = [], []
+    counts = torch.zeros(tokenizer.config.codes)
+    for first in range(0, len(images), batch):
+        image = torch.from_numpy(images[first:first + batch].copy()).to(device).permute(0, 3, 1, 2).float() / 255
+        tokens = tokenizer.encode(image)
+        difference = tokenizer.decode(tokens) - image
+        errors += difference.abs().mean((1, 2, 3)).tolist()
+        psnrs += (-10 * difference.square().mean((1, 2, 3)).clamp_min(1e-8).log10()).tolist()
+        counts += torch.bincount(tokens.flatten().cpu(), minlength=len(counts))
+    share = counts / counts.sum()
+    return {
+        "heldout_l1": sum(errors) / len(errors),
+        "heldout_psnr_db": sum(psnrs) / len(psnrs),
+        "codes_used": int((counts > 0).sum()),
+        "codes": len(counts),
+        "code_perplexity": float((-(share * share.clamp_min(1e-12).log()).sum()).exp()),
+    }

@@ -1,0 +1,109 @@
+"""What both trainers share: device, distribution, batches, checkpoints, progress.
+
+Several GPUs or machines: start the command with PyTorch's launcher, ``torchrun --nproc_per_node=N -m maskgit_export
+train-mvtm ...``. Every process then draws its own batches, and DistributedDataParallel averages the gradients.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+
+class Run:
+    """The device and the place of this process among its peers."""
+
+    def __init__(self, device: str):
+        self.world = int(os.environ.get("WORLD_SIZE", 1))
+        self.rank = int(os.environ.get("RANK", 0))
+        if device == "auto":
+            device = "cuda" if torch.cuda.is_available() else "cpu"
+        if device == "cuda" and not torch.cuda.is_available():
+            raise SystemExit("--device cuda: PyTorch sees no usable GPU here; use --device cpu or install a CUDA build of PyTorch")
+        if device == "cuda":
+            local = int(os.environ.get("LOCAL_RANK", 0))
+            torch.cuda.set_device(local)
+            device = f"cuda:{local}"
+            torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
+        self.device = torch.device(device)
+        if self.world > 1:
+            torch.distributed.init_process_group("nccl" if self.device.type == "cuda" else "gloo")
+
+    @property
+    def chief(self) -> bool:
+        """Whether this process writes files and progress."""
+        return self.rank == 0
+
+    def parallel(self, module: nn.Module) -> nn.Module:
+        """The module, averaging gradients over the processes where there are several."""
+        return nn.parallel.DistributedDataParallel(module) if self.world > 1 else module
+
+    def autocast(self):
+        """bfloat16 where the device computes it fast, float32 elsewhere."""
+        cpu_bf16 = self.device.type == "cpu" and getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)()
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda" or cpu_bf16)
+
+    def close(self) -> None:
+        """Leaves the process group."""
+        if self.world > 1:
+            torch.distributed.destroy_process_group()
+
+
+class Progress:
+    """One line on standard error now and then: step, speed, time left, running means of the losses."""
+
+    def __init__(self, total: int, batch: int, quiet: bool, every: float = 20.0):
+        self.total, self.batch, self.quiet, self.every = total, batch, quiet, every
+        self.start = self.last = time.monotonic()
+        self.done = 0
+        self.means: dict[str, float] = {}
+
+    def step(self, step: int, **values: float | Tensor) -> None:
+        """Notes the losses of one step."""
+        self.done += 1
+        for name, value in values.items():
+            value = float(value)
+            self.means[name] = self.means.get(name, value) * 0.98 + value * 0.02
+        now = time.monotonic()
+        if not self.quiet and (now - self.last > self.every or step == self.total):
+            self.last = now
+            speed = self.done / (now - self.start)
+            losses = "  ".join(f"{name} {value:.4f}" for name, value in self.means.items())
+            left = (self.total - step) / speed
+            print(f"step {step}/{self.total}  {speed * self.batch:.1f} images/s  {left / 60:.1f} min left  {losses}", file=sys.stderr, flush=True)
+
+
+def learning_rate(step: int, total: int, peak: float, warmup: int) -> float:
+    """Linear warm-up, then a cosine to a fiftieth of the peak."""
+    if step < warmup:
+        return peak * (step + 1) / warmup
+    progress = min(1.0, (step - warmup) / max(1, total - warmup))
+    return peak * (0.02 + 0.98 * 0.5 * (1 + torch.cos(torch.tensor(torch.pi * progress)).item()))
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, value: float) -> None:
+    """Sets one learning rate for every parameter group."""
+    for group in optimizer.param_groups:
+        group["lr"] = value
+
+
+def write_checkpoint(path: Path, state: dict) -> None:
+    """Writes a checkpoint whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".partial")
+    torch.save(state, partial)
+    partial.replace(path)
+
+
+def decay_groups(module: nn.Module, weight_decay: float) -> list[dict]:
+    """Weight decay for matrices and kernels, none for norms, biases and embeddings of one dimension."""
+    parameters = [p for p in module.parameters() if p.requires_grad]
+    return [
+        {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": weight_decay},
+        {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
+    ]

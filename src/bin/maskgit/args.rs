@@ -1,0 +1,99 @@
+//! Flags that several subcommands share.
+
+use std::path::PathBuf;
+
+use anyhow::Result;
+use clap::builder::RangedU64ValueParser;
+use maskgit::sample::{Options, Sampler, Schedule};
+use maskgit::{Generator, OpenOptions};
+
+use crate::model;
+
+/// Which model.
+#[derive(clap::Args)]
+pub struct Model {
+    /// The model: a folder, or one packed file
+    ///
+    /// Without it, the model is the one that MASKGIT_MODEL names, or models/avatars-64 beside the program, above it, or
+    /// in the current folder.
+    #[arg(long, value_name = "PATH")]
+    pub model: Option<PathBuf>,
+}
+
+/// How to run it.
+#[derive(clap::Args)]
+pub struct Threads {
+    /// Number of threads that compute [default: the number of cores]
+    ///
+    /// The tokens do not depend on it.
+    #[arg(long, value_name = "N", value_parser = RangedU64ValueParser::<usize>::new().range(1..=1024))]
+    pub threads: Option<usize>,
+}
+
+impl Threads {
+    /// The options to open a model with.
+    pub fn options(&self) -> OpenOptions {
+        self.threads.map_or_else(OpenOptions::default, OpenOptions::with_threads)
+    }
+}
+
+/// Opens the model for the CPU; returns its path too.
+pub fn open(model: &Model, threads: &Threads) -> Result<(Generator, PathBuf)> {
+    let path = model::find(model.model.as_deref())?;
+    let generator = Generator::open_with(&path, &threads.options())?;
+    Ok((generator, path))
+}
+
+/// How to sample. Whatever is not given is as the model recommends.
+#[derive(clap::Args)]
+#[command(next_help_heading = "Sampling (default: as the model recommends)")]
+pub struct Sampling {
+    /// Number of steps
+    #[arg(long, value_name = "N")]
+    pub steps: Option<usize>,
+    /// Mask schedule: linear, square, cubic, sqrt, power:X, cosine, log, exp or arccos
+    #[arg(long, value_name = "S")]
+    pub schedule: Option<Schedule>,
+    /// Which tokens a step keeps: the most confident (confidence), or the next in a Halton sequence (halton)
+    #[arg(long, value_name = "SAMPLER")]
+    pub sampler: Option<Sampler>,
+    /// Temperature of the noise on the confidence; 0 keeps the most confident tokens
+    #[arg(long, value_name = "X", allow_negative_numbers = true)]
+    pub choice_temperature: Option<f32>,
+    /// Temperature of the draw of tokens; 0 draws the most likely
+    #[arg(long, value_name = "X", allow_negative_numbers = true)]
+    pub temperature: Option<f32>,
+    /// Draw from the N most likely tokens only
+    #[arg(long, value_name = "N")]
+    pub top_k: Option<usize>,
+    /// Scale of classifier-free guidance; 0 is none
+    #[arg(long, value_name = "X", allow_negative_numbers = true)]
+    pub guidance: Option<f32>,
+    /// Let the guidance grow linearly over the steps, up to its scale
+    #[arg(long, overrides_with = "no_guidance_ramp")]
+    pub guidance_ramp: bool,
+    /// Keep the guidance constant
+    #[arg(long)]
+    pub no_guidance_ramp: bool,
+}
+
+impl Sampling {
+    /// Puts what was given into `options`.
+    pub fn apply(&self, options: &mut Options) {
+        fn set<T: Clone>(to: &mut T, from: &Option<T>) {
+            if let Some(value) = from {
+                to.clone_from(value);
+            }
+        }
+        set(&mut options.steps, &self.steps);
+        set(&mut options.schedule, &self.schedule);
+        set(&mut options.sampler, &self.sampler);
+        set(&mut options.choice_temperature, &self.choice_temperature);
+        set(&mut options.temperature, &self.temperature);
+        if self.top_k.is_some() {
+            options.top_k = self.top_k;
+        }
+        set(&mut options.guidance.scale, &self.guidance);
+        options.guidance.ramp = (options.guidance.ramp || self.guidance_ramp) && !self.no_guidance_ramp;
+    }
+}

@@ -1,0 +1,113 @@
+//! `maskgit bench`.
+
+use std::time::Instant;
+
+use anyhow::Result;
+use clap::builder::RangedU64ValueParser;
+use serde::Serialize;
+
+use crate::record::{ModelId, Settings};
+use crate::{args, cancel, memory, output};
+
+/// Measure loading, one step, decoding, and whole pictures
+///
+/// Each time is the median over --runs runs, after one run that is not counted. A step is one run of the transformer; the
+/// sampler's own work is in the whole picture only.
+#[derive(clap::Args)]
+pub struct Args {
+    #[command(flatten)]
+    model: args::Model,
+    #[command(flatten)]
+    threads: args::Threads,
+    /// Number of runs
+    #[arg(long, value_name = "N", default_value_t = 5, value_parser = RangedU64ValueParser::<usize>::new().range(1..=1000))]
+    runs: usize,
+    /// Print one JSON object: seconds, and peak memory in bytes
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    sampling: args::Sampling,
+}
+
+#[derive(Serialize)]
+struct Report<'a> {
+    model: ModelId,
+    model_path: String,
+    engine: &'a str,
+    threads: usize,
+    runs: usize,
+    sampling: Settings,
+    load: f64,
+    step: f64,
+    decode: f64,
+    image: f64,
+    images_per_second: f64,
+    peak_memory_bytes: Option<u64>,
+}
+
+pub fn run(args: &Args) -> Result<()> {
+    cancel::install()?;
+    let (mut generator, path) = args::open(&args.model, &args.threads)?;
+    let mut request = generator.request("0")?;
+    request.label = 0;
+    args.sampling.apply(&mut request.options);
+    let manifest = generator.manifest();
+    let masked = vec![manifest.mask_id; manifest.tokens()];
+    let first = vec![0; manifest.tokens()];
+    let model = ModelId::new(manifest);
+
+    let step = median(args.runs, || generator.logits(&masked, 0).map(drop))?;
+    let decode = median(args.runs, || generator.decode_raw(&first).map(drop))?;
+    let image = median(args.runs, || generator.generate(&request, &mut ()).map(drop))?;
+    let report = Report {
+        model,
+        model_path: path.display().to_string(),
+        engine: generator.engine_name(),
+        threads: args.threads.options().threads,
+        runs: args.runs,
+        sampling: Settings::from(&request.options),
+        load: generator.load_seconds(),
+        step,
+        decode,
+        image,
+        images_per_second: 1.0 / image,
+        peak_memory_bytes: memory::peak_bytes(),
+    };
+    if args.json {
+        return output::json(&report);
+    }
+    let memory = report.peak_memory_bytes.map_or("unknown".into(), |b| format!("{:.0} MB", b as f64 / 1e6));
+    output::text(&format!(
+        "model    {} ({}), {} thread{}, {}\n\
+         load     {:>10.1} ms\n\
+         step     {:>10.2} ms\n\
+         decode   {:>10.2} ms\n\
+         picture  {:>10.1} ms ({} steps), {:.2} a second\n\
+         memory   {memory} at most\n",
+        report.model.name.replace(char::is_control, " "),
+        report.model.precision,
+        report.threads,
+        if report.threads == 1 { "" } else { "s" },
+        report.engine,
+        report.load * 1e3,
+        step * 1e3,
+        decode * 1e3,
+        image * 1e3,
+        report.sampling.steps,
+        report.images_per_second
+    ))
+}
+
+/// The median time of `work` in seconds, after one run that is not counted.
+fn median(runs: usize, mut work: impl FnMut() -> maskgit::Result<()>) -> maskgit::Result<f64> {
+    work()?;
+    let mut times = Vec::with_capacity(runs);
+    for _ in 0..runs {
+        cancel::stop_if_asked()?;
+        let start = Instant::now();
+        work()?;
+        times.push(start.elapsed().as_secs_f64());
+    }
+    times.sort_by(f64::total_cmp);
+    Ok(times.get(times.len() / 2).copied().unwrap_or_default())
+}

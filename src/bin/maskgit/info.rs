@@ -1,0 +1,94 @@
+//! `maskgit info`.
+
+use std::fmt::Write;
+use std::path::Path;
+
+use anyhow::Result;
+use maskgit::bundle::{Bundle, Manifest};
+use serde::Serialize;
+
+use crate::{args, model, output};
+
+/// Say what a model is: its classes, sizes, graphs and recommended settings
+#[derive(clap::Args)]
+pub struct Args {
+    #[command(flatten)]
+    model: args::Model,
+    /// List the classes only: index, tab, name
+    #[arg(long, conflicts_with = "json")]
+    labels: bool,
+    /// Print one JSON object: the manifest and the model's path
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Serialize)]
+struct Report<'a> {
+    path: String,
+    #[serde(flatten)]
+    manifest: &'a Manifest,
+}
+
+pub fn run(args: &Args) -> Result<()> {
+    let path = model::find(args.model.model.as_deref())?;
+    let bundle = Bundle::open(&path)?;
+    let manifest = bundle.manifest();
+    if args.json {
+        output::json(&Report { path: path.display().to_string(), manifest })
+    } else if args.labels {
+        let lines: String =
+            manifest.labels.iter().enumerate().map(|(i, name)| format!("{i}\t{}\n", plain(name))).collect();
+        output::text(&lines)
+    } else {
+        output::text(&describe(&path, manifest)?)
+    }
+}
+
+fn describe(path: &Path, manifest: &Manifest) -> Result<String> {
+    let mut text = String::new();
+    let mut line = |name: &str, value: String| writeln!(text, "{name:<12} {}", plain(&value));
+    line("model", manifest.name.clone())?;
+    line("path", path.display().to_string())?;
+    line("licence", manifest.licence.clone())?;
+    line("source", manifest.source.clone())?;
+    line("precision", manifest.precision.to_string())?;
+    line("picture", format!("{}x{} pixels", manifest.image.width, manifest.image.height))?;
+    line(
+        "tokens",
+        format!("{} columns, {} rows, {} codes", manifest.grid.cols, manifest.grid.rows, manifest.codes),
+    )?;
+    line(
+        "classes",
+        format!("{}{}", manifest.labels.len(), if manifest.null_label.is_some() { ", and none (guidance)" } else { "" }),
+    )?;
+    for (i, name) in manifest.labels.iter().take(32).enumerate() {
+        line("", format!("{i:>4}  {name}"))?;
+    }
+    if manifest.labels.len() > 32 {
+        line("", format!("      and {} more: info --labels", manifest.labels.len() - 32))?;
+    }
+    let settings = &manifest.sampling;
+    line(
+        "recommended",
+        format!(
+            "{} steps, {} schedule, {} sampler, choice temperature {}, temperature {}, top-k {}, guidance {}{}",
+            settings.steps,
+            settings.schedule,
+            settings.sampler,
+            settings.choice_temperature,
+            settings.temperature,
+            settings.top_k.map_or("off".to_string(), |k| k.to_string()),
+            settings.guidance,
+            if settings.guidance_ramp { " (ramped)" } else { "" }
+        ),
+    )?;
+    for (kind, graph) in manifest.graphs.iter() {
+        line(kind.as_str(), format!("{}, {:.2} MB, SHA-256 {}", graph.file, graph.bytes as f64 / 1e6, graph.sha256))?;
+    }
+    Ok(text)
+}
+
+/// A file's text for a terminal: without control characters, which could take it over.
+fn plain(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
+}

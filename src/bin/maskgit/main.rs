@@ -1,0 +1,67 @@
+//! The `maskgit` command: a thin face over the library. One file per subcommand.
+
+#![forbid(unsafe_code)]
+
+mod args;
+mod bench;
+mod cancel;
+mod completions;
+mod failure;
+mod generate;
+mod info;
+mod man;
+mod memory;
+mod model;
+mod output;
+mod pack;
+mod record;
+mod reproduce;
+mod run;
+mod watch;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+/// Draws images with MaskGIT-family models, on this machine, without a network
+#[derive(Parser)]
+#[command(name = "maskgit", version, subcommand_required = true, arg_required_else_help = true, max_term_width = 110)]
+#[command(after_help = "Exit status: 0 done, 1 failed, 2 wrong usage.\n\
+    Environment: MASKGIT_MODEL is the model to use when --model is not given.")]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(clap::Subcommand)]
+enum Command {
+    Generate(generate::Args),
+    Reproduce(reproduce::Args),
+    Info(info::Args),
+    Bench(bench::Args),
+    Pack(pack::Args),
+    Run(run::Args),
+    Completions(completions::Args),
+    Man(man::Args),
+}
+
+fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return failure::usage(&error),
+    };
+    let done = match cli.command {
+        Command::Generate(args) => generate::run(&args),
+        Command::Reproduce(args) => reproduce::run(&args),
+        Command::Info(args) => info::run(&args),
+        Command::Bench(args) => bench::run(&args),
+        Command::Pack(args) => pack::run(&args),
+        Command::Run(args) => run::run(&args),
+        Command::Completions(args) => completions::run(&args),
+        Command::Man(args) => man::run(&args),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => failure::report(&error),
+    }
+}

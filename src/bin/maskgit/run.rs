@@ -1,0 +1,115 @@
+//! `maskgit run`.
+
+use std::fs::File;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail, ensure};
+use clap::ValueEnum;
+use maskgit::Generator;
+use maskgit::image_io::write_file;
+
+use crate::failure::Usage;
+use crate::{args, cancel};
+
+/// The largest input file.
+const MAX_BYTES: u64 = 1 << 30;
+
+/// Run one graph on raw numbers, to compare with another runtime
+///
+/// Files are raw little-endian numbers in row-major order without a header: tokens as 64-bit integers (B x N), pictures as
+/// 32-bit floating point (B x 3 x height x width, 0 to 1), logits as 32-bit floating point (B x N x K). B, the number of rows, follows
+/// from the file's size.
+#[derive(clap::Args)]
+pub struct Args {
+    #[command(flatten)]
+    model: args::Model,
+    #[command(flatten)]
+    threads: args::Threads,
+    /// The graph
+    #[arg(long, value_enum)]
+    graph: Graph,
+    /// Tokens, for the transformer and the decoder
+    #[arg(long, value_name = "FILE", required_if_eq_any = [("graph", "transformer"), ("graph", "decoder")], conflicts_with = "image")]
+    tokens: Option<PathBuf>,
+    /// The label of all rows, or one for each row separated by commas: indices, or the null label
+    #[arg(long, value_name = "N[,N...]", required_if_eq("graph", "transformer"), value_delimiter = ',', conflicts_with = "image")]
+    label: Vec<i64>,
+    /// Pictures, for the encoder
+    #[arg(long, value_name = "FILE", required_if_eq("graph", "encoder"))]
+    image: Option<PathBuf>,
+    /// The file to write
+    #[arg(short, long, value_name = "FILE")]
+    output: PathBuf,
+}
+
+#[derive(Clone, Copy, PartialEq, ValueEnum)]
+enum Graph {
+    /// Tokens and a label to logits
+    Transformer,
+    /// Tokens to pictures
+    Decoder,
+    /// Pictures to tokens
+    Encoder,
+}
+
+pub fn run(args: &Args) -> Result<()> {
+    cancel::install()?;
+    let (mut generator, _) = args::open(&args.model, &args.threads)?;
+    let mut out = Vec::new();
+    match (args.graph, &args.tokens, &args.image) {
+        (Graph::Encoder, _, Some(image)) => {
+            let size = generator.manifest().image;
+            let values: Vec<f32> = numbers(image)?.into_iter().map(f32::from_le_bytes).collect();
+            let row = size.height.saturating_mul(size.width).saturating_mul(3);
+            check_rows(image, values.len(), row)?;
+            for planes in values.chunks(row) {
+                cancel::stop_if_asked()?;
+                out.extend(generator.encode_raw(planes)?.into_iter().flat_map(i64::to_le_bytes));
+            }
+        }
+        (graph, Some(path), _) => {
+            let tokens: Vec<i64> = numbers(path)?.into_iter().map(i64::from_le_bytes).collect();
+            let row = generator.manifest().tokens();
+            let rows = check_rows(path, tokens.len(), row)?;
+            if args.label.len() > 1 && args.label.len() != rows {
+                return Err(Usage(format!("--label has {} labels for {rows} rows", args.label.len())).into());
+            }
+            for (i, tokens) in tokens.chunks(row).enumerate() {
+                cancel::stop_if_asked()?;
+                let label = args.label.get(i).or(args.label.first()).copied().unwrap_or_default();
+                out.extend(one(&mut generator, graph, tokens, label)?.into_iter().flat_map(f32::to_le_bytes));
+            }
+        }
+        _ => bail!("the graph needs --tokens or --image"),
+    }
+    Ok(write_file(&args.output, out)?)
+}
+
+fn one(generator: &mut Generator, graph: Graph, tokens: &[i64], label: i64) -> maskgit::Result<Vec<f32>> {
+    if graph == Graph::Transformer { generator.logits(tokens, label) } else { generator.decode_raw(tokens) }
+}
+
+/// Checks that a file holds whole rows, and at least one; returns how many.
+fn check_rows(path: &Path, values: usize, row: usize) -> Result<usize> {
+    ensure!(
+        values > 0 && values.is_multiple_of(row),
+        "{} holds {values} numbers; it must hold {row} for each row",
+        path.display()
+    );
+    Ok(values / row)
+}
+
+/// The numbers of `BYTES` bytes that a file holds.
+fn numbers<const BYTES: usize>(path: &Path) -> Result<Vec<[u8; BYTES]>> {
+    let read = || -> std::io::Result<Vec<u8>> {
+        let mut bytes = Vec::new();
+        File::open(path)?.take(MAX_BYTES + 1).read_to_end(&mut bytes)?;
+        Ok(bytes)
+    };
+    let bytes = read().with_context(|| format!("cannot read {}", path.display()))?;
+    ensure!(bytes.len() as u64 <= MAX_BYTES, "{} has more than {MAX_BYTES} bytes", path.display());
+    let (numbers, rest) = bytes.as_chunks::<BYTES>();
+    ensure!(rest.is_empty(), "{} has {} bytes, not a multiple of {BYTES}", path.display(), bytes.len());
+    Ok(numbers.to_vec())
+}

@@ -1,0 +1,142 @@
+//! What a model is: a manifest and its graphs, from a folder, from one packed file, or from bytes in memory.
+//!
+//! Nothing in a bundle is trusted. The manifest's every value is checked when the bundle is opened, and the sizes of the
+//! files with it; a graph's size and SHA-256 are checked each time it is read. Whether a graph's inputs and outputs are
+//! those the manifest promises is checked when an engine loads it. `docs/bundle.md` describes the format.
+
+mod manifest;
+mod packed;
+mod store;
+mod validate;
+
+use std::borrow::Cow;
+use std::path::Path;
+
+use sha2::{Digest, Sha256};
+
+pub use manifest::{FORMAT_VERSION, GraphFile, Graphs, GridSize, ImageSize, Manifest, Precision, Sampling};
+pub use packed::pack;
+
+use crate::error::{Error, Result};
+use store::Store;
+
+/// The manifest's file name in a folder.
+pub const MANIFEST_FILE: &str = "bundle.json";
+
+/// The graphs a bundle holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum GraphKind {
+    /// `tokens` i64\[B,N\] and `label` i64\[B\] to `logits` f32\[B,N,K\].
+    Transformer,
+    /// `tokens` i64\[B,N\] to `image` f32\[B,3,H,W\] in 0..1.
+    Decoder,
+    /// `image` f32\[B,3,H,W\] in 0..1 to `tokens` i64\[B,N\].
+    Encoder,
+}
+
+impl GraphKind {
+    /// Every kind, in the order of the packed file.
+    pub const ALL: [Self; 3] = [Self::Transformer, Self::Decoder, Self::Encoder];
+
+    /// The name in the manifest.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Transformer => "transformer",
+            Self::Decoder => "decoder",
+            Self::Encoder => "encoder",
+        }
+    }
+}
+
+impl std::fmt::Display for GraphKind {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// An opened bundle: a checked manifest, and where its graphs are.
+#[derive(Debug)]
+pub struct Bundle {
+    manifest: Manifest,
+    /// `bundle.json` to the byte.
+    manifest_json: Vec<u8>,
+    store: Store,
+}
+
+impl Bundle {
+    /// Opens a bundle: a folder that holds `bundle.json`, or one packed file.
+    ///
+    /// The manifest is read and checked, and every file's size. Graphs are read later, by [`Bundle::graph`].
+    ///
+    /// # Errors
+    ///
+    /// Kind [`Io`](crate::ErrorKind::Io) when a file cannot be read, [`Bundle`](crate::ErrorKind::Bundle) when it is
+    /// not a valid bundle. The message starts with `path`.
+    pub fn open(path: impl AsRef<Path>) -> Result<Self> {
+        let path = path.as_ref();
+        if store::is_folder(path)? {
+            Self::open_folder(path)
+        } else {
+            let (store, json, manifest) = Store::packed_file(path).map_err(|e| e.context(path.display()))?;
+            Ok(Self { manifest, manifest_json: json, store })
+        }
+    }
+
+    /// Opens a packed bundle that is in memory. `Vec<u8>` and `&'static [u8]` are taken without a copy.
+    ///
+    /// # Errors
+    ///
+    /// As [`Bundle::open`].
+    pub fn from_bytes(bytes: impl Into<Cow<'static, [u8]>>) -> Result<Self> {
+        let (store, json, manifest) = Store::memory(bytes.into()).map_err(|e| e.context("the bundle in memory"))?;
+        Ok(Self { manifest, manifest_json: json, store })
+    }
+
+    fn open_folder(path: &Path) -> Result<Self> {
+        let (store, json, manifest) = Store::folder(path).map_err(|e| e.context(path.display()))?;
+        Ok(Self { manifest, manifest_json: json, store })
+    }
+
+    /// What the bundle says about itself.
+    pub fn manifest(&self) -> &Manifest {
+        &self.manifest
+    }
+
+    /// Whether the bundle has a graph of this kind. Only an encoder may be missing.
+    pub fn has_graph(&self, kind: GraphKind) -> bool {
+        self.manifest.graphs.get(kind).is_some()
+    }
+
+    /// Reads one graph, an ONNX file, and checks its size and its SHA-256.
+    ///
+    /// # Errors
+    ///
+    /// Kind [`Bundle`](crate::ErrorKind::Bundle) when there is no such graph or it is not what the manifest says,
+    /// [`Io`](crate::ErrorKind::Io) when it cannot be read.
+    pub fn graph(&self, kind: GraphKind) -> Result<Cow<'_, [u8]>> {
+        let Some(graph) = self.manifest.graphs.get(kind) else {
+            return Err(Error::bundle(format!("the model has no {kind} graph")).context(&self.store));
+        };
+        let bytes = self.store.read(kind, graph).map_err(|e| e.context(&self.store))?;
+        let actual = sha256_hex(&bytes);
+        if actual != graph.sha256 {
+            return Err(Error::bundle(format!(
+                "{}, the {kind} graph, is damaged: its SHA-256 is {actual}, the manifest says {}",
+                graph.file, graph.sha256
+            ))
+            .context(&self.store));
+        }
+        Ok(bytes)
+    }
+}
+
+/// SHA-256 as 64 lower-case hexadecimal digits.
+fn sha256_hex(bytes: &[u8]) -> String {
+    use std::fmt::Write;
+    let mut hex = String::with_capacity(64);
+    for byte in Sha256::digest(bytes) {
+        // Writing to a String cannot fail.
+        let _ = write!(hex, "{byte:02x}");
+    }
+    hex
+}

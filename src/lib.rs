@@ -1,0 +1,36 @@
+//! Draws pictures with MaskGIT-family models on the device itself: no network and no Python at run time.
+//!
+//! A model is a [`Bundle`]: a manifest and its ONNX graphs, in a folder, in one packed file, or in memory. A
+//! [`Generator`] loads it and draws; a [`Request`] says what and how. The same bundle, request and seed give the same
+//! tokens, whatever the number of threads and the place in a batch.
+//!
+//! ```no_run
+//! # fn main() -> maskgit::Result<()> {
+//! let mut generator = maskgit::Generator::open("models/avatars-64")?;
+//! let mut request = generator.request("lorelei")?;
+//! request.seed = 7;
+//! let generated = generator.generate(&request, &mut ())?;
+//! for picture in &generated.images {
+//!     picture.save("lorelei.png")?;
+//! }
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! The parts can be used alone: [`bundle`] opens models, [`engine`] runs graphs, [`sample`] is the paper's loop over
+//! plain slices, [`pipeline`] ties them together, [`image_io`] reads and writes pictures.
+
+#![forbid(unsafe_code)]
+#![deny(missing_docs)]
+
+pub mod bundle;
+pub mod engine;
+mod error;
+pub mod image_io;
+pub mod pipeline;
+pub mod sample;
+
+pub use bundle::{Bundle, GraphKind, Manifest};
+pub use error::{Error, ErrorKind, Result};
+pub use pipeline::{Generated, Generator, Observer, OpenOptions, Picture, Preview, Progress, Request, Timings};
+pub use sample::Options;

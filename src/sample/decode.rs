@@ -1,0 +1,197 @@
+//! The decoding loop.
+
+use super::confidence::Categorical;
+use super::noise::Draws;
+use super::{Canvas, Observe, Options, Outcome, Predict, Problem, Row, Sampler, StepReport, halton};
+use crate::error::{Error, Result};
+
+/// Draws every masked token of every canvas: Google's `parallel_decode`, or the Halton sampler, with guidance.
+///
+/// Each step predicts all masked tokens of a canvas at once, draws them, keeps some and masks the rest; the last step keeps all.
+/// A canvas does not depend on the others. A canvas with nothing masked is left as it is.
+///
+/// # Errors
+///
+/// Kind [`Request`](crate::ErrorKind::Request) for options or tokens out of range, [`Cancelled`](crate::ErrorKind::Cancelled) when
+/// `observe` says so, [`Engine`](crate::ErrorKind::Engine) when logits are no distribution, and whatever `predict` gives. The canvases
+/// then hold what was known so far, and `mask_id` elsewhere.
+pub fn decode(
+    problem: &Problem,
+    canvases: &mut [Canvas],
+    options: &Options,
+    predict: &mut dyn Predict,
+    observe: Observe<'_>,
+) -> Result<Outcome> {
+    options.validate()?;
+    check(problem, canvases)?;
+    let (n, k) = (problem.grid.len(), problem.codes);
+    let order = match options.sampler {
+        Sampler::Confidence => Vec::new(),
+        Sampler::Halton => halton::order(problem.grid),
+    };
+    let starts: Vec<Start> = canvases.iter().map(|canvas| Start::new(problem, &order, canvas)).collect();
+    let mut guesses: Vec<Vec<i64>> = canvases.iter().map(|canvas| canvas.tokens.clone()).collect();
+    let mut known: Vec<Vec<bool>> =
+        canvases.iter().map(|c| c.tokens.iter().map(|&token| token != problem.mask_id).collect()).collect();
+    let mut masked: Vec<usize> = starts.iter().map(|start| start.unknown).collect();
+    let mut outcome = Outcome { masked: vec![Vec::new(); canvases.len()] };
+    let mut logits = Vec::new();
+    let mut step_state = Step { n, k, options, categorical: Categorical::default(), guided: Vec::new(), drawn: Vec::new() };
+
+    for step in options.start_iter..options.steps {
+        let active: Vec<usize> = (0..canvases.len()).filter(|&image| masked.get(image).is_some_and(|&m| m > 0)).collect();
+        let guidance = options.guidance.at(step, options.steps);
+        let passes = if guidance == 0.0 { &[false][..] } else { &[false, true] };
+        let rows: Vec<Row<'_>> = passes
+            .iter()
+            .flat_map(|&unconditional| active.iter().map(move |&image| (image, unconditional)))
+            .filter_map(|(image, unconditional)| {
+                canvases.get(image).map(|canvas| Row { image, tokens: &canvas.tokens, unconditional })
+            })
+            .collect();
+        if !rows.is_empty() {
+            logits.resize(rows.len() * n * k, 0.0);
+            predict.logits(&rows, &mut logits)?;
+        }
+        let (conditional, unconditional) = logits.split_at(active.len() * n * k);
+        for (place, &image) in active.iter().enumerate() {
+            let row = place * n * k..(place + 1) * n * k;
+            let rows = (&conditional[row.clone()], if guidance == 0.0 { None } else { unconditional.get(row) });
+            let seed = canvases[image].seed;
+            step_state.draw(rows, guidance, seed, step, &known[image], &mut guesses[image])?;
+            let keep = match options.sampler {
+                _ if step + 1 == options.steps => known[image].iter().map(|_| true).collect(),
+                Sampler::Confidence => step_state.confident(step, starts[image].unknown, &known[image]),
+                Sampler::Halton => starts[image].revealed(step, options, &known[image]),
+            };
+            known[image] = keep;
+            masked[image] = known[image].iter().filter(|&&kept| !kept).count();
+            for ((token, &guess), &kept) in canvases[image].tokens.iter_mut().zip(&guesses[image]).zip(&known[image]) {
+                *token = if kept { guess } else { problem.mask_id };
+            }
+        }
+        for (counts, &count) in outcome.masked.iter_mut().zip(&masked) {
+            counts.push(count);
+        }
+        let report = StepReport { step, steps: options.steps, masked: &masked, tokens: &guesses, known: &known };
+        if observe(&report).is_break() {
+            return Err(Error::cancelled());
+        }
+    }
+    Ok(outcome)
+}
+
+/// Checks the problem and the tokens.
+fn check(problem: &Problem, canvases: &[Canvas]) -> Result<()> {
+    let n = problem.grid.len();
+    if n == 0 || problem.codes == 0 || n.checked_mul(problem.codes).is_none_or(|size| size > 1 << 40) {
+        return Err(Error::request(format!("a grid of {n} tokens with {} codes cannot be drawn", problem.codes)));
+    }
+    let is_code = |token: i64| usize::try_from(token).is_ok_and(|token| token < problem.codes);
+    if is_code(problem.mask_id) {
+        return Err(Error::request(format!("the mask id {} is one of the {} codes", problem.mask_id, problem.codes)));
+    }
+    for (image, canvas) in canvases.iter().enumerate() {
+        if canvas.tokens.len() != n {
+            return Err(Error::request(format!("canvas {image} has {} tokens; the grid has {n}", canvas.tokens.len())));
+        }
+        if let Some(position) = canvas.tokens.iter().position(|&t| t != problem.mask_id && !is_code(t)) {
+            return Err(Error::request(format!(
+                "canvas {image}: token {} at position {position} is neither a code (0 to {}) nor the mask id {}",
+                canvas.tokens[position],
+                problem.codes - 1,
+                problem.mask_id
+            )));
+        }
+    }
+    Ok(())
+}
+
+/// What is fixed for a canvas from the start.
+struct Start {
+    /// U, the number of tokens masked at the start.
+    unknown: usize,
+    /// The masked positions in Halton order; empty for the confidence sampler.
+    order: Vec<usize>,
+}
+
+impl Start {
+    fn new(problem: &Problem, order: &[usize], canvas: &Canvas) -> Self {
+        let is_masked = |position: usize| canvas.tokens.get(position) == Some(&problem.mask_id);
+        Self {
+            unknown: canvas.tokens.iter().filter(|&&token| token == problem.mask_id).count(),
+            order: order.iter().copied().filter(|&position| is_masked(position)).collect(),
+        }
+    }
+
+    /// What is known after a step of the Halton sampler: the first floor(U (1 - gamma(r))) masked positions of the order, at
+    /// least one more a step.
+    fn revealed(&self, step: usize, options: &Options, known: &[bool]) -> Vec<bool> {
+        let r = (step + 1) as f32 / options.steps as f32;
+        let planned = self.unknown as f32 * (1.0 - options.schedule.mask_ratio(r, self.unknown));
+        let mut known = known.to_vec();
+        for &position in self.order.iter().take((planned as usize).max(step + 1)) {
+            known[position] = true;
+        }
+        known
+    }
+}
+
+/// One step of one canvas, with the memory it needs.
+struct Step<'a> {
+    n: usize,
+    k: usize,
+    options: &'a Options,
+    categorical: Categorical,
+    guided: Vec<f32>,
+    /// Position and confidence of each token drawn in this step.
+    drawn: Vec<(usize, f32)>,
+}
+
+impl Step<'_> {
+    /// Draws a token for each unknown position and notes its confidence, ln p + tau (1 - r) Gumbel.
+    fn draw(
+        &mut self,
+        (conditional, unconditional): (&[f32], Option<&[f32]>),
+        guidance: f32,
+        seed: u64,
+        step: usize,
+        known: &[bool],
+        guess: &mut [i64],
+    ) -> Result<()> {
+        let r = (step + 1) as f32 / self.options.steps as f32;
+        let tau = self.options.choice_temperature * (1.0 - r);
+        self.drawn.clear();
+        for position in (0..self.n).filter(|&position| !known[position]) {
+            let place = position * self.k..(position + 1) * self.k;
+            let mut logits = &conditional[place.clone()];
+            if let Some(unconditional) = unconditional {
+                self.guided.clear();
+                self.guided.extend(logits.iter().zip(&unconditional[place]).map(|(&c, &u)| c + guidance * (c - u)));
+                logits = &self.guided;
+            }
+            let draws = Draws::new(seed, step, position);
+            let drawn = self.categorical.draw(logits, self.options.temperature, self.options.top_k, draws.token)?;
+            guess[position] = drawn.token as i64;
+            let noise = if tau > 0.0 { tau * draws.gumbel() as f32 } else { 0.0 };
+            self.drawn.push((position, drawn.log_probability + noise));
+        }
+        Ok(())
+    }
+
+    /// What is known after a step of the confidence sampler. With L tokens to mask, the cut is the L-th (0-based) of all confidences in
+    /// ascending order, known positions counting as +infinity; what lies strictly below it is masked again, so ties mask fewer.
+    fn confident(&self, step: usize, unknown: usize, known: &[bool]) -> Vec<bool> {
+        let count = self.options.schedule.masked_after(step, self.options.steps, unknown, self.drawn.len());
+        let mut ascending: Vec<f32> = self.drawn.iter().map(|&(_, confidence)| confidence).collect();
+        ascending.sort_unstable_by(f32::total_cmp);
+        let any_known = ascending.len() < known.len();
+        let beyond = if any_known { Some(f32::INFINITY) } else { ascending.last().copied() };
+        let cut = ascending.get(count).copied().or(beyond).unwrap_or(f32::INFINITY);
+        let mut known = known.to_vec();
+        for &(position, confidence) in &self.drawn {
+            known[position] = confidence >= cut;
+        }
+        known
+    }
+}

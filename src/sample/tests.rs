@@ -1,0 +1,319 @@
+use std::cell::RefCell;
+use std::ops::ControlFlow;
+
+use super::*;
+use crate::ErrorKind;
+
+const MASK: i64 = 99;
+
+/// Logits that depend on every token of the row, so that an error in one step shows in the next.
+struct Mixing {
+    k: usize,
+    calls: RefCell<Vec<Vec<(usize, bool)>>>,
+}
+
+impl Mixing {
+    fn new(k: usize) -> Self {
+        Self { k, calls: RefCell::default() }
+    }
+
+    fn row(&self, tokens: &[i64], unconditional: bool) -> Vec<f32> {
+        let state: i64 = tokens.iter().enumerate().map(|(i, t)| (i as i64 + 3) * (t + 1)).sum();
+        (0..tokens.len() * self.k)
+            .map(|i| ((i as f32 * 0.37 + (state % 1009) as f32).sin() + f32::from(u8::from(unconditional)) * (i as f32).cos()) * 2.0)
+            .collect()
+    }
+}
+
+impl Predict for Mixing {
+    fn logits(&mut self, rows: &[Row<'_>], out: &mut [f32]) -> Result<()> {
+        self.calls.borrow_mut().push(rows.iter().map(|row| (row.image, row.unconditional)).collect());
+        let size = out.len() / rows.len();
+        for (row, out) in rows.iter().zip(out.chunks_exact_mut(size)) {
+            out.copy_from_slice(&self.row(row.tokens, row.unconditional));
+        }
+        Ok(())
+    }
+}
+
+fn options(steps: usize) -> Options {
+    Options {
+        steps,
+        schedule: Schedule::Cosine,
+        sampler: Sampler::Confidence,
+        choice_temperature: 4.5,
+        temperature: 1.0,
+        top_k: None,
+        guidance: Guidance::NONE,
+        start_iter: 0,
+    }
+}
+
+fn problem(rows: usize, cols: usize, codes: usize) -> Problem {
+    Problem { grid: Grid { rows, cols }, codes, mask_id: MASK }
+}
+
+fn blank(n: usize, seed: u64) -> Canvas {
+    Canvas { seed, tokens: vec![MASK; n] }
+}
+
+fn run(problem: &Problem, canvases: &mut [Canvas], options: &Options) -> Vec<Vec<usize>> {
+    let outcome = decode(problem, canvases, options, &mut Mixing::new(problem.codes), &mut |_| ControlFlow::Continue(()));
+    outcome.expect("a valid request").masked
+}
+
+/// The reference, straight from the description in `docs/sampler.md`, in float64 with the standard library's functions and without
+/// any of the code under test but the noise and the schedule's ratio.
+fn reference(problem: &Problem, canvas: &Canvas, options: &Options) -> Vec<i64> {
+    let n = problem.grid.len();
+    let model = Mixing::new(problem.codes);
+    let mut current = canvas.tokens.clone();
+    let u = current.iter().filter(|&&t| t == MASK).count();
+    let mut result = current.clone();
+    for s in options.start_iter..options.steps {
+        let (c, nothing) = (model.row(&current, false), model.row(&current, true));
+        let w = options.guidance.at(s, options.steps);
+        let r = (s + 1) as f32 / options.steps as f32;
+        let mut confidence = vec![f64::INFINITY; n];
+        let mut ids = current.clone();
+        for p in (0..n).filter(|&p| current[p] == MASK) {
+            let logits: Vec<f64> = (p * problem.codes..(p + 1) * problem.codes)
+                .map(|i| f64::from(c[i]) + f64::from(w) * f64::from(c[i] - nothing[i]))
+                .collect();
+            let total: f64 = logits.iter().map(|l| l.exp()).sum();
+            let draws = Draws::new(canvas.seed, s, p);
+            let mut cumulative = 0.0;
+            let id = logits.iter().position(|l| {
+                cumulative += l.exp() / total;
+                cumulative > draws.token
+            });
+            let id = id.unwrap_or(problem.codes - 1);
+            ids[p] = id as i64;
+            let gumbel = -(-draws.choice.ln()).ln();
+            confidence[p] = (logits[id].exp() / total).ln() + f64::from(options.choice_temperature * (1.0 - r)) * gumbel;
+        }
+        result = ids.clone();
+        let now = current.iter().filter(|&&t| t == MASK).count();
+        let planned = (u as f32 * options.schedule.mask_ratio(r, u)).floor() as i64;
+        let count = 1.max((now as i64 - 1).min(planned)) as usize;
+        let mut sorted = confidence.clone();
+        sorted.sort_by(f64::total_cmp);
+        let cut = sorted[count.min(n - 1)];
+        current = (0..n).map(|p| if confidence[p] < cut { MASK } else { ids[p] }).collect();
+    }
+    result
+}
+
+#[test]
+fn equals_the_reference() {
+    let mut failures = Vec::new();
+    for (case, schedule) in
+        [Schedule::Cosine, Schedule::Linear, Schedule::Square, Schedule::Sqrt, Schedule::Log, Schedule::Exp, Schedule::Arccos]
+            .into_iter()
+            .enumerate()
+    {
+        for (rows, cols, codes, steps) in [(8, 8, 17, 8), (5, 7, 40, 12), (1, 9, 3, 4), (16, 16, 32, 6)] {
+            for (scale, ramp, start_iter) in [(0.0, false, 0), (1.5, false, 1), (2.0, true, 0)] {
+                let problem = problem(rows, cols, codes);
+                let options = Options { schedule, guidance: Guidance { scale, ramp }, start_iter, ..options(steps) };
+                let mut canvas = blank(problem.grid.len(), case as u64 * 100 + steps as u64);
+                for p in (0..canvas.tokens.len()).step_by(3 + case) {
+                    canvas.tokens[p] = (p % codes) as i64;
+                }
+                let expected = reference(&problem, &canvas, &options);
+                let mut canvases = [canvas];
+                run(&problem, &mut canvases, &options);
+                if canvases[0].tokens != expected {
+                    failures.push(format!("{schedule} {rows}x{cols} K={codes} T={steps} w={scale} start={start_iter}"));
+                }
+            }
+        }
+    }
+    assert!(failures.is_empty(), "{failures:#?}");
+}
+
+#[test]
+fn cosine_mask_counts_of_the_published_grid() {
+    let problem = problem(16, 16, 8);
+    let masked = run(&problem, &mut [blank(256, 1)], &options(8));
+    assert_eq!(masked, [[251, 236, 212, 181, 142, 97, 49, 0]]);
+    let masked = run(&problem, &mut [blank(256, 1)], &options(12));
+    assert_eq!(masked, [[253, 247, 236, 221, 203, 181, 155, 127, 97, 66, 33, 0]]);
+}
+
+#[test]
+fn halton_reveals_as_published() {
+    let problem = problem(16, 16, 8);
+    let options = Options { sampler: Sampler::Halton, schedule: Schedule::Arccos, ..options(8) };
+    let masked = run(&problem, &mut [blank(256, 1)], &options);
+    let revealed: Vec<usize> = masked[0].iter().map(|m| 256 - m).collect();
+    assert_eq!(revealed, [20, 41, 62, 85, 110, 138, 173, 256]);
+    let order = halton_order(problem.grid);
+    let mut first = Vec::new();
+    let mut observe = |report: &StepReport<'_>| {
+        first = (0..256).filter(|&p| report.known[0][p]).collect();
+        ControlFlow::Break(())
+    };
+    let stopped = decode(&problem, &mut [blank(256, 1)], &options, &mut Mixing::new(8), &mut observe);
+    assert_eq!(stopped.expect_err("stopped").kind(), ErrorKind::Cancelled);
+    let mut expected = order[..20].to_vec();
+    expected.sort_unstable();
+    assert_eq!(first, expected);
+}
+
+#[test]
+fn known_tokens_never_change_and_all_become_known() {
+    for sampler in [Sampler::Confidence, Sampler::Halton] {
+        for keep in [0, 1, 5, 40, 62, 63, 64] {
+            let problem = problem(8, 8, 11);
+            let mut canvas = blank(64, 3);
+            (0..keep).for_each(|i| canvas.tokens[i * 29 % 64] = (i % 11) as i64);
+            let before = canvas.tokens.clone();
+            let mut last = 65;
+            let mut observe = |report: &StepReport<'_>| {
+                assert!(report.masked[0] < last || last == 0 || report.masked[0] == 1, "{} after {last}", report.masked[0]);
+                last = report.masked[0];
+                assert!(report.tokens[0].iter().all(|&t| t != MASK));
+                for (p, &token) in before.iter().enumerate().filter(|(_, t)| **t != MASK) {
+                    assert!(report.known[0][p] && report.tokens[0][p] == token, "position {p}");
+                }
+                ControlFlow::Continue(())
+            };
+            let mut canvases = [canvas];
+            let options = Options { sampler, ..options(8) };
+            decode(&problem, &mut canvases, &options, &mut Mixing::new(11), &mut observe).expect("valid");
+            assert_eq!(last, 0);
+            for (after, before) in canvases[0].tokens.iter().zip(&before) {
+                assert!((0..11).contains(after) && (*before == MASK || before == after));
+            }
+        }
+    }
+}
+
+#[test]
+fn all_known_asks_the_model_nothing() {
+    let problem = problem(4, 4, 5);
+    let mut canvases = [Canvas { seed: 0, tokens: vec![2; 16] }];
+    let mut model = Mixing::new(5);
+    let outcome = decode(&problem, &mut canvases, &options(3), &mut model, &mut |_| ControlFlow::Continue(()));
+    assert_eq!(outcome.expect("valid").masked, [[0, 0, 0]]);
+    assert_eq!(canvases[0].tokens, [2; 16]);
+    assert!(model.calls.borrow().is_empty());
+}
+
+/// With one position unknown the reference masks it again in every step but the last.
+#[test]
+fn one_unknown_is_drawn_in_the_last_step() {
+    let problem = problem(4, 4, 5);
+    let mut canvas = Canvas { seed: 0, tokens: vec![2; 16] };
+    canvas.tokens[7] = MASK;
+    assert_eq!(run(&problem, &mut [canvas], &options(4)), [[1, 1, 1, 0]]);
+    assert_eq!(run(&self::problem(1, 1, 5), &mut [blank(1, 0)], &options(4)), [[0, 0, 0, 0]]);
+}
+
+/// Equal confidences are not below the cut: nothing is masked again.
+#[test]
+fn ties_mask_fewer() {
+    struct Flat;
+    impl Predict for Flat {
+        fn logits(&mut self, _: &[Row<'_>], out: &mut [f32]) -> Result<()> {
+            out.fill(0.25);
+            Ok(())
+        }
+    }
+    let problem = problem(4, 4, 6);
+    let options = Options { choice_temperature: 0.0, ..options(8) };
+    let outcome = decode(&problem, &mut [blank(16, 1)], &options, &mut Flat, &mut |_| ControlFlow::Continue(()));
+    assert_eq!(outcome.expect("valid").masked[0][0], 0);
+}
+
+#[test]
+fn a_picture_does_not_depend_on_its_batch() {
+    let problem = problem(6, 6, 13);
+    for (sampler, scale) in [(Sampler::Confidence, 0.0), (Sampler::Confidence, 1.0), (Sampler::Halton, 0.5)] {
+        let options = Options { sampler, guidance: Guidance { scale, ramp: true }, ..options(7) };
+        let mut batch: Vec<Canvas> = (0..5).map(|i| blank(36, 40 + i)).collect();
+        batch[1].tokens[..30].fill(3);
+        batch[3].tokens.fill(1);
+        let mut single = batch.clone();
+        run(&problem, &mut batch, &options);
+        for canvas in &mut single {
+            run(&problem, std::slice::from_mut(canvas), &options);
+        }
+        assert_eq!(batch, single);
+        assert_ne!(batch[0].tokens, batch[2].tokens);
+    }
+}
+
+#[test]
+fn start_iter_skips_steps_but_keeps_their_schedule() {
+    let problem = problem(16, 16, 8);
+    let masked = run(&problem, &mut [blank(256, 1)], &Options { start_iter: 2, ..options(8) });
+    assert_eq!(masked, [[212, 181, 142, 97, 49, 0]]);
+}
+
+#[test]
+fn guidance_runs_the_model_twice_and_only_when_asked() {
+    let problem = problem(2, 2, 3);
+    let mut model = Mixing::new(3);
+    let go_on = &mut |_: &StepReport<'_>| ControlFlow::Continue(());
+    decode(&problem, &mut [blank(4, 1), blank(4, 2)], &options(1), &mut model, go_on).expect("valid");
+    let guided = Options { guidance: Guidance { scale: 2.0, ramp: false }, ..options(1) };
+    decode(&problem, &mut [blank(4, 1), blank(4, 2)], &guided, &mut model, go_on).expect("valid");
+    let expected = [vec![(0, false), (1, false)], vec![(0, false), (1, false), (0, true), (1, true)]];
+    assert_eq!(*model.calls.borrow(), expected);
+    let ramp = Guidance { scale: 3.0, ramp: true };
+    assert_eq!([ramp.at(0, 4), ramp.at(1, 4), ramp.at(3, 4)], [0.75, 1.5, 3.0]);
+}
+
+#[test]
+fn bad_options_and_tokens_are_refused() {
+    let good = options(8);
+    let bad = [
+        Options { steps: 0, ..good },
+        Options { steps: MAX_STEPS + 1, ..good },
+        Options { start_iter: 8, ..good },
+        Options { choice_temperature: -1.0, ..good },
+        Options { choice_temperature: f32::NAN, ..good },
+        Options { temperature: f32::INFINITY, ..good },
+        Options { top_k: Some(0), ..good },
+        Options { guidance: Guidance { scale: -0.5, ramp: false }, ..good },
+        Options { schedule: Schedule::Power(0.0), ..good },
+    ];
+    for options in bad {
+        assert_eq!(options.validate().expect_err("out of range").kind(), ErrorKind::Request, "{options:?}");
+    }
+    let go_on = &mut |_: &StepReport<'_>| ControlFlow::Continue(());
+    for (problem, tokens) in [
+        (problem(2, 2, 4), vec![MASK; 3]),
+        (problem(2, 2, 4), vec![0, 1, 4, MASK]),
+        (problem(2, 2, 4), vec![0, 1, -1, MASK]),
+        (problem(2, 2, 100), vec![0; 4]),
+        (problem(0, 2, 4), vec![]),
+        (problem(usize::MAX, 2, 4), vec![]),
+    ] {
+        let result = decode(&problem, &mut [Canvas { seed: 0, tokens }], &good, &mut Mixing::new(4), go_on);
+        assert_eq!(result.expect_err("invalid").kind(), ErrorKind::Request, "{problem:?}");
+    }
+}
+
+#[test]
+fn a_model_that_gives_nan_is_an_error() {
+    struct Broken;
+    impl Predict for Broken {
+        fn logits(&mut self, _: &[Row<'_>], out: &mut [f32]) -> Result<()> {
+            out.fill(f32::NAN);
+            Ok(())
+        }
+    }
+    let result = decode(&problem(2, 2, 3), &mut [blank(4, 0)], &options(2), &mut Broken, &mut |_| ControlFlow::Continue(()));
+    assert_eq!(result.expect_err("no distribution").kind(), ErrorKind::Engine);
+}
+
+#[test]
+fn options_have_names() {
+    for sampler in [Sampler::Confidence, Sampler::Halton] {
+        assert_eq!(sampler.to_string().parse::<Sampler>().expect("own name"), sampler);
+    }
+    assert!("random".parse::<Sampler>().is_err());
+}
