@@ -20,21 +20,27 @@ VENV_PYTHON := $(VENV)/bin/python
 VENV_STAMP := $(VENV)/.maskgit-$(firstword $(shell cksum export/pyproject.toml 2>/dev/null))
 CLASS ?= lorelei
 
-.PHONY: demo test test-rust test-python lint bench fmt golden tiny venv
+.PHONY: demo test test-rust test-python lint bench fmt golden tiny venv own
 
-demo:
+demo: own
 	$(CARGO) run --release --locked -- generate --class $(CLASS) --seed 7 --count 16 --grid --scale 4 -o demo.png
 	@echo "demo.png: sixteen pictures of the class $(CLASS); make demo CLASS=... draws another"
 
 test: test-rust test-python
 
-test-rust:
+# Clones may share the target folder, and cargo would take another clone's build of this package for its own where the dates allow.
+own:
+	@mkdir -p "$(CARGO_TARGET_DIR)"
+	@if [ "$$(cat "$(CARGO_TARGET_DIR)/.maskgit-clone" 2>/dev/null)" != "$(CURDIR)" ]; then \
+		$(CARGO) clean --quiet --release --package maskgit && echo "$(CURDIR)" > "$(CARGO_TARGET_DIR)/.maskgit-clone"; fi
+
+test-rust: own
 	$(CARGO) test --release --locked
 
 # The built command goes along, so that the package's tests compare PyTorch with our engine.
-test-python: $(VENV_STAMP)
+test-python: own $(VENV_STAMP)
 	$(CARGO) build --release --locked
-	cd export && MASKGIT_COMMAND="$(CARGO_TARGET_DIR)/release/maskgit" PYTHONPATH="$(CURDIR)/export" "$(VENV_PYTHON)" -m pytest -q
+	cd export && MASKGIT_BIN="$(CARGO_TARGET_DIR)/release/maskgit" PYTHONPATH="$(CURDIR)/export" "$(VENV_PYTHON)" -m pytest -q
 
 venv: $(VENV_STAMP)
 
@@ -44,19 +50,19 @@ $(VENV_STAMP): export/pyproject.toml
 	rm -f "$(VENV)"/.maskgit-*
 	touch "$@"
 
-lint:
+lint: own
 	$(CARGO) fmt --check
 	$(CARGO) clippy --release --locked --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --release --locked --no-deps
 
-bench:
+bench: own
 	$(CARGO) bench --locked --bench generate
 	$(CARGO) run --release --locked -- bench
 
 fmt:
 	$(CARGO) fmt
 
-golden:
+golden: own
 	MASKGIT_BLESS=1 $(CARGO) test --release --locked --test avatars golden
 	git diff --stat -- tests/golden
 

@@ -31,15 +31,21 @@ fn benches(c: &mut Criterion) {
         mask_id: manifest.mask_id,
     };
     // One step with every position masked: no step of a picture costs more.
-    let mut options = request.options.clone();
+    let mut options = request.options;
     options.steps = 12;
     options.start_iter = 11;
     let mut predict = Fixed(logits);
     c.bench_function("sampler step", |b| {
         b.iter(|| {
             let mut canvases = [Canvas { seed: 1, tokens: masked.clone() }];
-            sample::decode(&problem, &mut canvases, &options, &mut predict, &mut |_| std::ops::ControlFlow::Continue(()))
-                .map(|_| canvases)
+            sample::decode(
+                &problem,
+                &mut canvases,
+                &options,
+                &mut predict,
+                &mut |_| std::ops::ControlFlow::Continue(()),
+            )
+            .map(|_| canvases)
         })
     });
     c.bench_function("transformer step", |b| b.iter(|| generator.logits(&masked, 0)));

@@ -53,7 +53,9 @@ impl PendingFile {
                     format!("cannot write {}: it is a folder", path.display()),
                 ));
             }
-            Ok(found) if !found.is_file() => return Ok(Self { target, contents: Contents::Bytes(contents) }),
+            Ok(found) if !found.is_file() => {
+                return Ok(Self { target, contents: Contents::Bytes(contents) });
+            }
             _ => {}
         }
         let folder = match path.parent() {
@@ -171,8 +173,7 @@ pub fn read_metadata(path: &Path) -> Result<Option<String>> {
 /// Kind [`Io`](crate::ErrorKind::Io) when the file cannot be read, [`Image`](crate::ErrorKind::Image) when it is not a
 /// PNG, is damaged, or is larger than [`MAX_SIDE`].
 pub fn read_png(path: &Path) -> Result<RgbImage> {
-    let broken =
-        |e: image::ImageError| Error::image(format!("{} is not a valid PNG", path.display())).with_source(e);
+    let broken = |e: image::ImageError| Error::image(format!("{} is not a valid PNG", path.display())).with_source(e);
     let file = open(path)?;
     let mut limits = image::Limits::default();
     limits.max_image_width = Some(MAX_SIDE);
@@ -284,7 +285,9 @@ impl Sheet {
 pub fn check_size(width: u64, height: u64) -> Result<(u32, u32)> {
     match (u32::try_from(width), u32::try_from(height)) {
         (Ok(w), Ok(h)) if w <= MAX_SIDE && h <= MAX_SIDE => Ok((w, h)),
-        _ => Err(Error::image(format!("a picture of {width}x{height} is too large: a side has at most {MAX_SIDE} pixels"))),
+        _ => Err(Error::image(format!(
+            "a picture of {width}x{height} is too large: a side has at most {MAX_SIDE} pixels"
+        ))),
     }
 }
 

@@ -1,6 +1,8 @@
 //! From a class and a seed to a picture: ties the bundle, the engine and the sampler together.
 
+mod graphs;
 mod label;
+mod types;
 
 use std::cell::RefCell;
 use std::ops::ControlFlow;
@@ -10,20 +12,17 @@ use std::time::Instant;
 use image::RgbImage;
 use sha2::{Digest, Sha256};
 
+use graphs::{check_tokens, decode_row, load, one, to_image, transformer_row};
 pub use label::find_label;
+pub use types::{Generated, Observer, Picture, Preview, Progress, Request, Timings};
 
 use crate::bundle::{Bundle, GraphKind, Manifest};
-use crate::engine::{CpuEngine, DType, Engine, Input, Output, Port, Session, Signature};
+use crate::engine::{CpuEngine, Engine, Input, Session};
 use crate::error::{Error, Result};
-use crate::image_io;
 use crate::sample::{self, Canvas, Grid, Guidance, Options, Predict, Problem, Row, StepReport};
 
 /// The most pictures one request may ask for.
 pub const MAX_COUNT: usize = 10_000;
-
-/// The logits of one step are kept below this many bytes by drawing a large batch in parts, one after the other. The
-/// parts do not show in the result: a picture does not depend on its place in a batch.
-const LOGITS_BYTES: usize = 64 << 20;
 
 /// How to open a model.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -32,148 +31,22 @@ pub struct OpenOptions {
     /// The number of threads that compute, at least 1. The default is the number of cores. It does not change the
     /// tokens.
     pub threads: usize,
+    /// The most bytes to hold logits in, 64 MiB by default; one picture always fits. A batch that needs more is drawn in
+    /// parts, one after the other. It does not change the tokens.
+    pub logits_bytes: usize,
 }
 
 impl Default for OpenOptions {
     fn default() -> Self {
-        Self { threads: std::thread::available_parallelism().map_or(1, usize::from) }
+        Self { threads: std::thread::available_parallelism().map_or(1, usize::from), logits_bytes: 64 << 20 }
     }
 }
 
 impl OpenOptions {
     /// The default options with this number of threads.
     pub fn with_threads(threads: usize) -> Self {
-        Self { threads }
+        Self { threads, ..Self::default() }
     }
-}
-
-/// What to draw.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Request {
-    /// The class: an index into the manifest's labels.
-    pub label: usize,
-    /// The seed of the first picture. Picture `i` has seed `seed + i` (modulo 2⁶⁴) and is the same as the only picture
-    /// of a request with that seed.
-    pub seed: u64,
-    /// The number of pictures, 1 to [`MAX_COUNT`].
-    pub count: usize,
-    /// How to sample.
-    pub options: Options,
-}
-
-/// What [`Generator::generate`] tells its observer.
-#[non_exhaustive]
-pub enum Progress<'a> {
-    /// The transformer has run once more: `done` of `total` runs of the whole request.
-    Predicted {
-        /// Transformer runs so far.
-        done: usize,
-        /// Transformer runs in the whole request.
-        total: usize,
-    },
-    /// A step is over for some pictures of the request, all of them unless the batch is large.
-    Step {
-        /// The place in the request of the report's first picture.
-        first: usize,
-        /// The step, the tokens so far and which of them are known.
-        report: &'a StepReport<'a>,
-    },
-    /// A finished picture has been decoded: `done` of `total`.
-    Decoded {
-        /// Pictures decoded so far.
-        done: usize,
-        /// Pictures in the request.
-        total: usize,
-    },
-}
-
-/// One picture as it looks after a step: its unknown positions show the model's present guess.
-#[derive(Debug)]
-#[non_exhaustive]
-pub struct Preview {
-    /// The step that is over, from 0.
-    pub step: usize,
-    /// T, the number of steps.
-    pub steps: usize,
-    /// The picture's place in the request.
-    pub index: usize,
-    /// The picture's seed.
-    pub seed: u64,
-    /// The picture.
-    pub image: RgbImage,
-}
-
-/// Watches a generation and may cancel it: `Break` ends it with an error of kind
-/// [`Cancelled`](crate::ErrorKind::Cancelled). `()` watches nothing.
-pub trait Observer {
-    /// Called after each run of the transformer, each step, and each decoded picture.
-    fn progress(&mut self, progress: &Progress<'_>) -> ControlFlow<()>;
-
-    /// Whether [`Observer::preview`] wants pictures. Each costs one run of the decoder.
-    fn wants_preview(&self) -> bool {
-        false
-    }
-
-    /// Called after each step for each picture, when [`Observer::wants_preview`] says so.
-    fn preview(&mut self, preview: Preview) -> ControlFlow<()> {
-        let _ = preview;
-        ControlFlow::Continue(())
-    }
-}
-
-impl Observer for () {
-    fn progress(&mut self, _: &Progress<'_>) -> ControlFlow<()> {
-        ControlFlow::Continue(())
-    }
-}
-
-/// One drawn picture.
-#[derive(Clone, Debug, PartialEq)]
-#[non_exhaustive]
-pub struct Picture {
-    /// Its seed.
-    pub seed: u64,
-    /// The pixels.
-    pub image: RgbImage,
-    /// The tokens in raster order, each in `0..codes`.
-    pub tokens: Vec<i64>,
-    /// The number of tokens still masked after each step; the last is 0.
-    pub masked: Vec<usize>,
-}
-
-impl Picture {
-    /// Writes the pixels as PNG, without metadata. The file appears whole or not at all, and replaces what is there.
-    ///
-    /// # Errors
-    ///
-    /// As [`image_io::encode_png`] and [`image_io::write_file`].
-    pub fn save(&self, path: impl AsRef<Path>) -> Result<()> {
-        image_io::write_file(path.as_ref(), image_io::encode_png(&self.image, None)?)
-    }
-}
-
-/// Seconds on the wall clock.
-#[derive(Clone, Debug, Default, PartialEq)]
-#[non_exhaustive]
-pub struct Timings {
-    /// Each step for all pictures together: the transformer and the sampler. Starts with step `start_iter`.
-    pub steps: Vec<f64>,
-    /// Decoding all finished pictures.
-    pub decode: f64,
-    /// Decoding previews, and what the observer did with them.
-    pub preview: f64,
-    /// The whole call.
-    pub total: f64,
-}
-
-/// What [`Generator::generate`] returns.
-#[derive(Clone, Debug, PartialEq)]
-#[non_exhaustive]
-pub struct Generated {
-    /// The pictures, in the order of their seeds.
-    pub images: Vec<Picture>,
-    /// How long it took.
-    pub timings: Timings,
 }
 
 /// A loaded model, ready to draw. Two generators share nothing.
@@ -184,6 +57,7 @@ pub struct Generator {
     decoder: Box<dyn Session>,
     /// Loaded when first used: drawing does not need it.
     encoder: Option<Box<dyn Session>>,
+    logits_bytes: usize,
     load_seconds: f64,
 }
 
@@ -217,20 +91,21 @@ impl Generator {
     /// [`Bundle`](crate::ErrorKind::Bundle) when a graph is damaged or not as the manifest says,
     /// [`Engine`](crate::ErrorKind::Engine) when the engine cannot run it.
     pub fn from_bundle(bundle: Bundle, options: &OpenOptions) -> Result<Self> {
-        Self::with_engine(bundle, Box::new(CpuEngine::new(options.threads)?))
+        Self::with_engine(bundle, Box::new(CpuEngine::new(options.threads)?), options)
     }
 
-    /// Loads the graphs of an opened bundle on any engine.
+    /// Loads the graphs of an opened bundle on any engine, which has its own threads.
     ///
     /// # Errors
     ///
     /// As [`Generator::from_bundle`].
-    pub fn with_engine(bundle: Bundle, engine: Box<dyn Engine>) -> Result<Self> {
+    pub fn with_engine(bundle: Bundle, engine: Box<dyn Engine>, options: &OpenOptions) -> Result<Self> {
         let start = Instant::now();
         let transformer = load(&bundle, engine.as_ref(), GraphKind::Transformer)?;
         let decoder = load(&bundle, engine.as_ref(), GraphKind::Decoder)?;
         let load_seconds = start.elapsed().as_secs_f64();
-        Ok(Self { bundle, engine, transformer, decoder, encoder: None, load_seconds })
+        let logits_bytes = options.logits_bytes;
+        Ok(Self { bundle, engine, transformer, decoder, encoder: None, logits_bytes, load_seconds })
     }
 
     /// What the model says about itself.
@@ -301,7 +176,7 @@ impl Generator {
         let (n, k) = (manifest.tokens(), manifest.codes);
         let rows_per_image = if request.options.guidance.scale == 0.0 { 1 } else { 2 };
         let row_bytes = n.saturating_mul(k).saturating_mul(size_of::<f32>() * rows_per_image).max(1);
-        let part = (LOGITS_BYTES / row_bytes).max(1);
+        let part = (self.logits_bytes / row_bytes).max(1);
         let run_steps = request.options.steps.saturating_sub(request.options.start_iter);
         let observer = RefCell::new(observer);
         let mut timings = Timings { steps: vec![0.0; run_steps], ..Timings::default() };
@@ -316,10 +191,7 @@ impl Generator {
         let mut drawn: Vec<(Canvas, Vec<usize>)> = Vec::new();
         for first in (0..request.count).step_by(part) {
             let mut canvases: Vec<Canvas> = (first..request.count.min(first.saturating_add(part)))
-                .map(|i| Canvas {
-                    seed: request.seed.wrapping_add(i as u64),
-                    tokens: vec![manifest.mask_id; n],
-                })
+                .map(|i| Canvas { seed: request.seed.wrapping_add(i as u64), tokens: vec![manifest.mask_id; n] })
                 .collect();
             let masked = decode_part(
                 manifest,
@@ -400,8 +272,7 @@ impl Generator {
                 size.height
             )));
         }
-        let planes: Vec<f32> =
-            (0..3).flat_map(|c| image.pixels().map(move |p| f32::from(p.0[c]) / 255.0)).collect();
+        let planes: Vec<f32> = (0..3).flat_map(|c| image.pixels().map(move |p| f32::from(p.0[c]) / 255.0)).collect();
         self.encode_raw(&planes)
     }
 
@@ -468,28 +339,6 @@ pub fn recommended(manifest: &Manifest) -> Result<Options> {
         guidance: Guidance { scale: settings.guidance, ramp: settings.guidance_ramp },
         start_iter: 0,
     })
-}
-
-/// The inputs and outputs that a graph must have, with batch 1.
-fn signature(manifest: &Manifest, kind: GraphKind) -> Signature {
-    let n = manifest.tokens();
-    let tokens = Port::new("tokens", DType::I64, &[1, n]);
-    let image = Port::new("image", DType::F32, &[1, 3, manifest.image.height, manifest.image.width]);
-    match kind {
-        GraphKind::Transformer => Signature {
-            inputs: vec![tokens, Port::new("label", DType::I64, &[1])],
-            outputs: vec![Port::new("logits", DType::F32, &[1, n, manifest.codes])],
-        },
-        GraphKind::Decoder => Signature { inputs: vec![tokens], outputs: vec![image] },
-        GraphKind::Encoder => Signature { inputs: vec![image], outputs: vec![tokens] },
-    }
-}
-
-fn load(bundle: &Bundle, engine: &dyn Engine, kind: GraphKind) -> Result<Box<dyn Session>> {
-    let graph = bundle.graph(kind)?;
-    engine
-        .load(&graph, &signature(bundle.manifest(), kind))
-        .map_err(|e| e.context(format!("{}, the {kind} graph", bundle.manifest().name)))
 }
 
 /// Draws some canvases; returns how many tokens were masked after each step, per canvas.
@@ -579,7 +428,9 @@ impl Predict for Predictor<'_, '_> {
             let label = match (row.unconditional, self.null_label) {
                 (false, _) => self.label,
                 (true, Some(null)) => null,
-                (true, None) => return Err(Error::request("this model has no null label, so it cannot be guided")),
+                (true, None) => {
+                    return Err(Error::request("this model has no null label, so it cannot be guided"));
+                }
             };
             let logits = transformer_row(self.session, row.tokens, label)?;
             if logits.len() != out.len() {
@@ -604,59 +455,4 @@ fn go_on(flow: ControlFlow<()>) -> Result<()> {
 
 fn label_input(label: usize) -> Result<i64> {
     i64::try_from(label).map_err(|_| Error::request(format!("label {label} is too large")))
-}
-
-fn transformer_row(session: &mut dyn Session, tokens: &[i64], label: i64) -> Result<Vec<f32>> {
-    let inputs =
-        [Input::I64 { shape: &[1, tokens.len()], data: tokens }, Input::I64 { shape: &[1], data: &[label] }];
-    one(session.run(&inputs)?)?.into_f32()
-}
-
-fn decode_row(manifest: &Manifest, session: &mut dyn Session, tokens: &[i64]) -> Result<Vec<f32>> {
-    let data = one(session.run(&[Input::I64 { shape: &[1, tokens.len()], data: tokens }])?)?.into_f32()?;
-    let expected = manifest.image.height.saturating_mul(manifest.image.width).saturating_mul(3);
-    if data.len() != expected {
-        return Err(Error::engine(format!("the decoder gave {} values, not {expected}", data.len())));
-    }
-    Ok(data)
-}
-
-fn one(outputs: Vec<Output>) -> Result<Output> {
-    outputs.into_iter().next().ok_or_else(|| Error::engine("a graph gave no output"))
-}
-
-fn check_tokens(manifest: &Manifest, tokens: &[i64], mask_allowed: bool) -> Result<()> {
-    if tokens.len() != manifest.tokens() {
-        return Err(Error::request(format!("{} tokens; the model has {}", tokens.len(), manifest.tokens())));
-    }
-    let fits = |&token: &i64| {
-        usize::try_from(token).is_ok_and(|t| t < manifest.codes) || (mask_allowed && token == manifest.mask_id)
-    };
-    match tokens.iter().position(|token| !fits(token)) {
-        None => Ok(()),
-        Some(place) => Err(Error::request(format!(
-            "the token at position {place} is {}; it must be 0 to {}{}",
-            tokens.get(place).copied().unwrap_or_default(),
-            manifest.codes.saturating_sub(1),
-            if mask_allowed { format!(" or the mask id {}", manifest.mask_id) } else { String::new() }
-        ))),
-    }
-}
-
-/// Three planes in 0..1, clipped, to pixels.
-fn to_image(manifest: &Manifest, planes: &[f32]) -> Result<RgbImage> {
-    if planes.iter().any(|v| !v.is_finite()) {
-        return Err(Error::engine("the decoder gave a value that is not a finite number"));
-    }
-    let area = manifest.image.height.saturating_mul(manifest.image.width);
-    let (red, rest) = planes.split_at_checked(area).unwrap_or((&[], &[]));
-    let (green, blue) = rest.split_at_checked(area).unwrap_or((&[], &[]));
-    let byte = |v: &f32| (v.clamp(0.0, 1.0) * 255.0).round() as u8;
-    let pixels: Vec<u8> =
-        red.iter().zip(green).zip(blue).flat_map(|((r, g), b)| [byte(r), byte(g), byte(b)]).collect();
-    u32::try_from(manifest.image.width)
-        .ok()
-        .zip(u32::try_from(manifest.image.height).ok())
-        .and_then(|(width, height)| RgbImage::from_raw(width, height, pixels))
-        .ok_or_else(|| Error::internal("a decoded picture does not have the size of the model's pictures"))
 }

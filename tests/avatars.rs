@@ -25,7 +25,9 @@ fn numbers<const BYTES: usize, T>(name: &str, read: fn([u8; BYTES]) -> T) -> Vec
 /// The largest difference; a number that is not finite is infinitely far.
 fn max_abs_error(ours: &[f32], theirs: &[f32]) -> f32 {
     assert_eq!(ours.len(), theirs.len());
-    let far = |(a, b): (&f32, &f32)| if a.is_finite() && b.is_finite() { (a - b).abs() } else { f32::INFINITY };
+    let far = |(a, b): (&f32, &f32)| {
+        if a.is_finite() && b.is_finite() { (a - b).abs() } else { f32::INFINITY }
+    };
     ours.iter().zip(theirs).map(far).fold(0.0, f32::max)
 }
 
@@ -40,7 +42,9 @@ fn our_engine_agrees_with_pytorch() {
     let logits = numbers("logits.f32", f32::from_le_bytes);
     let images = numbers("image.f32", f32::from_le_bytes);
     let codes = numbers("codes.i64", i64::from_le_bytes);
+    let encoded = numbers("encoded.i64", i64::from_le_bytes);
     assert_eq!(labels.len(), 4);
+    assert_eq!(encoded.len(), 4 * n);
     assert_eq!(tokens.len(), 4 * n);
     assert!(tokens.contains(&manifest.mask_id), "some tokens are masked");
     let pixels = images.len() / 4;
@@ -52,6 +56,10 @@ fn our_engine_agrees_with_pytorch() {
         let ours = generator.decode_raw(&codes[i * n..][..n]).unwrap();
         let error = max_abs_error(&ours, &images[i * pixels..][..pixels]);
         assert!(error < 1e-3, "row {i}: the image differs by {error}");
+        let ours = generator.encode_raw(&images[i * pixels..][..pixels]).unwrap();
+        let other = ours.iter().zip(&encoded[i * n..]).filter(|(a, b)| a != b).count();
+        // A code is the nearest of many: where two are almost as near, rounding decides.
+        assert!(other * 100 <= n, "row {i}: {other} of {n} encoded tokens differ");
     }
 }
 
@@ -146,7 +154,8 @@ fn golden_tokens() {
             fs::write(&path, serde_json::to_string(&golden).unwrap() + "\n").unwrap();
             continue;
         }
-        let text = fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}; make golden writes it", path.display()));
+        let text =
+            fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}; make golden writes it", path.display()));
         let golden: Golden = serde_json::from_str(&text).unwrap();
         assert_eq!(golden.graph, graph, "{name}: the model is another one: look at its pictures, then make golden");
         let same = tokens.iter().zip(&golden.tokens).filter(|(a, b)| a == b).count();

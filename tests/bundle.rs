@@ -449,13 +449,30 @@ fn every_damaged_byte_of_a_packed_file_is_noticed() {
 #[test]
 fn graphs_that_do_not_fit_the_manifest_are_errors() {
     let entry = |name: &str| manifest()["graphs"][name].clone();
-    let cases: [(&str, &[(&str, Value)], &str); 6] = [
+    type Case<'a> = (&'a str, &'a [(&'a str, Value)], &'a str);
+    let cases: [Case<'_>; 6] = [
         ("as it is", &[], ""),
-        ("fewer codes", &[("/codes", json!(7))], "output \"logits\" has the shape [batch, 16, 8]; it must be [1, 16, 7]"),
+        (
+            "fewer codes",
+            &[("/codes", json!(7))],
+            "output \"logits\" has the shape [batch, 16, 8]; it must be [1, 16, 7]",
+        ),
         ("more tokens", &[("/grid/cols", json!(8))], "input \"tokens\" has the shape [batch, 16]; it must be [1, 32]"),
-        ("larger", &[("/image/width", json!(32))], "output \"image\" has the shape [batch, 3, 16, 16]; it must be [1, 3, 16, 32]"),
-        ("no label", &[("/graphs/transformer", entry("decoder")), ("/graphs/decoder", entry("transformer"))], "has no input \"label\""),
-        ("swapped", &[("/graphs/encoder", entry("decoder")), ("/graphs/decoder", entry("encoder"))], "has no input \"tokens\""),
+        (
+            "larger",
+            &[("/image/width", json!(32))],
+            "output \"image\" has the shape [batch, 3, 16, 16]; it must be [1, 3, 16, 32]",
+        ),
+        (
+            "no label",
+            &[("/graphs/transformer", entry("decoder")), ("/graphs/decoder", entry("transformer"))],
+            "has no input \"label\"",
+        ),
+        (
+            "swapped",
+            &[("/graphs/encoder", entry("decoder")), ("/graphs/decoder", entry("encoder"))],
+            "has no input \"tokens\"",
+        ),
     ];
     let mut failures = Vec::new();
     for (case, edits, want) in cases {

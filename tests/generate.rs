@@ -65,20 +65,27 @@ fn a_picture_does_not_depend_on_its_batch_or_the_threads() {
     }
 }
 
-/// A batch too large for one part: the parts must not show.
 #[test]
 fn a_batch_in_parts_is_the_same() {
-    // 16 tokens x 8 codes x 4 bytes is 512 bytes a row, and twice that with guidance: 64 MiB hold 65,536 rows.
-    // So no request of the tiny model is split; the limit on the count keeps it so, and this pins the arithmetic.
-    assert!(MAX_COUNT * 512 * 2 <= 64 << 20);
-    let mut generator = generator(1);
-    let mut request = request(&generator, 0);
-    request.options.steps = 1;
-    request.count = 300;
-    let drawn = generator.generate(&request, &mut ()).unwrap();
-    request.seed += 299;
-    request.count = 1;
-    assert_eq!(generator.generate(&request, &mut ()).unwrap().images[0], drawn.images[299]);
+    let mut whole = generator(1);
+    let mut request = request(&whole, 1);
+    request.count = 5;
+    let mut all = Counter::default();
+    let drawn = whole.generate(&request, &mut all).unwrap();
+    // 16 tokens x 8 codes x 4 bytes, twice for guidance: one picture takes 1 KiB.
+    for (logits_bytes, parts) in [(0, 5), (1024, 5), (2048, 3), (4096, 2), (5120, 1)] {
+        let mut options = OpenOptions::with_threads(1);
+        options.logits_bytes = logits_bytes;
+        let mut generator = Generator::open_with(TINY, &options).unwrap();
+        let mut counter = Counter { want_previews: true, ..Counter::default() };
+        let in_parts = generator.generate(&request, &mut counter).unwrap();
+        assert_eq!(in_parts.images, drawn.images, "{logits_bytes} bytes");
+        assert_eq!(counter.steps.len(), parts * 6, "{logits_bytes} bytes");
+        assert_eq!(counter.predicted, all.predicted);
+        let last: Vec<_> = counter.previews.iter().filter(|p| p.0 == 5).map(|p| (p.1, p.2, p.3.clone())).collect();
+        let expected: Vec<_> = drawn.images.iter().enumerate().map(|(i, p)| (i, p.seed, p.image.clone())).collect();
+        assert_eq!(last, expected);
+    }
 }
 
 #[test]
@@ -189,14 +196,19 @@ fn cancelling_works_at_every_call() {
         assert_eq!(error.kind(), ErrorKind::Cancelled, "call {stop_at}");
         assert_eq!(counter.calls, stop_at, "nothing is called after Break");
     }
-    assert_eq!(generator.generate(&request, &mut ()).unwrap().images, expected, "a cancelled generator can be used again");
+    assert_eq!(
+        generator.generate(&request, &mut ()).unwrap().images,
+        expected,
+        "a cancelled generator can be used again"
+    );
 }
 
 #[test]
 fn impossible_requests_are_errors() {
     let mut generator = generator(1);
     let good = request(&generator, 0);
-    let cases: [(&str, fn(&mut Request)); 9] = [
+    type Change = fn(&mut Request);
+    let cases: [(&str, Change); 9] = [
         ("label", |r| r.label = 3),
         ("label", |r| r.label = usize::MAX),
         ("no count", |r| r.count = 0),

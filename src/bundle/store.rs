@@ -170,9 +170,9 @@ fn open_file(path: &Path, what: &str) -> Result<(File, u64)> {
 fn read_exactly(file: impl Read, length: u64, what: &str) -> Result<Vec<u8>> {
     let mut bytes = Vec::new();
     let capacity = usize::try_from(length).unwrap_or(usize::MAX);
-    bytes
-        .try_reserve_exact(capacity)
-        .map_err(|e| Error::new(crate::ErrorKind::Io, format!("no memory for {what}: {length} bytes")).with_source(e))?;
+    bytes.try_reserve_exact(capacity).map_err(|e| {
+        Error::new(crate::ErrorKind::Io, format!("no memory for {what}: {length} bytes")).with_source(e)
+    })?;
     file.take(length).read_to_end(&mut bytes).map_err(|e| Error::io(format!("cannot read {what}"), e))?;
     if bytes.len() as u64 != length {
         return Err(Error::bundle(format!("{what} ended after {} of {length} bytes", bytes.len())));

@@ -68,7 +68,11 @@ fn structure(graph: &GraphProto, operators: &OnnxOpRegister) -> Result<()> {
         }
         for name in node.input.iter().filter(|n| !n.is_empty()) {
             if !defined.contains(name.as_str()) {
-                return Err(Error::engine(format!("{} uses \"{}\", which nothing before it gives", place(), clip(name))));
+                return Err(Error::engine(format!(
+                    "{} uses \"{}\", which nothing before it gives",
+                    place(),
+                    clip(name)
+                )));
             }
         }
         for name in node.output.iter().filter(|n| !n.is_empty()) {

@@ -122,12 +122,14 @@ fn import(mut bytes: &[u8], signature: &Signature) -> Result<Arc<TypedRunnableMo
     // The sizes, first as the analysis has them, then all of them: before anything that large is computed.
     model.analyse(false).map_err(cannot)?;
     for node in model.nodes() {
-        let shapes = node.outputs.iter().filter_map(|o| o.fact.shape.concretize());
-        shapes.map(|s| check_size(&node.name, &s)).collect::<Result<()>>()?;
+        let mut shapes = node.outputs.iter().filter_map(|o| o.fact.shape.concretize());
+        shapes.try_for_each(|s| check_size(&node.name, &s))?;
     }
     let typed = model.into_typed().map_err(cannot)?;
     for node in typed.nodes() {
-        node.outputs.iter().map(|o| check_size(&node.name, &o.fact.shape)).collect::<Result<()>>()?;
+        for output in &node.outputs {
+            check_size(&node.name, &output.fact.shape)?;
+        }
     }
     for (index, port) in signature.outputs.iter().enumerate() {
         check_output(port, typed.output_fact(index).map_err(cannot)?)?;
@@ -160,18 +162,14 @@ fn permuted(outlets: &[OutletId], places: &[usize]) -> Result<Vec<OutletId>> {
 /// Compares an output, as tract has worked it out, with the signature.
 fn check_output(port: &Port, fact: &TypedFact) -> Result<()> {
     // tract has a type of its own for integers that may be sizes.
-    let dtype_fits = fact.datum_type == datum_type(port.dtype)
-        || (port.dtype == DType::I64 && fact.datum_type == DatumType::TDim);
+    let dtype_fits =
+        fact.datum_type == datum_type(port.dtype) || (port.dtype == DType::I64 && fact.datum_type == DatumType::TDim);
     if dtype_fits && fact.shape.as_concrete() == Some(port.shape.as_slice()) {
         return Ok(());
     }
     Err(Error::engine(format!(
         "the graph's output \"{}\" is {:?}{:?}; it must be {}{:?}",
-        port.name,
-        fact.datum_type,
-        fact.shape,
-        port.dtype,
-        port.shape
+        port.name, fact.datum_type, fact.shape, port.dtype, port.shape
     )))
 }
 
@@ -207,7 +205,10 @@ fn tensors(ports: &[Port], inputs: &[Input<'_>]) -> Result<TVec<TValue>> {
     }
     let mut tensors = tvec!();
     for (port, input) in ports.iter().zip(inputs) {
-        if input.dtype() != port.dtype || input.shape() != port.shape || input.len() != port.shape.iter().product::<usize>() {
+        if input.dtype() != port.dtype
+            || input.shape() != port.shape
+            || input.len() != port.shape.iter().product::<usize>()
+        {
             return Err(Error::engine(format!(
                 "the input \"{}\" is {}{:?} with {} numbers; it must be {}{:?}",
                 port.name,

@@ -36,10 +36,12 @@ pub fn decode(
     let mut masked: Vec<usize> = starts.iter().map(|start| start.unknown).collect();
     let mut outcome = Outcome { masked: vec![Vec::new(); canvases.len()] };
     let mut logits = Vec::new();
-    let mut step_state = Step { n, k, options, categorical: Categorical::default(), guided: Vec::new(), drawn: Vec::new() };
+    let mut step_state =
+        Step { n, k, options, categorical: Categorical::default(), guided: Vec::new(), drawn: Vec::new() };
 
     for step in options.start_iter..options.steps {
-        let active: Vec<usize> = (0..canvases.len()).filter(|&image| masked.get(image).is_some_and(|&m| m > 0)).collect();
+        let active: Vec<usize> =
+            (0..canvases.len()).filter(|&image| masked.get(image).is_some_and(|&m| m > 0)).collect();
         let guidance = options.guidance.at(step, options.steps);
         let passes = if guidance == 0.0 { &[false][..] } else { &[false, true] };
         let rows: Vec<Row<'_>> = passes

@@ -68,11 +68,8 @@ mod tests {
     #[test]
     fn neighbours_are_uniform_and_uncorrelated() {
         let n = 100_000u64;
-        let axes: [fn(u64) -> Draws; 3] = [
-            |i| Draws::new(i, 0, 0),
-            |i| Draws::new(1, i as usize, 5),
-            |i| Draws::new(1, 2, i as usize),
-        ];
+        let axes: [fn(u64) -> Draws; 3] =
+            [|i| Draws::new(i, 0, 0), |i| Draws::new(1, i as usize, 5), |i| Draws::new(1, 2, i as usize)];
         for (axis, draw) in axes.iter().enumerate() {
             let values: Vec<Draws> = (0..n).map(draw).collect();
             for pick in [|d: &Draws| d.token, |d: &Draws| d.choice] {

@@ -20,7 +20,11 @@ impl Mixing {
     fn row(&self, tokens: &[i64], unconditional: bool) -> Vec<f32> {
         let state: i64 = tokens.iter().enumerate().map(|(i, t)| (i as i64 + 3) * (t + 1)).sum();
         (0..tokens.len() * self.k)
-            .map(|i| ((i as f32 * 0.37 + (state % 1009) as f32).sin() + f32::from(u8::from(unconditional)) * (i as f32).cos()) * 2.0)
+            .map(|i| {
+                ((i as f32 * 0.37 + (state % 1009) as f32).sin()
+                    + f32::from(u8::from(unconditional)) * (i as f32).cos())
+                    * 2.0
+            })
             .collect()
     }
 }
@@ -58,7 +62,8 @@ fn blank(n: usize, seed: u64) -> Canvas {
 }
 
 fn run(problem: &Problem, canvases: &mut [Canvas], options: &Options) -> Vec<Vec<usize>> {
-    let outcome = decode(problem, canvases, options, &mut Mixing::new(problem.codes), &mut |_| ControlFlow::Continue(()));
+    let outcome =
+        decode(problem, canvases, options, &mut Mixing::new(problem.codes), &mut |_| ControlFlow::Continue(()));
     outcome.expect("a valid request").masked
 }
 
@@ -90,7 +95,8 @@ fn reference(problem: &Problem, canvas: &Canvas, options: &Options) -> Vec<i64> 
             let id = id.unwrap_or(problem.codes - 1);
             ids[p] = id as i64;
             let gumbel = -(-draws.choice.ln()).ln();
-            confidence[p] = (logits[id].exp() / total).ln() + f64::from(options.choice_temperature * (1.0 - r)) * gumbel;
+            confidence[p] =
+                (logits[id].exp() / total).ln() + f64::from(options.choice_temperature * (1.0 - r)) * gumbel;
         }
         result = ids.clone();
         let now = current.iter().filter(|&&t| t == MASK).count();
@@ -107,10 +113,17 @@ fn reference(problem: &Problem, canvas: &Canvas, options: &Options) -> Vec<i64> 
 #[test]
 fn equals_the_reference() {
     let mut failures = Vec::new();
-    for (case, schedule) in
-        [Schedule::Cosine, Schedule::Linear, Schedule::Square, Schedule::Sqrt, Schedule::Log, Schedule::Exp, Schedule::Arccos]
-            .into_iter()
-            .enumerate()
+    for (case, schedule) in [
+        Schedule::Cosine,
+        Schedule::Linear,
+        Schedule::Square,
+        Schedule::Sqrt,
+        Schedule::Log,
+        Schedule::Exp,
+        Schedule::Arccos,
+    ]
+    .into_iter()
+    .enumerate()
     {
         for (rows, cols, codes, steps) in [(8, 8, 17, 8), (5, 7, 40, 12), (1, 9, 3, 4), (16, 16, 32, 6)] {
             for (scale, ramp, start_iter) in [(0.0, false, 0), (1.5, false, 1), (2.0, true, 0)] {
@@ -171,7 +184,11 @@ fn known_tokens_never_change_and_all_become_known() {
             let before = canvas.tokens.clone();
             let mut last = 65;
             let mut observe = |report: &StepReport<'_>| {
-                assert!(report.masked[0] < last || last == 0 || report.masked[0] == 1, "{} after {last}", report.masked[0]);
+                assert!(
+                    report.masked[0] < last || last == 0 || report.masked[0] == 1,
+                    "{} after {last}",
+                    report.masked[0]
+                );
                 last = report.masked[0];
                 assert!(report.tokens[0].iter().all(|&t| t != MASK));
                 for (p, &token) in before.iter().enumerate().filter(|(_, t)| **t != MASK) {
@@ -306,7 +323,8 @@ fn a_model_that_gives_nan_is_an_error() {
             Ok(())
         }
     }
-    let result = decode(&problem(2, 2, 3), &mut [blank(4, 0)], &options(2), &mut Broken, &mut |_| ControlFlow::Continue(()));
+    let result =
+        decode(&problem(2, 2, 3), &mut [blank(4, 0)], &options(2), &mut Broken, &mut |_| ControlFlow::Continue(()));
     assert_eq!(result.expect_err("no distribution").kind(), ErrorKind::Engine);
 }
 

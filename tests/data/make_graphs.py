@@ -126,14 +126,14 @@ def graphs():
          node("Add", ["x", "m"], ["y"])], weights=[shape(2**20, 2**20, 2, 3)])
     yield "huge_tile", model(
         [node("Tile", ["w", "dims"], ["e"]), node("ReduceMax", ["e"], ["m"], keepdims=0), node("Add", ["x", "m"], ["y"])],
-        weights=[shape(2**40), ("w", np.ones(3, np.float32))])
+        weights=[shape(2**30), ("w", np.ones(1000, np.float32))])
     yield "huge_range", model(
         [node("Range", ["zero", "end", "one"], ["r"]), node("Cast", ["r"], ["f"], to=F32),
          node("ReduceMax", ["f"], ["m"], keepdims=0), node("Add", ["x", "m"], ["y"])],
         weights=[("zero", np.array(0)), ("end", np.array(2**40)), ("one", np.array(1))])
     yield "overflowing_expand", model(
         [node("Expand", ["x", "dims"], ["e"]), node("ReduceMax", ["e"], ["m"], keepdims=0),
-         node("Add", ["x", "m"], ["y"])], weights=[shape(2**40, 2**40, 2, 3)])
+         node("Add", ["x", "m"], ["y"])], weights=[shape(2**30, 2**30, 2**30, 2, 3)])
 
 
 def main(folder):

@@ -26,7 +26,7 @@ pub struct Threads {
     /// Number of threads that compute [default: the number of cores]
     ///
     /// The tokens do not depend on it.
-    #[arg(long, value_name = "N", value_parser = RangedU64ValueParser::<usize>::new().range(1..=1024))]
+    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = RangedU64ValueParser::<usize>::new().range(1..=1024))]
     pub threads: Option<usize>,
 }
 
@@ -49,7 +49,7 @@ pub fn open(model: &Model, threads: &Threads) -> Result<(Generator, PathBuf)> {
 #[command(next_help_heading = "Sampling (default: as the model recommends)")]
 pub struct Sampling {
     /// Number of steps
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
     pub steps: Option<usize>,
     /// Mask schedule: linear, square, cubic, sqrt, power:X, cosine, log, exp or arccos
     #[arg(long, value_name = "S")]
@@ -64,7 +64,7 @@ pub struct Sampling {
     #[arg(long, value_name = "X", allow_negative_numbers = true)]
     pub temperature: Option<f32>,
     /// Draw from the N most likely tokens only
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
     pub top_k: Option<usize>,
     /// Scale of classifier-free guidance; 0 is none
     #[arg(long, value_name = "X", allow_negative_numbers = true)]

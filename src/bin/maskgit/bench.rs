@@ -20,7 +20,7 @@ pub struct Args {
     #[command(flatten)]
     threads: args::Threads,
     /// Number of runs
-    #[arg(long, value_name = "N", default_value_t = 5, value_parser = RangedU64ValueParser::<usize>::new().range(1..=1000))]
+    #[arg(long, value_name = "N", allow_negative_numbers = true, default_value_t = 5, value_parser = RangedU64ValueParser::<usize>::new().range(1..=1000))]
     runs: usize,
     /// Print one JSON object: seconds, and peak memory in bytes
     #[arg(long)]

@@ -34,17 +34,17 @@ pub struct Args {
     #[arg(short, long, value_name = "FILE")]
     output: PathBuf,
     /// Seed of the first picture
-    #[arg(long, value_name = "N", default_value_t = 0)]
+    #[arg(long, value_name = "N", allow_negative_numbers = true, default_value_t = 0)]
     seed: u64,
     /// Number of pictures
-    #[arg(long, value_name = "N", default_value_t = 1,
+    #[arg(long, value_name = "N", allow_negative_numbers = true, default_value_t = 1,
         value_parser = RangedU64ValueParser::<usize>::new().range(1..=MAX_COUNT as u64))]
     count: usize,
     /// Put all pictures on one sheet
     #[arg(long)]
     grid: bool,
     /// Enlarge N times, without smoothing
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=256))]
+    #[arg(long, value_name = "N", allow_negative_numbers = true, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=256))]
     scale: u32,
     /// Write the picture after each step to this folder: step-01.png and so on, with --count step-01-000.png
     #[arg(long, value_name = "FOLDER")]

@@ -53,13 +53,14 @@ fn describe(path: &Path, manifest: &Manifest) -> Result<String> {
     line("source", manifest.source.clone())?;
     line("precision", manifest.precision.to_string())?;
     line("picture", format!("{}x{} pixels", manifest.image.width, manifest.image.height))?;
-    line(
-        "tokens",
-        format!("{} columns, {} rows, {} codes", manifest.grid.cols, manifest.grid.rows, manifest.codes),
-    )?;
+    line("tokens", format!("{} columns, {} rows, {} codes", manifest.grid.cols, manifest.grid.rows, manifest.codes))?;
     line(
         "classes",
-        format!("{}{}", manifest.labels.len(), if manifest.null_label.is_some() { ", and none (guidance)" } else { "" }),
+        format!(
+            "{}{}",
+            manifest.labels.len(),
+            if manifest.null_label.is_some() { ", and none (guidance)" } else { "" }
+        ),
     )?;
     for (i, name) in manifest.labels.iter().take(32).enumerate() {
         line("", format!("{i:>4}  {name}"))?;

@@ -6,8 +6,8 @@ use std::path::Path;
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use maskgit::bundle::Manifest;
 use maskgit::image_io::{self, Sheet};
-use maskgit::sample::{Guidance, Options};
 use maskgit::pipeline::tokens_sha256;
+use maskgit::sample::{Guidance, Options};
 use maskgit::{Generated, Request};
 use serde::{Deserialize, Serialize};
 

@@ -33,7 +33,14 @@ pub struct Args {
     #[arg(long, value_name = "FILE", required_if_eq_any = [("graph", "transformer"), ("graph", "decoder")], conflicts_with = "image")]
     tokens: Option<PathBuf>,
     /// The label of all rows, or one for each row separated by commas: indices, or the null label
-    #[arg(long, value_name = "N[,N...]", required_if_eq("graph", "transformer"), value_delimiter = ',', conflicts_with = "image")]
+    #[arg(
+        long,
+        value_name = "N[,N...]",
+        allow_negative_numbers = true,
+        required_if_eq("graph", "transformer"),
+        value_delimiter = ',',
+        conflicts_with = "image"
+    )]
     label: Vec<i64>,
     /// Pictures, for the encoder
     #[arg(long, value_name = "FILE", required_if_eq("graph", "encoder"))]

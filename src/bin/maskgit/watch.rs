@@ -36,7 +36,8 @@ pub fn generate(generator: &mut Generator, request: &Request, previews: Option<(
 }
 
 fn bar() -> ProgressBar {
-    let bar = ProgressBar::new(0);
+    // Not 0, which would show as complete; the first event sets the length.
+    let bar = ProgressBar::new(1);
     // The template is fixed; were it wrong, the default style would do.
     if let Ok(style) = ProgressStyle::with_template("{msg:>14} {bar:30} {percent:>3}% {elapsed_precise}") {
         bar.set_style(style);

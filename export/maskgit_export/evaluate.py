@@ -1,0 +1,234 @@
+"""Measures a bundle: draws with our own command, compares with held-out images.
+
+Writes metrics.json and sheets of pictures: ``samples-CLASS.png`` (a contact sheet a class), ``reconstructions.png`` (held-out images above,
+their reconstructions below) and ``neighbours.png`` (samples in the first column, then the nearest training images by pixels,
+then by features).
+
+- reconstruction: mean absolute error and PSNR of held-out images through encoder and decoder, in ONNX Runtime;
+- codebook: part of the codes used by held-out images, and perplexity;
+- classifier: accuracy of an independent classifier (`train-classifier`) on samples and on held-out images;
+- kid: kernel distance on EfficientNet-lite0 features, of samples and of reconstructions to held-out images (not an FID);
+- diversity: mean feature distance between two samples of a class, over the same for held-out images;
+- neighbours: distance of samples to their nearest training image over that of held-out images; far below 1 means copying.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from . import dataset, metrics
+from .bundle import BundleError, Metadata, validate
+from .classifier import load_classifier
+from .features import NAME, Features
+from .verify import OnnxRuntime
+
+SHORTLIST = 64
+SHOWN = 5
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declares the options of ``maskgit-export evaluate``."""
+    parser.add_argument("bundle", type=Path, help="folder of the bundle")
+    parser.add_argument("--data", required=True, help="the data set it was trained on")
+    parser.add_argument("--command", required=True, metavar="PATH", help="the maskgit program, which draws the samples")
+    parser.add_argument("--classifier", type=Path, help="file that `train-classifier` wrote")
+    parser.add_argument("--per-class", type=int, default=100, help="samples to draw a class")
+    parser.add_argument("--heldout", type=int, default=0, help="held-out images a class to use (0: all)")
+    parser.add_argument("--seed", type=int, default=1000, help="seed of the first sample")
+    parser.add_argument("--generate", default="", metavar="OPTIONS", help="more options for `maskgit generate`, in one text")
+    parser.add_argument("--threads", type=int, default=0, help="CPU threads (0: PyTorch's choice)")
+    parser.add_argument("-o", "--output", required=True, type=Path, help="folder for metrics.json and the sheets")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Measures and writes; returns 1 when the bundle is broken, 2 when the options do not fit together."""
+    import torch
+
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    if args.per_class < 2:
+        print("--per-class must be at least 2", file=sys.stderr)
+        return 2
+    try:
+        metadata, graphs = validate(args.bundle)
+    except BundleError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    if "encoder" not in graphs:
+        print(f"{args.bundle}: has no encoder; reconstructions cannot be measured", file=sys.stderr)
+        return 1
+    data = dataset.load(args.data, metadata.image_height)
+    missing = [name for name in metadata.labels if name not in data.classes]
+    if missing or data.size != metadata.image_height:
+        print(f"{args.data}: {data.size} pixels and classes {', '.join(data.classes)}; the bundle has {metadata.image_height} pixels and {', '.join(missing) or 'the same classes'}", file=sys.stderr)
+        return 2
+    args.output.mkdir(parents=True, exist_ok=True)
+    # Labels of the data become labels of the bundle; classes that the bundle lacks become -1.
+    to_bundle = np.array([metadata.labels.index(name) if name in metadata.labels else -1 for name in data.classes])
+    heldout, labels = _choose(data.heldout, to_bundle, args.heldout)
+    samples, sample_labels, reports = draw(args, metadata)
+    report = measure(args, metadata, OnnxRuntime(args.bundle, graphs, args.threads or 1), data, to_bundle, heldout, labels, samples, sample_labels)
+    report["command"] = {"options": args.generate, "sampling": reports[0].get("sampling"), "seed": args.seed, "per_class": args.per_class}
+    text = json.dumps(report, indent=2) + "\n"
+    (args.output / "metrics.json").write_text(text)
+    print(text, end="")
+    return 0
+
+
+def draw(args: argparse.Namespace, metadata: Metadata) -> tuple[np.ndarray, np.ndarray, list[dict]]:
+    """``per_class`` samples of every class through ``maskgit generate``: images, labels, and what the command reported."""
+    images, reports = [], []
+    for index, name in enumerate(metadata.labels):
+        print(f"drawing {args.per_class} of {name}", file=sys.stderr, flush=True)
+        with tempfile.TemporaryDirectory() as scratch:
+            # Every class has seeds of its own, so that no two samples share their noise.
+            seed = args.seed + index * args.per_class
+            call = [args.command, "generate", "--model", str(args.bundle), "--class", str(index), "--seed", str(seed), "--count", str(args.per_class), *args.generate.split(), "--json", "-o", f"{scratch}/sample.png"]
+            try:
+                done = subprocess.run(call, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+            except OSError as error:
+                raise SystemExit(f"--command {args.command}: cannot be started: {error}") from error
+            if done.returncode != 0:
+                raise SystemExit(f"{args.command} generate --class {name} failed with status {done.returncode}: {done.stderr.strip()}")
+            report = json.loads(done.stdout)
+            files = [image["file"] for image in report["images"]]
+            if len(files) != args.per_class:
+                raise SystemExit(f"{args.command} generate drew {len(files)} images of {name}; {args.per_class} were asked for")
+            images.append(np.stack([np.asarray(Image.open(file).convert("RGB")) for file in files]))
+            reports.append(report)
+    labels = np.repeat(np.arange(len(metadata.labels)), args.per_class)
+    return np.concatenate(images), labels, reports
+
+
+def measure(args, metadata, graphs, data, to_bundle, heldout, labels, samples, sample_labels) -> dict:
+    """All metrics, and the sheets."""
+    for index, name in enumerate(metadata.labels):
+        save_sheet(samples[sample_labels == index][:64], args.output / f"samples-{name}.png", columns=8)
+    rebuilt, tokens = reconstruct(graphs, heldout)
+    every = max(1, len(heldout) // 12)
+    shown = slice(0, every * 12, every)
+    save_sheet(np.concatenate([heldout[shown], rebuilt[shown]]), args.output / "reconstructions.png", columns=len(heldout[shown]))
+    report = {"bundle": metadata.name, "images": {"samples": len(samples), "heldout": len(heldout)}}
+    report["reconstruction"] = reconstruction_error(heldout, rebuilt)
+    report["codebook"] = codebook_use(tokens, metadata.codes)
+    if args.classifier:
+        report["classifier"] = judge(load_classifier(args.classifier), metadata, samples, sample_labels, heldout, labels)
+    features = Features()
+    held, made, again = features(heldout, what="held-out images"), features(samples, what="samples"), features(rebuilt, what="reconstructions")
+    of_samples, of_rebuilt = metrics.kid(made, held), metrics.kid(again, held)
+    report["kid"] = {
+        "name": NAME,
+        "samples": _mean_std(of_samples),
+        "reconstructions": _mean_std(of_rebuilt),
+        "ratio": round(of_samples[0] / of_rebuilt[0], 3) if of_rebuilt[0] > 0 else None,
+    }
+    report["diversity"] = diversity(metadata, made, sample_labels, held, labels)
+    train = data.train.images[np.flatnonzero(to_bundle[data.train.labels] >= 0)]
+    report["neighbours"] = neighbours(features, train, samples, made, heldout, args.output / "neighbours.png", len(metadata.labels), args.per_class)
+    return report
+
+
+def reconstruct(graphs: OnnxRuntime, images: np.ndarray, batch: int = 50) -> tuple[np.ndarray, np.ndarray]:
+    """Images through encoder and decoder: rounded to bytes as the command would write them, and their tokens."""
+    rebuilt, tokens = [], []
+    for first in range(0, len(images), batch):
+        image = np.ascontiguousarray(images[first:first + batch].transpose(0, 3, 1, 2), np.float32) / np.float32(255)
+        found = graphs.encode(image)
+        tokens.append(found)
+        rebuilt.append(np.rint(np.clip(graphs.decode(found), 0, 1) * 255).astype(np.uint8).transpose(0, 2, 3, 1))
+    return np.concatenate(rebuilt), np.concatenate(tokens)
+
+
+def reconstruction_error(images: np.ndarray, rebuilt: np.ndarray) -> dict:
+    """Mean absolute error of 0..1 and the mean of the images' PSNR in decibels."""
+    difference = images.astype(np.float32) / 255 - rebuilt.astype(np.float32) / 255
+    psnr = -10 * np.log10(np.maximum((difference**2).mean((1, 2, 3)), 1e-10))
+    return {"l1": round(float(np.abs(difference).mean()), 5), "psnr_db": round(float(psnr.mean()), 2)}
+
+
+def codebook_use(tokens: np.ndarray, codes: int) -> dict:
+    """Part of the codes that occur, and the perplexity of their distribution."""
+    count = np.bincount(tokens.ravel(), minlength=codes).astype(np.float64)
+    p = count[count > 0] / count.sum()
+    return {"codes": codes, "used": int((count > 0).sum()), "used_part": round(float((count > 0).mean()), 4), "perplexity": round(float(np.exp(-(p * np.log(p)).sum())), 1)}
+
+
+def judge(classifier, metadata: Metadata, samples, sample_labels, heldout, labels) -> dict:
+    """Accuracy of the classifier on samples (all, and a class) and on held-out images."""
+    missing = [name for name in metadata.labels if name not in classifier.classes]
+    if missing:
+        raise SystemExit(f"the classifier does not know {', '.join(missing)}; train it on this bundle's data")
+    names = np.array([classifier.classes.index(name) for name in metadata.labels])
+    right = classifier.predict(samples) == names[sample_labels]
+    return {
+        "samples": round(float(right.mean()), 4),
+        "heldout": round(float((classifier.predict(heldout) == names[labels]).mean()), 4),
+        "per_class": {name: round(float(right[sample_labels == index].mean()), 4) for index, name in enumerate(metadata.labels)},
+    }
+
+
+def diversity(metadata: Metadata, made, sample_labels, held, labels) -> dict:
+    """Mean feature distance within a class, of samples over held-out images; 1 is as varied as the data."""
+    ratios = {}
+    for index, name in enumerate(metadata.labels):
+        real = metrics.mean_pairwise(held[labels == index])
+        if real > 0:
+            ratios[name] = round(metrics.mean_pairwise(made[sample_labels == index]) / real, 3)
+    return {"mean": round(float(np.mean(list(ratios.values()))), 3) if ratios else None, "per_class": ratios}
+
+
+def neighbours(features: Features, train, samples, made, heldout, sheet: Path, classes: int, per_class: int) -> dict:
+    """Nearest training images of samples and held-out images; the sheet shows two samples a class.
+
+    Pixels are compared as 16x16 thumbnails with every training image; features among the 64 nearest of those.
+    """
+    pool = metrics.thumbnails(train)
+    _, of_samples = metrics.nearest(metrics.thumbnails(samples), pool, 1)
+    _, of_heldout = metrics.nearest(metrics.thumbnails(heldout), pool, 1)
+    shown = np.concatenate([np.arange(2) + index * per_class for index in range(classes)])
+    found, _ = metrics.nearest(metrics.thumbnails(samples[shown]), pool, SHORTLIST)
+    rows = []
+    for sample, candidates in zip(shown, found):
+        by_features, _ = metrics.nearest(made[sample:sample + 1], features(train[candidates]), SHOWN)
+        rows += [samples[sample:sample + 1], train[candidates[:SHOWN]], train[candidates[by_features[0]]]]
+    width = 1 + min(SHOWN, len(train)) * 2
+    save_sheet(np.concatenate(rows), sheet, columns=width)
+    medians = [float(np.median(d)) for d in (of_samples, of_heldout)]
+    return {
+        "samples_median": round(medians[0], 4),
+        "heldout_median": round(medians[1], 4),
+        "ratio": round(medians[0] / medians[1], 3) if medians[1] > 0 else None,
+        "samples_minimum": round(float(of_samples.min()), 4),
+        "training_images": len(train),
+    }
+
+
+def save_sheet(images: np.ndarray, path: Path, columns: int, gap: int = 2) -> None:
+    """Lays images ``uint8 [N, H, W, 3]`` out in rows of ``columns`` and writes a PNG."""
+    count, rows, cols, _ = images.shape
+    lines = -(-count // columns)
+    sheet = np.full((lines * (rows + gap) - gap, columns * (cols + gap) - gap, 3), 255, np.uint8)
+    for index, image in enumerate(images):
+        top, left = index // columns * (rows + gap), index % columns * (cols + gap)
+        sheet[top:top + rows, left:left + cols] = image
+    Image.fromarray(sheet).save(path)
+
+
+def _choose(split: dataset.Split, to_bundle: np.ndarray, per_class: int) -> tuple[np.ndarray, np.ndarray]:
+    """Held-out images of the bundle's classes, at most ``per_class`` of each (0: all), with the bundle's labels."""
+    labels = to_bundle[split.labels]
+    picks = [np.flatnonzero(labels == label)[: per_class or None] for label in np.unique(labels[labels >= 0])]
+    chosen = np.concatenate(picks)
+    return split.images[chosen], labels[chosen]
+
+
+def _mean_std(value: tuple[float, float]) -> dict:
+    return {"mean": round(value[0], 6), "std": round(value[1], 6)}

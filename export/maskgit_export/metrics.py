@@ -1,0 +1,64 @@
+"""Distances between sets of images: kernel distance, spread, nearest neighbours."""
+
+from __future__ import annotations
+
+import numpy as np
+
+
+def kid(a: np.ndarray, b: np.ndarray, subsets: int = 100, size: int = 1000, seed: int = 0) -> tuple[float, float]:
+    """Kernel distance (Binkowski et al. 2018) between features ``[N, D]``: mean and standard deviation over subsets.
+
+    The unbiased estimate of the squared maximum mean discrepancy with the kernel (x.y / D + 1)^3; it may be slightly negative.
+    """
+    size = min(size, len(a), len(b))
+    if size < 2:
+        raise ValueError(f"the kernel distance needs at least two images on each side, not {len(a)} and {len(b)}")
+    choice = np.random.default_rng(seed)
+    values = [mmd2(a[choice.choice(len(a), size, replace=False)], b[choice.choice(len(b), size, replace=False)]) for _ in range(subsets)]
+    return float(np.mean(values)), float(np.std(values))
+
+
+def mmd2(a: np.ndarray, b: np.ndarray) -> float:
+    """Unbiased squared maximum mean discrepancy with the cubic kernel."""
+    a, b = a.astype(np.float64), b.astype(np.float64)
+    n, m, dim = len(a), len(b), a.shape[1]
+    aa, bb, ab = ((x @ y.T / dim + 1) ** 3 for x, y in ((a, a), (b, b), (a, b)))
+    return float((aa.sum() - np.trace(aa)) / (n * (n - 1)) + (bb.sum() - np.trace(bb)) / (m * (m - 1)) - 2 * ab.mean())
+
+
+def mean_pairwise(features: np.ndarray) -> float:
+    """Mean Euclidean distance between two different rows."""
+    if len(features) < 2:
+        return 0.0
+    distances = np.sqrt(squared_distances(features, features))
+    return float((distances.sum() - np.trace(distances)) / (len(features) * (len(features) - 1)))
+
+
+def squared_distances(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Squared Euclidean distances ``[len(a), len(b)]`` between rows, never negative."""
+    return np.maximum((a * a).sum(1)[:, None] + (b * b).sum(1)[None] - 2 * (a @ b.T), 0)
+
+
+def thumbnails(images: np.ndarray, side: int = 16) -> np.ndarray:
+    """``uint8 [N, H, W, 3]`` to means of squares, float32 ``[N, side * side * 3]`` in 0..1."""
+    count, rows, cols, _ = images.shape
+    side = next(s for s in range(min(side, rows, cols), 0, -1) if rows % s == 0 and cols % s == 0)
+    out = np.empty((count, side * side * 3), np.float32)
+    for first in range(0, count, 1024):
+        part = images[first:first + 1024].reshape(-1, side, rows // side, side, cols // side, 3)
+        out[first:first + 1024] = part.mean((2, 4), dtype=np.float32).reshape(len(part), -1) / 255
+    return out
+
+
+def nearest(queries: np.ndarray, pool: np.ndarray, k: int, chunk: int = 8192) -> tuple[np.ndarray, np.ndarray]:
+    """The ``k`` nearest rows of ``pool`` to each query: indices and distances ``[len(queries), k]``, nearest first."""
+    k = min(k, len(pool))
+    best = np.zeros((len(queries), 0), np.int64)
+    distances = np.zeros((len(queries), 0), np.float32)
+    for first in range(0, len(pool), chunk):
+        part = squared_distances(queries, pool[first:first + chunk])
+        distances = np.concatenate([distances, part], axis=1)
+        best = np.concatenate([best, np.broadcast_to(np.arange(first, first + part.shape[1]), part.shape)], axis=1)
+        order = np.argsort(distances, axis=1, kind="stable")[:, :k]
+        distances, best = np.take_along_axis(distances, order, 1), np.take_along_axis(best, order, 1)
+    return best, np.sqrt(distances)

