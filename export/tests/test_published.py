@@ -23,7 +23,7 @@ def test_parameter_counts():
         layer = 4 * (d * d + d) + d * ffn + ffn + ffn * d + d + 4 * d
         assert count(google.Transformer(google.Config())) == 24 * layer + (2025 + 257) * d + 2 * d + d * d + d + 2 * d + 2025
         assert google.Transformer(google.Config(grid=32)).position_embeddings.weight.shape == (1025, 768)
-        # The authors state 480M for L and 72M for VQ-16.
+        # 480M is what Halton-MaskGIT's authors state for L; the others are pinned as computed.
         sizes = {name: count(halton.Transformer(halton.Config(dim=dim, depth=depth, heads=heads))) for name, (dim, depth, heads) in halton.SIZES.items()}
         assert [round(sizes[name] / 1e6) for name in "tsbl"] == [23, 70, 142, 480]
         assert round(count(llamagen.Vq(llamagen.Config())) / 1e6) == 72

@@ -41,7 +41,7 @@ impl Categorical {
         }
         if !max.is_finite() {
             return Err(Error::engine(
-                "the transformer gave logits that are no distribution (NaN or infinity); the model is damaged or its precision too low",
+                "the transformer gave logits that are no distribution (NaN or infinity); the model is damaged, its precision too low or the guidance too large",
             ));
         }
         self.weights.clear();
@@ -63,10 +63,13 @@ impl Categorical {
         Ok(Drawn { token, log_probability: logit - max - log_total })
     }
 
-    /// The weights at a temperature, zero outside the top k.
+    /// Turns the weights at temperature 1 into those at `temperature`, zero outside the top k.
     fn reweigh(&mut self, logits: &[f32], max: f32, temperature: f32, top_k: Option<usize>) {
-        self.weights.clear();
-        self.weights.extend(logits.iter().map(|&logit| libm::expf((logit - max) / temperature)));
+        // At temperature 1 they are there already.
+        if temperature != 1.0 {
+            self.weights.clear();
+            self.weights.extend(logits.iter().map(|&logit| libm::expf((logit - max) / temperature)));
+        }
         let Some(k) = top_k.filter(|&k| k > 0) else { return };
         self.order.clear();
         self.order.extend_from_slice(logits);

@@ -52,7 +52,7 @@ pub fn decode(
             })
             .collect();
         if !rows.is_empty() {
-            logits.resize(rows.len() * n * k, 0.0);
+            resize(&mut logits, rows.len(), n * k)?;
             predict.logits(&rows, &mut logits)?;
         }
         let (conditional, unconditional) = logits.split_at(active.len() * n * k);
@@ -81,6 +81,21 @@ pub fn decode(
         }
     }
     Ok(outcome)
+}
+
+/// Makes room for `rows` times `size` logits; an error when there is no memory for so many.
+fn resize(logits: &mut Vec<f32>, rows: usize, size: usize) -> Result<()> {
+    let total = rows.checked_mul(size);
+    let room = total.map(|total| logits.try_reserve_exact(total.saturating_sub(logits.len())));
+    match (total, room) {
+        (Some(total), Some(Ok(()))) => {
+            logits.resize(total, 0.0);
+            Ok(())
+        }
+        _ => Err(Error::request(format!(
+            "no memory for the logits of {rows} passes, {size} numbers each; draw fewer pictures at once"
+        ))),
+    }
 }
 
 /// Checks the problem and the tokens.
@@ -173,7 +188,12 @@ impl Step<'_> {
                 logits = &self.guided;
             }
             let draws = Draws::new(seed, step, position);
-            let drawn = self.categorical.draw(logits, self.options.temperature, self.options.top_k, draws.token)?;
+            let (temperature, top_k) = (self.options.temperature, self.options.top_k);
+            // The seed and not the index of the canvas: a caller may hand over its pictures in parts.
+            let drawn = self
+                .categorical
+                .draw(logits, temperature, top_k, draws.token)
+                .map_err(|error| error.context(format!("seed {seed}, step {step}, position {position}")))?;
             guess[position] = drawn.token as i64;
             let noise = if tau > 0.0 { tau * draws.gumbel() as f32 } else { 0.0 };
             self.drawn.push((position, drawn.log_probability + noise));
@@ -195,5 +215,23 @@ impl Step<'_> {
             known[position] = confidence >= cut;
         }
         known
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn logits_that_no_memory_holds_are_an_error() {
+        let mut logits = Vec::new();
+        for (rows, size) in [(3, usize::MAX / 2), (1, usize::MAX), (1, isize::MAX as usize)] {
+            let error = resize(&mut logits, rows, size).expect_err("too many");
+            assert_eq!(error.kind(), crate::ErrorKind::Request, "{rows} x {size}");
+        }
+        resize(&mut logits, 2, 6).expect("little");
+        assert_eq!(logits.len(), 12);
+        resize(&mut logits, 1, 6).expect("less");
+        assert_eq!(logits.len(), 6);
     }
 }

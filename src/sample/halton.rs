@@ -13,9 +13,9 @@ pub fn order(grid: Grid) -> Vec<usize> {
     let mut index = 1;
     // The sequence is dense, so it reaches every cell; the bound only guards the loop. What it should miss comes last,
     // in raster order.
-    while order.len() < n && index < 64 * n as u64 + 4096 {
-        let row = (radical_inverse(index, 2) * grid.rows as f64) as usize;
-        let col = (radical_inverse(index, 3) * grid.cols as f64) as usize;
+    while order.len() < n && index < (n as u64).saturating_mul(64).saturating_add(4096) {
+        let row = scaled_inverse(index, 2, grid.rows);
+        let col = scaled_inverse(index, 3, grid.cols);
         let position = row * grid.cols + col;
         if let Some(seen) = seen.get_mut(position).filter(|seen| !**seen) {
             *seen = true;
@@ -27,15 +27,19 @@ pub fn order(grid: Grid) -> Vec<usize> {
     order
 }
 
-/// The digits of `index` in `base`, mirrored at the radix point.
-fn radical_inverse(mut index: u64, base: u64) -> f64 {
-    let (mut value, mut scale) = (0.0, 1.0);
+/// floor(`size` times the radical inverse of `index`): the digits of `index` in `base`, mirrored at the radix point.
+///
+/// In integers, since points lie on the cell borders of a grid whose width is a multiple of a power of 3: there a
+/// rounded fraction falls into the cell before.
+fn scaled_inverse(mut index: u64, base: u64, size: usize) -> usize {
+    let (mut numerator, mut denominator) = (0u128, 1u128);
     while index > 0 {
-        scale /= base as f64;
-        value += scale * (index % base) as f64;
+        numerator = numerator * u128::from(base) + u128::from(index % base);
+        denominator *= u128::from(base);
         index /= base;
     }
-    value
+    // Less than `size`, because the fraction is less than 1.
+    (numerator * size as u128 / denominator) as usize
 }
 
 #[cfg(test)]
@@ -47,6 +51,20 @@ mod tests {
         let order = order(Grid { rows: 16, cols: 16 });
         let start: Vec<_> = order[..4].iter().map(|p| (p / 16, p % 16)).collect();
         assert_eq!(start, [(8, 5), (4, 10), (12, 1), (2, 7)]);
+    }
+
+    /// Widths that are multiples of 9, where points lie on cell borders: worked out in exact fractions.
+    #[test]
+    fn points_on_cell_borders_fall_into_the_cell_they_start() {
+        for (size, expected) in [
+            (9, [(4, 3), (2, 6), (6, 1), (1, 4), (5, 7), (3, 2), (7, 5), (0, 8)]),
+            (18, [(9, 6), (4, 12), (13, 2), (2, 8), (11, 14), (6, 4), (15, 10), (1, 16)]),
+            (27, [(13, 9), (6, 18), (20, 3), (3, 12), (16, 21), (10, 6), (23, 15), (1, 24)]),
+        ] {
+            let order = order(Grid { rows: size, cols: size });
+            let start: Vec<_> = order[..8].iter().map(|p| (p / size, p % size)).collect();
+            assert_eq!(start, expected, "{size}x{size}");
+        }
     }
 
     #[test]

@@ -57,6 +57,16 @@ pub enum Sampler {
     Halton,
 }
 
+impl Sampler {
+    /// The mask schedule that the method was published with.
+    pub fn published_schedule(self) -> Schedule {
+        match self {
+            Self::Confidence => Schedule::Cosine,
+            Self::Halton => Schedule::Arccos,
+        }
+    }
+}
+
 impl FromStr for Sampler {
     type Err = Error;
 
@@ -223,5 +233,7 @@ pub struct Outcome {
 /// Hears of each step; [`ControlFlow::Break`] stops the decode.
 pub type Observe<'a> = &'a mut dyn FnMut(&StepReport<'_>) -> ControlFlow<()>;
 
+#[cfg(test)]
+mod reference_tests;
 #[cfg(test)]
 mod tests;

@@ -335,3 +335,97 @@ fn options_have_names() {
     }
     assert!("random".parse::<Sampler>().is_err());
 }
+
+/// Fills every row with the same logits.
+struct Constant(Vec<f32>, Vec<f32>);
+
+impl Predict for Constant {
+    fn logits(&mut self, rows: &[Row<'_>], out: &mut [f32]) -> Result<()> {
+        let size = out.len() / rows.len();
+        for (row, out) in rows.iter().zip(out.chunks_exact_mut(size)) {
+            out.copy_from_slice(if row.unconditional { &self.1 } else { &self.0 });
+        }
+        Ok(())
+    }
+}
+
+/// c + w (c - u) by hand for one position: c = (2, 1, 0), u = (2, 0, -4). w = 0.5 gives (2, 1.5, 2), w = 0.25 (2, 1.25, 1),
+/// w = 1 (2, 2, 4).
+#[test]
+fn guidance_equals_hand_computation() {
+    let mut model = Constant(vec![2.0, 1.0, 0.0], vec![2.0, 0.0, -4.0]);
+    let go_on = &mut |_: &StepReport<'_>| ControlFlow::Continue(());
+    let mut likeliest = |guidance, steps, start_iter| {
+        let mut canvases = [blank(1, 0)];
+        let options = Options { temperature: 0.0, guidance, start_iter, ..options(steps) };
+        decode(&problem(1, 1, 3), &mut canvases, &options, &mut model, go_on).expect("valid");
+        canvases[0].tokens[0]
+    };
+    let constant = |scale| Guidance { scale, ramp: false };
+    assert_eq!([0.0, 0.25, 0.5, 1.0].map(|w| likeliest(constant(w), 1, 0)), [0, 0, 0, 2]);
+    // A ramp to 1 has w = 0.25 in the first of four steps, which keeps the one token there is, and 1 in the last.
+    let ramp = Guidance { scale: 1.0, ramp: true };
+    assert_eq!([likeliest(ramp, 4, 0), likeliest(ramp, 4, 3)], [0, 2]);
+}
+
+/// The logits of known positions, with the label and without, are NaN here.
+#[test]
+fn only_masked_positions_are_read() {
+    let known = [true, false, true, false];
+    let row: Vec<f32> = known.iter().flat_map(|&known| if known { [f32::NAN; 3] } else { [0.0, 1.0, 2.0] }).collect();
+    let guided = Options { guidance: Guidance { scale: 1.0, ramp: false }, ..options(1) };
+    let mut canvases = [Canvas { seed: 5, tokens: known.map(|known| if known { 1 } else { MASK }).to_vec() }];
+    let mut model = Constant(row.clone(), row);
+    decode(&problem(2, 2, 3), &mut canvases, &guided, &mut model, &mut |_| ControlFlow::Continue(())).expect("valid");
+    assert_eq!([canvases[0].tokens[0], canvases[0].tokens[2]], [1, 1]);
+}
+
+#[test]
+fn bad_logits_are_an_error_that_says_where() {
+    let inf = f32::INFINITY;
+    for bad in [[f32::NAN, 0.0, 0.0], [0.0, inf, 0.0], [-inf, -inf, -inf]] {
+        let mut logits = vec![0.0; 12];
+        logits[6..9].copy_from_slice(&bad);
+        let mut model = Constant(logits, vec![]);
+        let mut canvases = [blank(4, 77)];
+        let go_on = &mut |_: &StepReport<'_>| ControlFlow::Continue(());
+        let error = decode(&problem(2, 2, 3), &mut canvases, &options(2), &mut model, go_on).expect_err("bad logits");
+        assert_eq!(error.kind(), ErrorKind::Engine);
+        assert!(error.to_string().starts_with("seed 77, step 0, position 2: "), "{error}");
+        assert_eq!(canvases[0].tokens, [MASK; 4], "no guess of a failed step is kept");
+    }
+}
+
+#[test]
+fn cancelling_keeps_what_is_known_so_far() {
+    let problem = problem(8, 8, 11);
+    let mut canvases = [blank(64, 3)];
+    let mut seen = (Vec::new(), Vec::new());
+    let mut observe = |report: &StepReport<'_>| {
+        seen = (report.tokens[0].clone(), report.known[0].clone());
+        if report.step == 3 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    };
+    let mut model = Mixing::new(11);
+    let error = decode(&problem, &mut canvases, &options(8), &mut model, &mut observe).expect_err("cancelled");
+    assert_eq!(error.kind(), ErrorKind::Cancelled);
+    assert_eq!(model.calls.borrow().len(), 4, "no step is run after the cancel");
+    let expected: Vec<i64> = seen.0.iter().zip(&seen.1).map(|(&t, &known)| if known { t } else { MASK }).collect();
+    assert_eq!(canvases[0].tokens, expected);
+    assert!(expected.contains(&MASK) && expected.iter().any(|&t| t != MASK));
+}
+
+#[test]
+fn an_error_of_the_model_stops_the_loop() {
+    struct Failing(usize);
+    impl Predict for Failing {
+        fn logits(&mut self, _: &[Row<'_>], out: &mut [f32]) -> Result<()> {
+            self.0 += 1;
+            out.fill(0.5);
+            if self.0 == 2 { Err(Error::engine("the device is gone")) } else { Ok(()) }
+        }
+    }
+    let mut model = Failing(0);
+    let go_on = &mut |_: &StepReport<'_>| ControlFlow::Continue(());
+    let result = decode(&problem(4, 4, 3), &mut [blank(16, 1)], &options(6), &mut model, go_on);
+    assert_eq!((result.expect_err("failed").to_string().as_str(), model.0), ("the device is gone", 2));
+}

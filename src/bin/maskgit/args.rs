@@ -52,6 +52,9 @@ pub struct Sampling {
     #[arg(long, value_name = "N", allow_negative_numbers = true)]
     pub steps: Option<usize>,
     /// Mask schedule: linear, square, cubic, sqrt, power:X, cosine, log, exp or arccos
+    ///
+    /// Where --sampler names another sampler than the model recommends, the default is that sampler's own: cosine for
+    /// confidence, arccos for halton.
     #[arg(long, value_name = "S")]
     pub schedule: Option<Schedule>,
     /// Which tokens a step keeps: the most confident (confidence), or the next in a Halton sequence (halton)
@@ -86,8 +89,11 @@ impl Sampling {
             }
         }
         set(&mut options.steps, &self.steps);
+        if let Some(sampler) = self.sampler.filter(|sampler| *sampler != options.sampler) {
+            options.sampler = sampler;
+            options.schedule = sampler.published_schedule();
+        }
         set(&mut options.schedule, &self.schedule);
-        set(&mut options.sampler, &self.sampler);
         set(&mut options.choice_temperature, &self.choice_temperature);
         set(&mut options.temperature, &self.temperature);
         if self.top_k.is_some() {
@@ -95,5 +101,43 @@ impl Sampling {
         }
         set(&mut options.guidance.scale, &self.guidance);
         options.guidance.ramp = (options.guidance.ramp || self.guidance_ramp) && !self.no_guidance_ramp;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+    use maskgit::sample::Guidance;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Flags {
+        #[command(flatten)]
+        sampling: Sampling,
+    }
+
+    fn applied(flags: &[&str]) -> Options {
+        let mut options = Options {
+            steps: 12,
+            schedule: Schedule::Linear,
+            sampler: Sampler::Confidence,
+            choice_temperature: 4.5,
+            temperature: 1.0,
+            top_k: None,
+            guidance: Guidance::NONE,
+            start_iter: 0,
+        };
+        Flags::parse_from([&["maskgit"], flags].concat()).sampling.apply(&mut options);
+        options
+    }
+
+    #[test]
+    fn another_sampler_brings_its_schedule_unless_one_is_given() {
+        let schedule = |flags: &[&str]| applied(flags).schedule;
+        assert_eq!(schedule(&[]), Schedule::Linear);
+        assert_eq!(schedule(&["--sampler", "confidence"]), Schedule::Linear);
+        assert_eq!(schedule(&["--sampler", "halton"]), Schedule::Arccos);
+        assert_eq!(schedule(&["--sampler", "halton", "--schedule", "square"]), Schedule::Square);
     }
 }
