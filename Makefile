@@ -5,6 +5,8 @@
 # make fmt      format the Rust code
 # make golden   write tests/golden anew, after a change that is meant to change tokens
 # make tiny     write tests/data/tiny anew
+# make pictures write docs/images anew, from the bundled model
+# make avatars-64   repeat models/avatars-64 from nothing: data, training, export, checks, measurements (hours)
 #
 # What is made for Python lies outside the clone, in MASKGIT_CACHE, and so does the target folder; CARGO_TARGET_DIR overrides it.
 
@@ -20,7 +22,7 @@ VENV_PYTHON := $(VENV)/bin/python
 VENV_STAMP := $(VENV)/.maskgit-$(firstword $(shell cksum export/pyproject.toml 2>/dev/null))
 CLASS ?= lorelei
 
-.PHONY: demo test test-rust test-python lint bench fmt golden tiny venv own
+.PHONY: demo test test-rust test-python lint bench fmt golden tiny pictures avatars-64 venv own
 
 demo: own
 	$(CARGO) run --release --locked -- generate --class $(CLASS) --seed 7 --count 16 --grid --scale 4 -o demo.png
@@ -68,3 +70,26 @@ golden: own
 
 tiny: $(VENV_STAMP)
 	"$(VENV_PYTHON)" tests/data/make_tiny.py
+
+# One row a class, seeds 1 to 8 unpicked; then one picture after each step.
+MASKGIT = $(CARGO_TARGET_DIR)/release/maskgit
+pictures: own $(VENV_STAMP)
+	$(CARGO) build --release --locked
+	"$(VENV_PYTHON)" docs/images/draw.py "$(MASKGIT)" docs/images
+
+# The bundle is trained outside the clone; copy it over models/avatars-64 when it is as good.
+WORK = $(MASKGIT_CACHE)/avatars-64
+EXPORT = cd export && "$(VENV_PYTHON)" -m maskgit_export
+avatars-64: own $(VENV_STAMP)
+	"$(VENV_PYTHON)" -m pip install --quiet --disable-pip-version-check -e './export[data,evaluate]'
+	$(CARGO) build --release --locked
+	$(EXPORT) data -o "$(WORK)/data"
+	$(EXPORT) train-tokenizer --data "$(WORK)/data" --images 16608 -o "$(WORK)/tokenizer.pt"
+	$(EXPORT) train-mvtm --data "$(WORK)/data" --tokenizer "$(WORK)/tokenizer.pt" --images @IMAGES@ --label-smoothing 0 -o "$(WORK)/mvtm.pt"
+	$(EXPORT) train-tokenizer --data "$(WORK)/data" --start "$(WORK)/tokenizer.pt" --decoder-only --images @FINETUNE@ --muon-lr 0.01 -o "$(WORK)/tokenizer-final.pt"
+	$(EXPORT) export --tokenizer "$(WORK)/tokenizer-final.pt" --mvtm "$(WORK)/mvtm.pt" --name avatars-64 --licence "CC BY 4.0; see README.md" \
+		--source "trained with maskgit-export" @SAMPLING@ -o "$(WORK)/bundle"
+	$(EXPORT) verify "$(WORK)/bundle" --checkpoint "$(WORK)/tokenizer-final.pt" "$(WORK)/mvtm.pt" --command "$(MASKGIT)" --write-reference
+	$(EXPORT) train-classifier --data "$(WORK)/data" --images 16000 -o "$(WORK)/classifier.pt"
+	$(EXPORT) evaluate "$(WORK)/bundle" --data "$(WORK)/data" --command "$(MASKGIT)" --classifier "$(WORK)/classifier.pt" \
+		--per-class 60 --heldout 100 -o "$(WORK)/evaluation"

@@ -1,0 +1,155 @@
+"""The trainers, on data small enough for a test: what they promise, not how good the result is."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from maskgit_export import dataset, train_mvtm, train_tokenizer
+from maskgit_export.cli import main
+from maskgit_export.muon import Muon, orthogonalize
+from maskgit_export.mvtm import MaskedTransformer, MvtmConfig, load_mvtm
+from maskgit_export.tokenizer import Quantizer, Tokenizer, TokenizerConfig, load_tokenizer
+from maskgit_export.training import learning_rate
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    """Two classes of flat colours with noise, as folders of PNG files of several sizes."""
+    choice = np.random.default_rng(0)
+    for name, colour in (("blue", (20, 40, 220)), ("red", (220, 40, 20))):
+        (tmp_path / "pictures" / name).mkdir(parents=True)
+        for index in range(20):
+            pixels = np.clip(np.array(colour) + choice.integers(-15, 16, (24, 20 + index, 3)), 0, 255).astype(np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "pictures" / name / f"{index:02}.png")
+    return tmp_path / "pictures"
+
+
+def test_masks_are_ceil_of_the_cosine_and_uniform_over_positions():
+    tokens = torch.arange(64).repeat(4000, 1)
+    inputs, masked = train_mvtm.mask_tokens(tokens, 99, torch.Generator().manual_seed(0))
+    assert torch.equal(inputs == 99, masked) and torch.equal(inputs[~masked], tokens[~masked])
+    count = masked.sum(1)
+    r = torch.rand(4000, 1, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(count, torch.tensor(np.ceil(np.cos(np.pi / 2 * r.numpy()) * 64).astype(np.int64)).squeeze(1).clamp(1, 64))
+    # E[cos(pi r / 2)] = 2 / pi, for every position alike.
+    assert torch.allclose(masked.float().mean(0), torch.tensor(2 / np.pi + 0.5 / 64, dtype=torch.float32), atol=0.04)
+
+
+@pytest.mark.parametrize("shape", [(12, 40), (40, 12), (16, 16)])
+def test_orthogonalize_keeps_directions_and_evens_out_singular_values(shape):
+    matrix = torch.randn(shape, generator=torch.Generator().manual_seed(1))
+    result = orthogonalize(matrix)
+    singular = torch.linalg.svdvals(result)
+    assert 0.3 < singular.min() and singular.max() < 1.3
+    u, _, vh = torch.linalg.svd(matrix, full_matrices=False)
+    inner = u.t() @ result @ vh.t()
+    assert torch.allclose(inner, torch.diag(inner.diag()), atol=1e-4)
+
+
+def test_muon_descends_on_a_convolution():
+    torch.manual_seed(0)
+    convolution, image = torch.nn.Conv2d(3, 4, 3), torch.randn(8, 3, 9, 9)
+    target = torch.nn.Conv2d(3, 4, 3)(image).detach()
+    optimizer = Muon([convolution.weight], lr=0.02)
+    losses = []
+    for _ in range(60):
+        loss = (convolution(image) - target).square().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.3 * losses[0]
+
+
+def test_quantizer_picks_the_nearest_code_and_restarts_dead_ones():
+    torch.manual_seed(0)
+    quantizer = Quantizer(8, 4).train()
+    vectors = torch.randn(2, 4, 3, 3)
+    unit = torch.nn.functional.normalize(vectors, dim=1).permute(0, 2, 3, 1).reshape(2, 9, 4)
+    brute = torch.cdist(unit, quantizer.codebook.expand(2, -1, -1)).argmin(-1)
+    assert torch.equal(quantizer.tokens(vectors), brute)
+    quantizer.usage[:] = 10.0
+    quantizer.usage[3] = 0.0
+    quantizer(vectors)
+    assert quantizer.usage[3] > 1.0
+    # A restarted code is one of the vectors just seen.
+    assert (unit.reshape(-1, 4) @ quantizer.codebook[3]).max() > 0.999
+
+
+def test_a_token_depends_on_its_neighbourhood_only():
+    torch.manual_seed(0)
+    tokenizer = Tokenizer(TokenizerConfig(size=32, codes=64, width=16)).eval()
+    image = torch.rand(1, 3, 32, 32)
+    other = image.clone()
+    other[..., :16, :] = 0
+    assert torch.equal(tokenizer.encode(image)[0, 7 * 8:], tokenizer.encode(other)[0, 7 * 8:])
+
+
+def test_learning_rate_warms_up_and_decays():
+    rates = [learning_rate(step, 1000, 1.0, 100) for step in range(1000)]
+    assert rates[0] == 0.01 and max(rates) == pytest.approx(1.0, abs=1e-3) and rates[-1] < 0.03
+    assert all(a <= b for a, b in zip(rates[:100], rates[1:100])) and all(a >= b for a, b in zip(rates[100:], rates[101:]))
+
+
+def test_folder_of_pictures_is_cropped_split_and_labelled(pictures):
+    data = dataset.load(pictures, 16)
+    assert data.classes == ["blue", "red"] and data.train.images.shape == (36, 16, 16, 3) and len(data.heldout.labels) == 4
+    means = data.train.images.astype(float).mean((1, 2))
+    assert ((means[:, 0] > means[:, 2]) == (data.train.labels == 1)).all()
+    dataset.save(data, pictures.parent / "prepared")
+    again = dataset.load(pictures.parent / "prepared")
+    assert np.array_equal(again.train.images, data.train.images) and np.array_equal(again.heldout.labels, data.heldout.labels)
+
+
+def test_bad_folders_are_refused_in_words(tmp_path, pictures):
+    with pytest.raises(SystemExit, match="no such folder"):
+        dataset.load(tmp_path / "nothing")
+    (pictures / "red" / "bad.png").write_bytes(b"not a picture")
+    with pytest.raises(SystemExit, match="bad.png"):
+        dataset.load(pictures)
+
+
+def test_train_both_interrupt_and_go_on(pictures, tmp_path, capsys):
+    """The five commands of the README up to the weights; a second call goes on where the first stopped."""
+    prepared, tokenizer, mvtm = tmp_path / "data", tmp_path / "t.pt", tmp_path / "m.pt"
+    dataset.save(dataset.load(pictures, 16), prepared)
+    common = ["--threads", "1", "--device", "cpu"]
+    assert main(["train-tokenizer", "--data", str(prepared), "--codes", "16", "--width", "16", "--images", "1600", "--adversarial-from", "0.5", "-o", str(tokenizer), *common]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["codes_used"] >= 2 and report["heldout_l1"] < 0.3
+    before = load_tokenizer(tokenizer)
+    assert main(["train-tokenizer", "--data", str(prepared), "--start", str(tokenizer), "--decoder-only", "--images", "32", "-o", str(tmp_path / "t2.pt"), *common]) == 0
+    capsys.readouterr()
+    after = load_tokenizer(tmp_path / "t2.pt")
+    assert all(torch.equal(a, b) for a, b in zip(before.encoder.parameters(), after.encoder.parameters()))
+    assert torch.equal(before.quantizer.codebook, after.quantizer.codebook)
+    assert not torch.equal(before.decoder.out.weight, after.decoder.out.weight)
+
+    train = ["train-mvtm", "--data", str(prepared), "--tokenizer", str(tokenizer), "--width", "16", "--dim", "24", "--depth", "1", "--heads", "2", "--batch", "8", "-o", str(mvtm), *common]
+    assert main([*train, "--images", "80"]) == 0
+    first = json.loads(capsys.readouterr().out)
+    assert main([*train, "--images", "160"]) == 0
+    captured = capsys.readouterr()
+    second = json.loads(captured.out)
+    assert "going on from step 10" in captured.err
+    assert (first["images"], second["images"]) == (80, 160) and second["heldout_loss"] < first["heldout_loss"]
+    assert load_mvtm(mvtm).config.labels == ["blue", "red"]
+
+
+def test_network_sees_the_label_and_every_token():
+    torch.manual_seed(0)
+    network = MaskedTransformer(MvtmConfig(grid=4, codes=7, labels=["a", "b"], width=8, dim=16, depth=2, heads=2)).eval()
+    # Branches start at zero; give them weights so that what is far away can be seen.
+    for parameter in network.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    tokens, label = torch.full((1, 16), 7), torch.tensor([0])
+    with torch.no_grad():
+        plain = network(tokens, label)
+        assert plain.shape == (1, 16, 7)
+        assert not torch.allclose(plain, network(tokens, torch.tensor([2])))
+        tokens[0, 0] = 3
+        changed = (network(tokens, label) - plain).abs().amax(-1)[0]
+    assert (changed > 1e-6).all()
