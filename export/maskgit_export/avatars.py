@@ -14,6 +14,7 @@ import shutil
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -136,6 +137,7 @@ def _robohash_root() -> Path:
     return Path(robohash.__file__).parent
 
 
+@lru_cache(maxsize=None)
 def _layers(folder: Path, size: int) -> list[list[np.ndarray]]:
     # The drawing order is the folder's name after '#'.
     order = sorted((entry for entry in folder.iterdir() if entry.is_dir()), key=lambda entry: entry.name.split("#")[1])
