@@ -85,11 +85,11 @@ avatars-64: own $(VENV_STAMP)
 	$(CARGO) build --release --locked
 	$(EXPORT) data -o "$(WORK)/data"
 	$(EXPORT) train-tokenizer --data "$(WORK)/data" --images 16608 -o "$(WORK)/tokenizer.pt"
-	$(EXPORT) train-mvtm --data "$(WORK)/data" --tokenizer "$(WORK)/tokenizer.pt" --images @IMAGES@ --label-smoothing 0 -o "$(WORK)/mvtm.pt"
-	$(EXPORT) train-tokenizer --data "$(WORK)/data" --start "$(WORK)/tokenizer.pt" --decoder-only --images @FINETUNE@ --muon-lr 0.01 -o "$(WORK)/tokenizer-final.pt"
+	$(EXPORT) train-mvtm --data "$(WORK)/data" --tokenizer "$(WORK)/tokenizer.pt" --images 76512 --label-smoothing 0 -o "$(WORK)/mvtm.pt"
+	$(EXPORT) train-tokenizer --data "$(WORK)/data" --start "$(WORK)/tokenizer.pt" --decoder-only --images 8576 --muon-lr 0.01 -o "$(WORK)/tokenizer-final.pt"
 	$(EXPORT) export --tokenizer "$(WORK)/tokenizer-final.pt" --mvtm "$(WORK)/mvtm.pt" --name avatars-64 --licence "CC BY 4.0; see README.md" \
-		--source "trained with maskgit-export" @SAMPLING@ -o "$(WORK)/bundle"
+		--source "trained with maskgit-export" --steps 16 --temperature 0.8 --guidance 0.5 --guidance-ramp -o "$(WORK)/bundle"
 	$(EXPORT) verify "$(WORK)/bundle" --checkpoint "$(WORK)/tokenizer-final.pt" "$(WORK)/mvtm.pt" --command "$(MASKGIT)" --write-reference
 	$(EXPORT) train-classifier --data "$(WORK)/data" --images 16000 -o "$(WORK)/classifier.pt"
 	$(EXPORT) evaluate "$(WORK)/bundle" --data "$(WORK)/data" --command "$(MASKGIT)" --classifier "$(WORK)/classifier.pt" \
-		--per-class 60 --heldout 100 -o "$(WORK)/evaluation"
+		--per-class 40 --heldout 60 -o "$(WORK)/evaluation"
