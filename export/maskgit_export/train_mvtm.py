@@ -84,6 +84,7 @@ def _tokens_of(args: argparse.Namespace, data: dataset.Dataset, process: Run) ->
 def run(args: argparse.Namespace) -> int:
     """Trains, writes the averaged weights, prints the report as JSON."""
     process = Run(args.device)
+    process.check_budget(args.minutes)
     if args.threads:
         torch.set_num_threads(args.threads)
     torch.manual_seed(args.seed * 1000 + process.rank)

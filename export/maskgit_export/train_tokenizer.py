@@ -73,6 +73,7 @@ def gradient_l1(a: Tensor, b: Tensor) -> Tensor:
 def run(args: argparse.Namespace) -> int:
     """Trains, writes the tokenizer, prints the report as JSON."""
     process = Run(args.device)
+    process.check_budget(args.minutes)
     if args.threads:
         torch.set_num_threads(args.threads)
     torch.manual_seed(args.seed + process.rank)

@@ -34,6 +34,11 @@ class Run:
         if self.world > 1:
             torch.distributed.init_process_group("nccl" if self.device.type == "cuda" else "gloo")
 
+    def check_budget(self, minutes: float | None) -> None:
+        """Refuses a budget of time for several processes: they would not stop at the same step, and wait for each other for ever."""
+        if minutes is not None and (self.world > 1 or minutes <= 0):
+            raise SystemExit(f"--minutes {minutes}: give a time above 0, and --images instead where several processes train together")
+
     @property
     def chief(self) -> bool:
         """Whether this process writes files and progress."""

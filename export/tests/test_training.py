@@ -12,7 +12,7 @@ from maskgit_export.cli import main
 from maskgit_export.muon import Muon, orthogonalize
 from maskgit_export.mvtm import MaskedTransformer, MvtmConfig, load_mvtm
 from maskgit_export.tokenizer import Quantizer, Tokenizer, TokenizerConfig, load_tokenizer
-from maskgit_export.training import learning_rate
+from maskgit_export.training import Run, learning_rate
 
 
 @pytest.fixture
@@ -137,6 +137,15 @@ def test_train_both_interrupt_and_go_on(pictures, tmp_path, capsys):
     assert "going on from step 10" in captured.err
     assert (first["images"], second["images"]) == (80, 160) and second["heldout_loss"] < first["heldout_loss"]
     assert load_mvtm(mvtm).config.labels == ["blue", "red"]
+
+
+def test_several_processes_need_a_number_of_images():
+    process = Run("cpu")
+    process.check_budget(3.0)
+    process.world = 2
+    process.check_budget(None)
+    with pytest.raises(SystemExit, match="--images"):
+        process.check_budget(3.0)
 
 
 def test_network_sees_the_label_and_every_token():
