@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .training import to_tensor, write_checkpoint
+
 
 class StyleClassifier(nn.Module):
     """Image ``[B, 3, H, W]`` in 0..1 to class scores ``[B, classes]``; any size of 32 pixels or more."""
@@ -35,11 +37,6 @@ class StyleClassifier(nn.Module):
         return torch.cat(parts).numpy() if parts else np.zeros(0, np.int64)
 
 
-def to_tensor(images: np.ndarray) -> Tensor:
-    """``uint8 [N, H, W, 3]`` to float ``[N, 3, H, W]`` in 0..1."""
-    return torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2).float() / 255
-
-
 def augment(image: Tensor) -> Tensor:
     """Shifts each batch by up to a tenth, flips half of the images, and changes brightness and noise a little.
 
@@ -56,10 +53,7 @@ def augment(image: Tensor) -> Tensor:
 
 def save_classifier(network: StyleClassifier, path: str | Path) -> None:
     """Writes names and weights, whole or not at all."""
-    path = Path(path)
-    partial = path.with_suffix(".partial")
-    torch.save({"classes": network.classes, "width": network.width, "weights": network.state_dict()}, partial)
-    partial.replace(path)
+    write_checkpoint(path, {"classes": network.classes, "width": network.width, "weights": network.state_dict()})
 
 
 def load_classifier(path: str | Path) -> StyleClassifier:

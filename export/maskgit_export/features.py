@@ -11,7 +11,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from .classifier import to_tensor
+from .training import to_tensor
 
 #: What distances on these features are called; never FID, which is another network's.
 NAME = "KID on EfficientNet-lite0 features"

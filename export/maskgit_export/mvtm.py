@@ -18,6 +18,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .training import write_checkpoint
+
 
 @dataclass
 class MvtmConfig:
@@ -127,10 +129,7 @@ class MaskedTransformer(nn.Module):
 
 def save_mvtm(config: MvtmConfig, weights: dict[str, Tensor], path: str | Path) -> None:
     """Writes configuration and weights, whole or not at all."""
-    path = Path(path)
-    partial = path.with_suffix(".partial")
-    torch.save({"config": asdict(config), "weights": weights}, partial)
-    partial.replace(path)
+    write_checkpoint(path, {"config": asdict(config), "weights": weights})
 
 
 def load_mvtm(path: str | Path) -> MaskedTransformer:

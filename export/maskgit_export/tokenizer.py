@@ -14,6 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .training import write_checkpoint
+
 
 @dataclass
 class TokenizerConfig:
@@ -159,10 +161,7 @@ class Tokenizer(nn.Module):
 
 def save_tokenizer(tokenizer: Tokenizer, path: str | Path) -> None:
     """Writes configuration and weights, whole or not at all."""
-    path = Path(path)
-    partial = path.with_suffix(".partial")
-    torch.save({"config": asdict(tokenizer.config), "weights": tokenizer.state_dict()}, partial)
-    partial.replace(path)
+    write_checkpoint(path, {"config": asdict(tokenizer.config), "weights": tokenizer.state_dict()})
 
 
 def load_tokenizer(path: str | Path) -> Tokenizer:

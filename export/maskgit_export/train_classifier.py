@@ -16,7 +16,8 @@ import torch
 import torch.nn.functional as F
 
 from . import dataset
-from .classifier import StyleClassifier, augment, save_classifier, to_tensor
+from .classifier import StyleClassifier, augment, save_classifier
+from .training import to_tensor
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

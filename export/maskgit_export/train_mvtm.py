@@ -22,7 +22,7 @@ from . import dataset
 from .muon import Muon
 from .mvtm import MaskedTransformer, MvtmConfig, save_mvtm
 from .tokenizer import Tokenizer, load_tokenizer
-from .training import Progress, Run, decay_groups, learning_rate, set_learning_rate, write_checkpoint
+from .training import Progress, Run, decay_groups, learning_rate, set_learning_rate, to_tensor, write_checkpoint
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -65,7 +65,7 @@ def tokenize(tokenizer: Tokenizer, images, device: torch.device, batch: int = 20
     tokenizer.to(device, memory_format=torch.channels_last)
     rows = []
     for first in range(0, len(images), batch):
-        image = torch.from_numpy(images[first:first + batch].copy()).to(device).permute(0, 3, 1, 2).float() / 255
+        image = to_tensor(images[first:first + batch], device)
         rows.append(tokenizer.encode(image).to(torch.int16).cpu())
     return torch.cat(rows)
 

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from . import dataset
 from .muon import Muon
 from .tokenizer import Tokenizer, TokenizerConfig, load_tokenizer, save_tokenizer
-from .training import Progress, Run, learning_rate, set_learning_rate
+from .training import Progress, Run, learning_rate, set_learning_rate, to_tensor
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -106,7 +106,7 @@ def run(args: argparse.Namespace) -> int:
         set_learning_rate(muon, args.muon_lr * scale)
         set_learning_rate(optimizer, args.lr * scale)
         pick = torch.randint(len(images), (args.batch,))
-        image = (images[pick].to(process.device).permute(0, 3, 1, 2).float() / 255).contiguous(memory_format=torch.channels_last)
+        image = to_tensor(images[pick], process.device).contiguous(memory_format=torch.channels_last)
         with process.autocast():
             drawn, _, commitment = module(image)
         drawn = drawn.float()
@@ -155,7 +155,7 @@ def evaluate(tokenizer: Tokenizer, images, device: torch.device, batch: int = 10
     errors, psnrs = [], []
     counts = torch.zeros(tokenizer.config.codes)
     for first in range(0, len(images), batch):
-        image = torch.from_numpy(images[first:first + batch].copy()).to(device).permute(0, 3, 1, 2).float() / 255
+        image = to_tensor(images[first:first + batch], device)
         tokens = tokenizer.encode(image)
         difference = tokenizer.decode(tokens) - image
         errors += difference.abs().mean((1, 2, 3)).tolist()

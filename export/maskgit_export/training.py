@@ -11,6 +11,7 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -97,8 +98,16 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, value: float) -> None:
         group["lr"] = value
 
 
-def write_checkpoint(path: Path, state: dict) -> None:
-    """Writes a checkpoint whole or not at all."""
+def to_tensor(images: np.ndarray | Tensor, device: torch.device | str = "cpu") -> Tensor:
+    """``uint8 [N, H, W, 3]`` to float ``[N, 3, H, W]`` in 0..1; the bytes travel to the device, not the floats."""
+    if isinstance(images, np.ndarray):
+        images = torch.from_numpy(np.array(images))
+    return images.to(device).permute(0, 3, 1, 2).float() / 255
+
+
+def write_checkpoint(path: str | Path, state: dict) -> None:
+    """Writes weights and what belongs to them, whole or not at all."""
+    path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".partial")
     torch.save(state, partial)
