@@ -20,7 +20,7 @@
 //! The parts can be used alone: [`bundle`] opens models, [`engine`] runs graphs, [`sample`] is the paper's loop over
 //! plain slices, [`pipeline`] ties them together, [`image_io`] reads and writes pictures.
 
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
 #![deny(missing_docs)]
 
 pub mod bundle;

@@ -3,11 +3,12 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
+use rayon::prelude::*;
 use tract_onnx::prelude::multithread::{Executor, multithread_tract_scope};
 use tract_onnx::prelude::*;
 use tract_onnx::tract_hir::internal::{DimLike, Factoid};
 
-use super::{DType, Engine, Input, Output, Port, Session, Signature, check};
+use super::{DType, Engine, Input, Isa, OperatorCount, Output, Port, Session, Signature, check, dequantize, fuse};
 use crate::error::{Error, Result};
 
 const MAX_THREADS: usize = 1024;
@@ -25,6 +26,7 @@ const MAX_CAUSE_CHARS: usize = 400;
 pub struct CpuEngine {
     executor: Executor,
     threads: usize,
+    isa: Isa,
 }
 
 impl CpuEngine {
@@ -49,7 +51,25 @@ impl CpuEngine {
                 .map_err(|e| Error::engine(format!("cannot start {threads} threads")).with_source(e))?;
             Executor::MultiThread(Arc::new(pool))
         };
-        Ok(Self { executor, threads })
+        Ok(Self { executor, threads, isa: Isa::best() })
+    }
+
+    /// The same engine with the kernels of another instruction set.
+    ///
+    /// # Errors
+    ///
+    /// Kind [`Engine`](crate::ErrorKind::Engine) when this processor does not have it.
+    pub fn with_isa(mut self, isa: Isa) -> Result<Self> {
+        if !isa.is_available() {
+            return Err(Error::engine(format!("this processor does not have the instruction set {isa}")));
+        }
+        self.isa = isa;
+        Ok(self)
+    }
+
+    /// The instruction set of the kernels.
+    pub fn isa(&self) -> Isa {
+        self.isa
     }
 
     /// The number of threads.
@@ -64,9 +84,9 @@ impl Engine for CpuEngine {
     }
 
     fn load(&self, graph: &[u8], signature: &Signature) -> Result<Box<dyn Session>> {
-        let plan = guarded(&Executor::SingleThread, "load the graph", || import(graph, signature))?;
-        let state = plan.spawn().map_err(|e| failed("cannot prepare the graph", &e))?;
-        Ok(Box::new(CpuSession { executor: self.executor.clone(), signature: signature.clone(), plan, state }))
+        let plan = guarded(&Executor::SingleThread, "load the graph", || import(graph, signature, self.isa))?;
+        let (executor, signature) = (self.executor.clone(), signature.clone());
+        Ok(Box::new(CpuSession { executor, signature, plan, states: Vec::new() }))
     }
 }
 
@@ -101,9 +121,10 @@ fn datum_type(dtype: DType) -> DatumType {
 }
 
 /// From the bytes of an ONNX file to a plan.
-fn import(mut bytes: &[u8], signature: &Signature) -> Result<Arc<TypedRunnableModel>> {
+fn import(mut bytes: &[u8], signature: &Signature, isa: Isa) -> Result<Arc<TypedRunnableModel>> {
     // What the file says of the shapes inside is ignored: with concrete inputs, they all follow.
-    let onnx = tract_onnx::onnx().with_ignore_value_info(true);
+    let mut onnx = tract_onnx::onnx().with_ignore_value_info(true);
+    dequantize::register(&mut onnx);
     let proto = onnx.proto_model_for_read(&mut bytes).map_err(|e| failed("it is not an ONNX model", &e))?;
     let places = check::check(&proto, signature, &onnx.op_register)?;
     let mut model = onnx.model_for_proto_model(&proto).map_err(|e| failed("cannot import the graph", &e))?;
@@ -134,7 +155,9 @@ fn import(mut bytes: &[u8], signature: &Signature) -> Result<Arc<TypedRunnableMo
     for (index, port) in signature.outputs.iter().enumerate() {
         check_output(port, typed.output_fact(index).map_err(cannot)?)?;
     }
-    typed.into_optimized().and_then(|m| m.into_runnable()).map_err(cannot)
+    let mut model = typed.into_decluttered().map_err(cannot)?;
+    fuse::fuse(&mut model, isa).map_err(cannot)?;
+    model.into_optimized().and_then(|m| m.into_runnable()).map_err(cannot)
 }
 
 /// Refuses a tensor that is too large. A size that is not known before the run is taken for 1.
@@ -177,25 +200,91 @@ struct CpuSession {
     executor: Executor,
     signature: Signature,
     plan: Arc<TypedRunnableModel>,
-    state: TypedSimpleState,
+    /// One for each row that runs at the same time.
+    states: Vec<TypedSimpleState>,
+}
+
+impl CpuSession {
+    fn threads(&self) -> usize {
+        match &self.executor {
+            Executor::MultiThread(pool) => pool.current_num_threads(),
+            _ => 1,
+        }
+    }
+
+    fn spawn(&self) -> Result<TypedSimpleState> {
+        self.plan.spawn().map_err(|e| failed("cannot prepare the graph", &e))
+    }
+}
+
+/// Runs a graph once, and puts its state in order when that fails.
+fn run_one(
+    executor: &Executor,
+    signature: &Signature,
+    plan: &Arc<TypedRunnableModel>,
+    state: &mut TypedSimpleState,
+    inputs: &[Input<'_>],
+) -> Result<Vec<Output>> {
+    let tensors = tensors(&signature.inputs, inputs)?;
+    let result = guarded(executor, "run the graph", || {
+        let values = state.run(tensors).map_err(|e| failed("cannot run the graph", &e))?;
+        if values.len() != signature.outputs.len() {
+            return Err(Error::engine("the graph gave a wrong number of outputs"));
+        }
+        signature.outputs.iter().zip(&values).map(|(port, value)| output(port, value)).collect()
+    });
+    if result.is_err() {
+        // A state that stopped half-way still holds that turn's values.
+        *state = plan.spawn().map_err(|e| failed("cannot prepare the graph again", &e))?;
+    }
+    result
 }
 
 impl Session for CpuSession {
     fn run(&mut self, inputs: &[Input<'_>]) -> Result<Vec<Output>> {
-        let Self { executor, signature, plan, state } = self;
-        let tensors = tensors(&signature.inputs, inputs)?;
-        let result = guarded(executor, "run the graph", || {
-            let values = state.run(tensors).map_err(|e| failed("cannot run the graph", &e))?;
-            if values.len() != signature.outputs.len() {
-                return Err(Error::engine("the graph gave a wrong number of outputs"));
-            }
-            signature.outputs.iter().zip(&values).map(|(port, value)| output(port, value)).collect()
-        });
-        if result.is_err() {
-            // A state that stopped half-way still holds that turn's values.
-            *state = plan.spawn().map_err(|e| failed("cannot prepare the graph again", &e))?;
+        if self.states.is_empty() {
+            self.states.push(self.spawn()?);
         }
-        result
+        let state = self.states.first_mut().ok_or_else(|| Error::internal("a graph has no state"))?;
+        run_one(&self.executor, &self.signature, &self.plan, state, inputs)
+    }
+
+    fn run_rows(&mut self, rows: &[&[Input<'_>]]) -> Result<Vec<Vec<Output>>> {
+        let mut results = Vec::with_capacity(rows.len());
+        let threads = self.threads();
+        for group in rows.chunks(threads) {
+            let Executor::MultiThread(pool) = &self.executor else {
+                results.push(self.run(group.first().copied().unwrap_or_default())?);
+                continue;
+            };
+            if group.len() < threads {
+                // Too few rows to keep every thread busy with one: all threads share each.
+                for row in group {
+                    results.push(self.run(row)?);
+                }
+                continue;
+            }
+            let pool = Arc::clone(pool);
+            while self.states.len() < threads {
+                self.states.push(self.spawn()?);
+            }
+            let Self { signature, plan, states, .. } = self;
+            let done: Vec<Result<Vec<Output>>> = pool.install(|| {
+                states
+                    .par_iter_mut()
+                    .zip(group)
+                    .map(|(state, row)| run_one(&Executor::SingleThread, signature, plan, state, row))
+                    .collect()
+            });
+            for result in done {
+                results.push(result?);
+            }
+        }
+        Ok(results)
+    }
+
+    fn describe(&self) -> Vec<OperatorCount> {
+        fuse::count(self.plan.model())
     }
 }
 

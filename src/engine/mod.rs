@@ -7,8 +7,16 @@
 
 mod check;
 mod cpu;
+mod dequantize;
+mod fuse;
+#[allow(unsafe_code)] // vector kernels; each block says why it is sound
+mod kernel;
+#[allow(unsafe_code)] // outputs that threads share; each block says why it is sound
+mod ops;
+mod pool;
 
 pub use cpu::CpuEngine;
+pub use kernel::Isa;
 
 use crate::error::{Error, Result};
 
@@ -169,4 +177,29 @@ pub trait Session: Send {
     /// Kind [`Engine`](crate::ErrorKind::Engine) when an input is not what the signature says, or the graph cannot be
     /// computed, for example when a token is outside its table. The session can be used again.
     fn run(&mut self, inputs: &[Input<'_>]) -> Result<Vec<Output>>;
+
+    /// Runs the graph once for each row of inputs. A row's outputs are what [`Session::run`] gives for it alone, to the bit; a
+    /// device may run several at the same time.
+    ///
+    /// # Errors
+    ///
+    /// As [`Session::run`], of the first row that fails.
+    fn run_rows(&mut self, rows: &[&[Input<'_>]]) -> Result<Vec<Vec<Output>>> {
+        rows.iter().map(|row| self.run(row)).collect()
+    }
+
+    /// How many operators of each kind the prepared graph has.
+    fn describe(&self) -> Vec<OperatorCount>;
+}
+
+/// How often a prepared graph has an operator.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct OperatorCount {
+    /// The operator's name.
+    pub name: String,
+    /// What it computes, where it is one of ours.
+    pub detail: Option<String>,
+    /// How many there are.
+    pub count: usize,
 }

@@ -1,0 +1,103 @@
+//! Convolutions, with the nearest-neighbour upsampling before them.
+
+use tract_onnx::prelude::*;
+use tract_onnx::tract_core::internal::*;
+use tract_onnx::tract_core::ops::cnn::{Conv, KernelFormat};
+use tract_onnx::tract_core::ops::nn::{DataFormat, NearestUpsample};
+
+use super::weight::Constant;
+use super::{Context, constant, read_once, shape_of};
+use crate::engine::kernel::Activation;
+use crate::engine::ops::{Conv2d, Vector, Weights};
+
+/// Longer sums of 8-bit products could overflow 32 bits.
+const MAX_INNER: usize = 1 << 16;
+
+pub(super) fn conv(
+    context: &Context,
+    model: &TypedModel,
+    node: &TypedNode,
+    name: &str,
+    op: &Conv,
+) -> TractResult<Option<TypedModelPatch>> {
+    let plain = op.group == 1
+        && op.q_params.is_none()
+        && op.kernel_fmt == KernelFormat::OIHW
+        && op.pool_spec.data_format == DataFormat::NCHW
+        && node.inputs.len() == 3;
+    let (Some(input), Some(output)) = (shape_of(model, node.inputs[0]), shape_of(model, node.id.into())) else {
+        return Ok(None);
+    };
+    let (&[1, channels, height, width], &[1, columns, out_height, out_width]) = (input.as_slice(), output.as_slice())
+    else {
+        return Ok(None);
+    };
+    let (Some(kernel), Some(bias)) = (Constant::find(model, node.inputs[1]), constant(model, node.inputs[2])) else {
+        return Ok(None);
+    };
+    let &[_, _, kernel_height, kernel_width] = kernel.shape() else { return Ok(None) };
+    if !plain || (bias.len() != 1 && bias.len() != columns) || output.contains(&0) || input.contains(&0) {
+        return Ok(None);
+    }
+    let spec = &op.pool_spec;
+    let (strides, dilations) = (spec.strides(), spec.dilations());
+    let (strides, dilations) = ([strides[0], strides[1]], [dilations[0], dilations[1]]);
+    let padded = spec.padding.compute(&[height, width], &[kernel_height, kernel_width], &dilations, &strides);
+    let Some(weights) = pack(context, &kernel, [columns, channels, kernel_height * kernel_width])? else {
+        return Ok(None);
+    };
+    let values = bias.try_as_plain_ram()?.as_slice::<f32>()?;
+    let bias = values.iter().any(|&b| b != 0.0).then(|| {
+        Vector::from(if values.len() == columns { values.to_vec() } else { vec![values[0]; columns] })
+    });
+    let before = model.node(node.inputs[0].node);
+    let upsample = before.op_as::<NearestUpsample>().is_some_and(|up| up.scales.as_slice() == [1, 1, 2, 2])
+        && read_once(model, before);
+    let conv = Conv2d {
+        weights,
+        input: if upsample { [height / 2, width / 2, channels] } else { [height, width, channels] },
+        shape: tvec!(1, out_height, out_width, columns),
+        kernel: [kernel_height, kernel_width],
+        strides,
+        dilations,
+        padding: [padded[0].pad_before, padded[1].pad_before],
+        upsample,
+        bias,
+        activation: Activation::None,
+        residual: false,
+        isa: context.isa,
+    };
+    let mut patch = TypedModelPatch::default();
+    let x = if upsample { before.inputs[0] } else { node.inputs[0] };
+    let mut wire = patch.tap_model(model, x)?;
+    wire = patch.wire_node(format!("{name}.nhwc"), AxisOp::Move(1, 3), &[wire])?[0];
+    wire = patch.wire_node(format!("{name}.fused"), conv, &[wire])?[0];
+    wire = patch.wire_node(format!("{name}.nchw"), AxisOp::Move(3, 1), &[wire])?[0];
+    patch.shunt_outside(model, node.id.into(), wire)?;
+    Ok(Some(patch))
+}
+
+/// Packs a kernel laid out as columns, channels, taps.
+fn pack(
+    context: &Context,
+    kernel: &Constant,
+    [columns, channels, taps]: [usize; 3],
+) -> TractResult<Option<Weights>> {
+    let place = |tap: usize, channel: usize, column: usize| (column * channels + channel) * taps + tap;
+    Ok(match kernel {
+        Constant::F32(tensor) => {
+            let values = tensor.try_as_plain_ram()?.as_slice::<f32>()?;
+            Some(Weights::f32(taps, channels, columns, |t, k, n| values[place(t, k, n)]))
+        }
+        Constant::I8(weight) => {
+            let scales = weight.scales.try_as_plain_ram()?.as_slice::<f32>()?;
+            let by_column = weight.scales.shape().iter().skip(1).all(|&d| d == 1);
+            if !by_column || taps * channels > MAX_INNER {
+                return Ok(None);
+            }
+            let scales = if scales.len() == columns { scales.to_vec() } else { vec![scales[0]; columns] };
+            let values = weight.values.try_as_plain_ram()?.as_slice::<i8>()?;
+            Some(Weights::i8(context.isa, taps, channels, scales, |t, k, n| values[place(t, k, n)]))
+        }
+    })
+}

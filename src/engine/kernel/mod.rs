@@ -1,0 +1,103 @@
+//! Matrix kernels and element-wise functions, compiled once for each instruction set and chosen when an engine starts.
+//!
+//! The arithmetic is written once, in plain Rust that the compiler turns into vector instructions: only the innermost
+//! integer product of an instruction set that has a special instruction for it is written by hand. Each number is
+//! computed in an order that the source fixes: a product sums over its inner dimension from first to last, one
+//! accumulator for each output. So the result depends neither on the number of threads nor on the width of a vector. All
+//! instruction sets with fused multiply-add agree to the bit in f32; integer products agree on all.
+
+mod cell;
+mod exp;
+mod gemm;
+mod pack;
+mod quantize;
+mod tile;
+
+pub(crate) use cell::SharedSlice;
+pub(crate) use exp::{Activation, exp};
+pub(crate) use gemm::{Epilogue, RowScales, Rows, gemm_f32, gemm_i8};
+pub(crate) use pack::{PackedF32, PackedI8};
+pub(crate) use quantize::{QuantRows, affine, quantize_into, quantize_rows, range_of};
+pub(crate) use tile::{MR, NR, Segment, float as float_tile};
+
+use std::fmt;
+
+/// A set of vector instructions that the kernels are compiled for.
+///
+/// In f32, every set but [`Isa::Portable`] rounds a product and a sum once together (fused multiply-add) and gives the
+/// same numbers; int8 sums are the same on all.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Isa {
+    /// What every processor of the target architecture has.
+    #[default]
+    Portable,
+    /// x86-64 with AVX2 and FMA (2013 and later).
+    #[cfg(target_arch = "x86_64")]
+    Avx2,
+}
+
+impl Isa {
+    /// The instruction sets that this processor has, the fastest first.
+    pub fn available() -> Vec<Self> {
+        let mut sets = Vec::new();
+        #[cfg(target_arch = "x86_64")]
+        if std::arch::is_x86_feature_detected!("avx2") && std::arch::is_x86_feature_detected!("fma") {
+            sets.push(Self::Avx2);
+        }
+        sets.push(Self::Portable);
+        sets
+    }
+
+    /// The fastest instruction set that this processor has.
+    pub fn best() -> Self {
+        Self::available().first().copied().unwrap_or(Self::Portable)
+    }
+
+    /// Whether this processor has it.
+    pub fn is_available(self) -> bool {
+        Self::available().contains(&self)
+    }
+
+    /// How many neighbouring values along the inner dimension one lane of the int8 kernel multiplies and adds.
+    pub(crate) fn int8_group(self) -> usize {
+        match self {
+            Self::Portable => 1,
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx2 => 2,
+        }
+    }
+}
+
+impl fmt::Display for Isa {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Portable => "portable",
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx2 => "avx2",
+        })
+    }
+}
+
+/// Defines a function that runs an `#[inline(always)]` body compiled for the given instruction set.
+///
+/// The body must be a generic function of a `FMA` flag: whether multiply-add is fused.
+macro_rules! for_isa {
+    ($(#[$doc:meta])* $vis:vis fn $name:ident($isa:ident $(, $arg:ident: $ty:ty)* $(,)?) = $body:ident) => {
+        $(#[$doc])*
+        $vis fn $name($isa: $crate::engine::kernel::Isa $(, $arg: $ty)*) {
+            #[cfg(target_arch = "x86_64")]
+            #[target_feature(enable = "avx2,fma")]
+            fn avx2($($arg: $ty),*) {
+                $body::<true>($($arg),*)
+            }
+            match $isa {
+                $crate::engine::kernel::Isa::Portable => $body::<{ cfg!(target_arch = "aarch64") }>($($arg),*),
+                // SAFETY: an `Isa` beyond the portable one comes from a check that the processor has it: `CpuEngine` refuses others.
+                #[cfg(target_arch = "x86_64")]
+                $crate::engine::kernel::Isa::Avx2 => unsafe { avx2($($arg),*) },
+            }
+        }
+    };
+}
+pub(crate) use for_isa;

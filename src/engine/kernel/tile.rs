@@ -1,0 +1,143 @@
+//! The innermost product: a few rows of A times one panel of B.
+
+/// Rows of a tile.
+pub(crate) const MR: usize = 6;
+/// Columns of a tile, and the width of a packed panel.
+pub(crate) const NR: usize = 16;
+
+/// A run of inner-dimension values: where it starts within a row of A, and its length.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Segment {
+    pub(crate) start: usize,
+    pub(crate) len: usize,
+}
+
+/// One rounding where the instruction set fuses, two elsewhere.
+#[inline(always)]
+pub(super) fn mul_add<const FMA: bool>(a: f32, b: f32, c: f32) -> f32 {
+    if FMA { a.mul_add(b, c) } else { a * b + c }
+}
+
+/// Adds to `acc` the product of `MR` rows of `a` and a panel of B in f32.
+///
+/// # Safety
+///
+/// For each row offset and each segment, `a[row + start..row + start + len]` is in bounds; `b` holds `NR` values for each
+/// value of the segments.
+#[inline(always)]
+pub(crate) unsafe fn float<const FMA: bool>(
+    a: &[f32],
+    rows: &[usize; MR],
+    segments: &[Segment],
+    b: &[f32],
+    acc: &mut [[f32; NR]; MR],
+) {
+    let mut c = *acc;
+    let mut place = 0;
+    for segment in segments {
+        for p in segment.start..segment.start + segment.len {
+            // SAFETY: by the caller's promise on `b`.
+            let lanes: &[f32; NR] = unsafe { &*b.as_ptr().add(place).cast() };
+            for i in 0..MR {
+                // SAFETY: by the caller's promise on `a`.
+                let x = unsafe { *a.get_unchecked(rows[i] + p) };
+                for j in 0..NR {
+                    c[i][j] = mul_add::<FMA>(x, lanes[j], c[i][j]);
+                }
+            }
+            place += NR;
+        }
+    }
+    *acc = c;
+}
+
+/// The integer product of an instruction set.
+pub(super) trait IntTile {
+    /// How many values along the inner dimension stand side by side in a panel.
+    const GROUP: usize;
+
+    /// Adds to `acc` the product of `MR` rows of `a` and a panel of B, exactly.
+    ///
+    /// # Safety
+    ///
+    /// As [`float`], and the lengths of the segments are multiples of `GROUP`; the processor has the instruction set.
+    unsafe fn run(a: &[i16], rows: &[usize; MR], segments: &[Segment], b: &[i8], acc: &mut [[i32; NR]; MR]);
+}
+
+/// Any processor; the compiler finds the widening multiply-add of NEON.
+pub(super) struct Portable;
+
+impl IntTile for Portable {
+    const GROUP: usize = 1;
+
+    #[inline(always)]
+    unsafe fn run(a: &[i16], rows: &[usize; MR], segments: &[Segment], b: &[i8], acc: &mut [[i32; NR]; MR]) {
+        let mut c = *acc;
+        let mut place = 0;
+        for segment in segments {
+            for p in segment.start..segment.start + segment.len {
+                // SAFETY: by the caller's promise on `b`.
+                let lanes: &[i8; NR] = unsafe { &*b.as_ptr().add(place).cast() };
+                for i in 0..MR {
+                    // SAFETY: by the caller's promise on `a`.
+                    let x = i32::from(unsafe { *a.get_unchecked(rows[i] + p) });
+                    for j in 0..NR {
+                        c[i][j] = c[i][j].wrapping_add(x.wrapping_mul(i32::from(lanes[j])));
+                    }
+                }
+                place += NR;
+            }
+        }
+        *acc = c;
+    }
+}
+
+/// x86-64 with AVX2: `vpmaddwd` on 16-bit values. `vpmaddubsw` would multiply twice as many, but its 16-bit sums saturate.
+#[cfg(target_arch = "x86_64")]
+pub(super) struct Avx2;
+
+#[cfg(target_arch = "x86_64")]
+impl IntTile for Avx2 {
+    const GROUP: usize = 2;
+
+    #[inline(always)]
+    unsafe fn run(a: &[i16], rows: &[usize; MR], segments: &[Segment], b: &[i8], acc: &mut [[i32; NR]; MR]) {
+        // SAFETY: the same promises.
+        unsafe { avx2_int(a, rows, segments, b, acc) }
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2")]
+#[inline]
+unsafe fn avx2_int(a: &[i16], rows: &[usize; MR], segments: &[Segment], b: &[i8], acc: &mut [[i32; NR]; MR]) {
+    use std::arch::x86_64::*;
+    // SAFETY: `acc` has 16 values a row; `a` and `b` are read within the caller's promises.
+    unsafe {
+        let mut c = [[_mm256_setzero_si256(); 2]; MR];
+        for i in 0..MR {
+            c[i][0] = _mm256_loadu_si256(acc[i].as_ptr().cast());
+            c[i][1] = _mm256_loadu_si256(acc[i].as_ptr().add(8).cast());
+        }
+        let mut panel = b.as_ptr();
+        for segment in segments {
+            let from: [*const i16; MR] = std::array::from_fn(|i| a.as_ptr().add(rows[i] + segment.start));
+            let mut p = 0;
+            while p < segment.len {
+                let low = _mm256_cvtepi8_epi16(_mm_loadu_si128(panel.cast()));
+                let high = _mm256_cvtepi8_epi16(_mm_loadu_si128(panel.add(16).cast()));
+                for i in 0..MR {
+                    let pair = _mm256_set1_epi32(from[i].add(p).cast::<i32>().read_unaligned());
+                    c[i][0] = _mm256_add_epi32(c[i][0], _mm256_madd_epi16(pair, low));
+                    c[i][1] = _mm256_add_epi32(c[i][1], _mm256_madd_epi16(pair, high));
+                }
+                panel = panel.add(2 * NR);
+                p += 2;
+            }
+        }
+        for i in 0..MR {
+            _mm256_storeu_si256(acc[i].as_mut_ptr().cast(), c[i][0]);
+            _mm256_storeu_si256(acc[i].as_mut_ptr().add(8).cast(), c[i][1]);
+        }
+    }
+}

@@ -1,0 +1,167 @@
+//! Scaled dot product attention (Vaswani et al. 2017).
+
+use tract_onnx::tract_core::internal::*;
+
+use super::{numbers, operator, output, slice_mut};
+use crate::engine::kernel::{MR, NR, Segment, SharedSlice, exp, float_tile, for_isa};
+use crate::engine::{Isa, pool};
+
+/// Where the numbers of one operand stand in its tensor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct View {
+    /// Which input of the operator; ignored for the output.
+    pub(crate) input: usize,
+    pub(crate) base: usize,
+    pub(crate) head: usize,
+    pub(crate) token: usize,
+    pub(crate) dim: usize,
+}
+
+impl View {
+    #[inline(always)]
+    fn at(&self, head: usize, token: usize, dim: usize) -> usize {
+        self.base + head * self.head + token * self.token + dim * self.dim
+    }
+}
+
+/// `softmax(scale Q K^T) V` for each head.
+///
+/// Only [`MR`] rows of scores of a head exist at a time. Queries, keys and values may be parts of one tensor.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Attention {
+    pub(crate) heads: usize,
+    pub(crate) queries: usize,
+    pub(crate) keys: usize,
+    /// Length of a query and a key.
+    pub(crate) dim: usize,
+    /// Length of a value.
+    pub(crate) value_dim: usize,
+    /// The bits of the factor on the scores.
+    pub(crate) scale: u32,
+    pub(crate) q: View,
+    pub(crate) k: View,
+    pub(crate) v: View,
+    pub(crate) out: View,
+    pub(crate) shape: TVec<usize>,
+    /// The volume of each input.
+    pub(crate) volumes: TVec<usize>,
+    pub(crate) isa: Isa,
+}
+
+operator!(Attention, "Attention");
+
+impl Attention {
+    fn describe(&self) -> String {
+        format!("{} heads of {}, {} queries, {} keys", self.heads, self.dim, self.queries, self.keys)
+    }
+
+    fn output_shape(&self) -> &[usize] {
+        &self.shape
+    }
+
+    fn compute(&self, inputs: &[TValue]) -> TractResult<Tensor> {
+        let slices: Vec<&[f32]> =
+            self.volumes.iter().enumerate().map(|(i, &len)| numbers(inputs, i, len)).collect::<TractResult<_>>()?;
+        let of = |view: &View| slices.get(view.input).copied().context("an operand of attention is missing");
+        let (q, k, v) = (of(&self.q)?, of(&self.k)?, of(&self.v)?);
+        let mut result = output(&self.shape)?;
+        let len = result.len();
+        let out = SharedSlice::new(slice_mut(&mut result)?);
+        pool::run(self.heads, |head| {
+            let mut rows = vec![0f32; self.queries * self.value_dim];
+            one_head(self.isa, self, head, (q, k, v), &mut rows);
+            for (token, row) in rows.chunks_exact(self.value_dim).enumerate() {
+                if self.out.dim == 1 {
+                    // SAFETY: the places of different heads and tokens in the output are disjoint.
+                    unsafe { out.slice(self.out.at(head, token, 0), self.value_dim) }.copy_from_slice(row);
+                } else {
+                    for (dim, value) in row.iter().enumerate() {
+                        // SAFETY: as above.
+                        unsafe { out.slice(self.out.at(head, token, dim).min(len), 1)[0] = *value };
+                    }
+                }
+            }
+        });
+        Ok(result)
+    }
+}
+
+#[inline(always)]
+fn one_head_body<const FMA: bool>(op: &Attention, head: usize, (q, k, v): (&[f32], &[f32], &[f32]), out: &mut [f32]) {
+    let scale = f32::from_bits(op.scale);
+    let queries: Vec<f32> = (0..op.queries)
+        .flat_map(|m| (0..op.dim).map(move |d| (m, d)))
+        .map(|(m, d)| q[op.q.at(head, m, d)] * scale)
+        .collect();
+    let key_panels = op.keys.div_ceil(NR);
+    let mut keys = vec![0f32; key_panels * NR * op.dim];
+    for n in 0..op.keys {
+        for d in 0..op.dim {
+            keys[((n / NR) * op.dim + d) * NR + n % NR] = k[op.k.at(head, n, d)];
+        }
+    }
+    let value_panels = op.value_dim.div_ceil(NR);
+    let mut values = vec![0f32; value_panels * NR * op.keys];
+    for n in 0..op.keys {
+        for d in 0..op.value_dim {
+            values[((d / NR) * op.keys + n) * NR + d % NR] = v[op.v.at(head, n, d)];
+        }
+    }
+    let width = key_panels * NR;
+    let mut scores = vec![0f32; MR * width];
+    let places: [usize; MR] = std::array::from_fn(|i| i * width);
+    for first in (0..op.queries).step_by(MR) {
+        let height = MR.min(op.queries - first);
+        let rows: [usize; MR] = std::array::from_fn(|i| (first + i.min(height - 1)) * op.dim);
+        let along = [Segment { start: 0, len: op.dim }];
+        for (p, panel) in keys.chunks_exact(op.dim * NR).enumerate() {
+            let mut acc = [[0f32; NR]; MR];
+            // SAFETY: `rows` are rows of `queries`, which have `dim` numbers; a panel has `dim` times NR.
+            unsafe { float_tile::<FMA>(&queries, &rows, &along, panel, &mut acc) };
+            for (i, row) in acc.iter().enumerate() {
+                scores[i * width + p * NR..][..NR].copy_from_slice(row);
+            }
+        }
+        let mut sums = [0f32; MR];
+        for (row, sum) in scores.chunks_exact_mut(width).zip(&mut sums) {
+            *sum = exponentials(row, op.keys);
+        }
+        let along = [Segment { start: 0, len: op.keys }];
+        for (p, panel) in values.chunks_exact(op.keys * NR).enumerate() {
+            let mut acc = [[0f32; NR]; MR];
+            // SAFETY: `places` are the rows of `scores`, which have at least `keys` numbers; a panel has `keys` times NR.
+            unsafe { float_tile::<FMA>(&scores, &places, &along, panel, &mut acc) };
+            let used = NR.min(op.value_dim - p * NR);
+            for (i, row) in acc.iter().enumerate().take(height) {
+                let factor = 1.0 / sums[i];
+                let out = &mut out[(first + i) * op.value_dim + p * NR..][..used];
+                out.iter_mut().zip(row).for_each(|(o, x)| *o = x * factor);
+            }
+        }
+    }
+}
+
+/// Turns the first `keys` scores of a row into exponentials, less the greatest; returns their sum.
+#[inline(always)]
+fn exponentials(row: &mut [f32], keys: usize) -> f32 {
+    row[keys..].fill(f32::NEG_INFINITY);
+    let mut greatest = [f32::NEG_INFINITY; NR];
+    for chunk in row.chunks_exact(NR) {
+        for j in 0..NR {
+            greatest[j] = if chunk[j] > greatest[j] { chunk[j] } else { greatest[j] };
+        }
+    }
+    let greatest = greatest.iter().fold(f32::NEG_INFINITY, |a, &b| if b > a { b } else { a });
+    let mut sums = [0f32; NR];
+    for chunk in row.chunks_exact_mut(NR) {
+        for j in 0..NR {
+            chunk[j] = exp(chunk[j] - greatest);
+            sums[j] += chunk[j];
+        }
+    }
+    sums.iter().sum()
+}
+
+for_isa! {
+    fn one_head(isa, op: &Attention, head: usize, operands: (&[f32], &[f32], &[f32]), out: &mut [f32]) = one_head_body
+}

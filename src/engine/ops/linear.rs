@@ -1,0 +1,85 @@
+//! A dense layer: `activation(x W + b) + residual`.
+
+use tract_onnx::tract_core::internal::*;
+
+use super::weights::Packed;
+use super::{Vector, Weights, numbers, operator, output, slice_mut};
+use crate::engine::Isa;
+use crate::engine::kernel::{
+    Activation, Epilogue, QuantRows, RowScales, Rows, SharedSlice, gemm_f32, gemm_i8, quantize_rows,
+};
+
+/// Products smaller than this are not worth waking a thread for, in multiply-adds.
+pub(super) const PARALLEL: usize = 1 << 19;
+
+/// `activation(x W + b) + residual` over rows.
+///
+/// Input 0 holds rows of `inner` numbers, whatever its shape; input 1, where there is a residual, has the output's shape. With
+/// int8 weights, each row is quantised to 8 bits with its own scale, and the products are summed exactly.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Linear {
+    pub(crate) weights: Weights,
+    pub(crate) inner: usize,
+    pub(crate) columns: usize,
+    /// Its volume is rows times columns.
+    pub(crate) shape: TVec<usize>,
+    pub(crate) bias: Option<Vector>,
+    pub(crate) activation: Activation,
+    pub(crate) residual: bool,
+    pub(crate) isa: Isa,
+}
+
+operator!(Linear, "Linear");
+
+impl Linear {
+    fn describe(&self) -> String {
+        let mut text = format!("{} to {}, {}", self.inner, self.columns, self.weights.describe());
+        for part in [
+            self.bias.as_ref().map(|_| "bias"),
+            self.activation.name(),
+            self.residual.then_some("residual"),
+        ]
+        .into_iter()
+        .flatten()
+        {
+            text.push_str(", ");
+            text.push_str(part);
+        }
+        text
+    }
+
+    fn output_shape(&self) -> &[usize] {
+        &self.shape
+    }
+
+    fn compute(&self, inputs: &[TValue]) -> TractResult<Tensor> {
+        let volume: usize = self.shape.iter().product();
+        let rows = volume / self.columns;
+        let x = numbers(inputs, 0, rows * self.inner)?;
+        let residual = self.residual.then(|| numbers(inputs, 1, volume)).transpose()?;
+        let mut result = output(&self.shape)?;
+        let epilogue = Epilogue {
+            bias: self.bias.as_deref(),
+            activation: self.activation,
+            residual,
+            out: SharedSlice::new(slice_mut(&mut result)?),
+            place: &|row| row * self.columns,
+        };
+        let parallel = volume.saturating_mul(self.inner) >= PARALLEL;
+        match &*self.weights {
+            Packed::F32(weights) => {
+                let a = Rows { data: x, count: rows, offset: &|row| row * self.inner, taps: &[0] };
+                gemm_f32(self.isa, &a, weights, &epilogue, parallel);
+            }
+            Packed::I8(weights) => {
+                let stride = weights.layout.padded;
+                let mut quantized = QuantRows { stride, ..QuantRows::default() };
+                quantize_rows(self.isa, x, self.inner, &mut quantized);
+                let a = Rows { data: &quantized.values, count: rows, offset: &|row| row * stride, taps: &[0] };
+                let scales = RowScales { scales: &quantized.scales, zeros: &quantized.zeros };
+                gemm_i8(self.isa, &a, scales, weights, &epilogue, parallel);
+            }
+        }
+        Ok(result)
+    }
+}

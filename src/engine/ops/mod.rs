@@ -1,0 +1,101 @@
+//! The operators that carry the weight of the family's graphs, one a file. The rules in [`fuse`](super::fuse) put them in the
+//! place of what was imported.
+//!
+//! Pictures are held with their channels last: `[1, height, width, channels]`.
+
+mod attention;
+mod conv;
+mod group_norm;
+mod linear;
+mod row_norm;
+#[cfg(test)]
+mod tests;
+mod weights;
+
+pub(crate) use attention::{Attention, View};
+pub(crate) use conv::Conv2d;
+pub(crate) use group_norm::GroupNorm;
+pub(crate) use linear::Linear;
+pub(crate) use row_norm::RowNorm;
+pub(crate) use weights::{Vector, Weights};
+
+use tract_onnx::tract_core::internal::*;
+
+/// What every operator here has in common for tract.
+macro_rules! operator {
+    ($type:ty, $name:literal) => {
+        impl tract_onnx::tract_core::ops::Op for $type {
+            fn name(&self) -> tract_onnx::tract_core::internal::StaticName {
+                $name.into()
+            }
+
+            fn info(&self) -> tract_onnx::prelude::TractResult<Vec<String>> {
+                Ok(vec![self.describe()])
+            }
+
+            fn as_typed(&self) -> Option<&dyn tract_onnx::tract_core::ops::TypedOp> {
+                Some(self)
+            }
+        }
+
+        impl tract_onnx::tract_core::ops::EvalOp for $type {
+            fn eval_out_of_plan(
+                &self,
+                inputs: tract_onnx::prelude::TVec<tract_onnx::prelude::TValue>,
+            ) -> tract_onnx::prelude::TractResult<
+                Option<tract_onnx::prelude::TVec<tract_onnx::prelude::TValue>>,
+            > {
+                self.compute(&inputs).map(|value| Some(tract_onnx::prelude::tvec!(value.into())))
+            }
+
+            fn eval(
+                &self,
+                _: &tract_onnx::tract_core::internal::EvalContext,
+                inputs: tract_onnx::prelude::TVec<tract_onnx::prelude::TValue>,
+            ) -> tract_onnx::prelude::TractResult<tract_onnx::prelude::TVec<tract_onnx::prelude::TValue>> {
+                self.compute(&inputs).map(|value| tract_onnx::prelude::tvec!(value.into()))
+            }
+        }
+
+        impl tract_onnx::tract_core::ops::TypedOp for $type {
+            fn as_op(&self) -> &dyn tract_onnx::tract_core::ops::Op {
+                self
+            }
+
+            fn as_op_mut(&mut self) -> &mut dyn tract_onnx::tract_core::ops::Op {
+                self
+            }
+
+            fn output_facts(
+                &self,
+                _: &[&tract_onnx::prelude::TypedFact],
+            ) -> tract_onnx::prelude::TractResult<tract_onnx::prelude::TVec<tract_onnx::prelude::TypedFact>> {
+                let shape = self.output_shape();
+                Ok(tract_onnx::prelude::tvec!(tract_onnx::prelude::TypedFact::dt_shape(
+                    tract_onnx::prelude::DatumType::F32,
+                    shape
+                )))
+            }
+        }
+    };
+}
+pub(crate) use operator;
+
+/// The numbers of an input, which must be `len` of them.
+fn numbers<'a>(inputs: &'a [TValue], index: usize, len: usize) -> TractResult<&'a [f32]> {
+    let value = inputs.get(index).with_context(|| format!("input {index} is missing"))?;
+    let slice = value.try_as_plain_ram()?.as_slice::<f32>()?;
+    ensure!(slice.len() == len, "input {index} has {} numbers, not {len}", slice.len());
+    Ok(slice)
+}
+
+/// A tensor to be filled.
+fn output(shape: &[usize]) -> TractResult<Tensor> {
+    // SAFETY: any bits are an f32, and the operator writes every one before the tensor is seen.
+    unsafe { Tensor::uninitialized::<f32>(shape) }
+}
+
+fn slice_mut(tensor: &mut Tensor) -> TractResult<&mut [f32]> {
+    // SAFETY: `output` made it a plain, contiguous tensor of f32.
+    Ok(unsafe { tensor.as_slice_mut_unchecked::<f32>() })
+}

@@ -1,0 +1,89 @@
+//! Packed weights, shared by the copies that tract makes of an operator.
+
+use std::ops::Deref;
+use std::sync::Arc;
+
+use crate::engine::Isa;
+use crate::engine::kernel::{PackedF32, PackedI8};
+
+/// A product's weights, in the order of its instruction set. Two are equal when they are the same object.
+#[derive(Clone, Debug)]
+pub(crate) struct Weights(Arc<Packed>);
+
+#[derive(Debug)]
+pub(crate) enum Packed {
+    F32(PackedF32),
+    I8(PackedI8),
+}
+
+impl Weights {
+    pub(crate) fn new(packed: Packed) -> Self {
+        Self(Arc::new(packed))
+    }
+
+    /// Packs weights given in f32 as `value(tap, inner, column)`.
+    pub(crate) fn f32(taps: usize, inner: usize, columns: usize, value: impl Fn(usize, usize, usize) -> f32) -> Self {
+        Self::new(Packed::F32(PackedF32::new(taps, inner, columns, value)))
+    }
+
+    /// Packs weights given in int8 with a scale for each column.
+    pub(crate) fn i8(
+        isa: Isa,
+        taps: usize,
+        inner: usize,
+        scales: Vec<f32>,
+        value: impl Fn(usize, usize, usize) -> i8,
+    ) -> Self {
+        Self::new(Packed::I8(PackedI8::new(taps, inner, scales, isa.int8_group(), value)))
+    }
+
+    pub(crate) fn is_int8(&self) -> bool {
+        matches!(*self.0, Packed::I8(_))
+    }
+
+    pub(super) fn describe(&self) -> &'static str {
+        if self.is_int8() { "int8" } else { "fp32" }
+    }
+}
+
+impl Deref for Weights {
+    type Target = Packed;
+
+    fn deref(&self) -> &Packed {
+        &self.0
+    }
+}
+
+impl PartialEq for Weights {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+}
+
+impl Eq for Weights {}
+
+/// A constant vector, compared by its bits.
+#[derive(Clone, Debug)]
+pub(crate) struct Vector(Arc<[f32]>);
+
+impl From<Vec<f32>> for Vector {
+    fn from(values: Vec<f32>) -> Self {
+        Self(values.into())
+    }
+}
+
+impl Deref for Vector {
+    type Target = [f32];
+
+    fn deref(&self) -> &[f32] {
+        &self.0
+    }
+}
+
+impl PartialEq for Vector {
+    fn eq(&self, other: &Self) -> bool {
+        self.len() == other.len() && self.iter().zip(other.iter()).all(|(a, b)| a.to_bits() == b.to_bits())
+    }
+}
+
+impl Eq for Vector {}
