@@ -33,19 +33,22 @@ pub(crate) unsafe fn float<const FMA: bool>(
     acc: &mut [[f32; NR]; MR],
 ) {
     let mut c = *acc;
-    let mut place = 0;
+    let mut panel = b.as_ptr();
     for segment in segments {
-        for p in segment.start..segment.start + segment.len {
+        // SAFETY: by the caller's promise on `a`.
+        let from: [*const f32; MR] = std::array::from_fn(|i| unsafe { a.as_ptr().add(rows[i]).add(segment.start) });
+        for p in 0..segment.len {
             // SAFETY: by the caller's promise on `b`.
-            let lanes: &[f32; NR] = unsafe { &*b.as_ptr().add(place).cast() };
+            let lanes: &[f32; NR] = unsafe { &*panel.cast() };
             for i in 0..MR {
                 // SAFETY: by the caller's promise on `a`.
-                let x = unsafe { *a.get_unchecked(rows[i] + p) };
+                let x = unsafe { *from[i].add(p) };
                 for j in 0..NR {
                     c[i][j] = mul_add::<FMA>(x, lanes[j], c[i][j]);
                 }
             }
-            place += NR;
+            // SAFETY: at most one past the end.
+            panel = unsafe { panel.add(NR) };
         }
     }
     *acc = c;
@@ -73,19 +76,22 @@ impl IntTile for Portable {
     #[inline(always)]
     unsafe fn run(a: &[i16], rows: &[usize; MR], segments: &[Segment], b: &[i8], acc: &mut [[i32; NR]; MR]) {
         let mut c = *acc;
-        let mut place = 0;
+        let mut panel = b.as_ptr();
         for segment in segments {
-            for p in segment.start..segment.start + segment.len {
+            // SAFETY: by the caller's promise on `a`.
+            let from: [*const i16; MR] = std::array::from_fn(|i| unsafe { a.as_ptr().add(rows[i]).add(segment.start) });
+            for p in 0..segment.len {
                 // SAFETY: by the caller's promise on `b`.
-                let lanes: &[i8; NR] = unsafe { &*b.as_ptr().add(place).cast() };
+                let lanes: &[i8; NR] = unsafe { &*panel.cast() };
                 for i in 0..MR {
                     // SAFETY: by the caller's promise on `a`.
-                    let x = i32::from(unsafe { *a.get_unchecked(rows[i] + p) });
+                    let x = i32::from(unsafe { *from[i].add(p) });
                     for j in 0..NR {
                         c[i][j] = c[i][j].wrapping_add(x.wrapping_mul(i32::from(lanes[j])));
                     }
                 }
-                place += NR;
+                // SAFETY: at most one past the end.
+                panel = unsafe { panel.add(NR) };
             }
         }
         *acc = c;
@@ -121,7 +127,7 @@ unsafe fn avx2_int(a: &[i16], rows: &[usize; MR], segments: &[Segment], b: &[i8]
         }
         let mut panel = b.as_ptr();
         for segment in segments {
-            let from: [*const i16; MR] = std::array::from_fn(|i| a.as_ptr().add(rows[i] + segment.start));
+            let from: [*const i16; MR] = std::array::from_fn(|i| a.as_ptr().add(rows[i]).add(segment.start));
             let mut p = 0;
             while p < segment.len {
                 let low = _mm256_cvtepi8_epi16(_mm_loadu_si128(panel.cast()));
@@ -132,7 +138,7 @@ unsafe fn avx2_int(a: &[i16], rows: &[usize; MR], segments: &[Segment], b: &[i8]
                     c[i][1] = _mm256_add_epi32(c[i][1], _mm256_madd_epi16(pair, high));
                 }
                 panel = panel.add(2 * NR);
-                p += 2;
+                p = p.wrapping_add(2);
             }
         }
         for i in 0..MR {
