@@ -12,13 +12,14 @@ mod plan;
 mod resample;
 mod tokens;
 
-pub use blend::Blend;
+pub(crate) use blend::Blend;
 pub use feather::{Feather, MAX_FEATHER};
 pub use mask::{Mask, Rect};
 pub use outpaint::{Outpaint, outpaint};
 pub use plan::{Job, MAX_CONTEXT, MAX_PARTS, Window, inpaint};
-pub use resample::{Planes, Resampler, enlarge};
-pub use tokens::TokenMask;
+use resample::Resampler;
+pub(crate) use resample::{Planes, enlarge};
+pub(crate) use tokens::TokenMask;
 
 use crate::error::{Error, Result};
 

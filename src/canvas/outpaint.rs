@@ -2,7 +2,7 @@
 
 use image::RgbImage;
 
-use super::plan::side;
+use super::plan::{cover, side};
 use super::{Job, Mask, Rect, Shape, Window, filled};
 use crate::error::{Error, Result};
 use crate::image_io::check_size;
@@ -24,7 +24,7 @@ pub struct Outpaint {
     pub top: u32,
     /// Pixels to add below.
     pub bottom: u32,
-    /// The shorter side of a window in pixels of the picture, at least 1. `None`: the picture's shorter side, measured against the
+    /// The shorter side of a window in pixels of the picture, at least 1; never more than shows the whole extended picture. `None`: the picture's shorter side, measured against the
     /// model's picture, but at least a quarter of the model's.
     pub window: Option<u32>,
     /// The part of a window, in the direction of growth, that shows what is there already: 0.1 to 0.9.
@@ -97,6 +97,8 @@ pub fn outpaint(width: u32, height: u32, request: &Outpaint, shape: Shape) -> Re
             across.min(f64::from(height) / f64::from(shape.height)).max(SMALLEST_SCALE)
         }
     };
+    // A window that shows more than everything would only cost memory.
+    let scale = scale.min(cover(full_width, full_height, shape));
     let size = (side(shape.width, scale), side(shape.height, scale));
     let stride = |length: u32| ((f64::from(length) * (1.0 - f64::from(request.overlap))).round() as i64).max(1);
     let (right_step, down_step) = (stride(size.0), stride(size.1));
@@ -218,6 +220,7 @@ mod tests {
             (1, 1, sides(20, 3, 0, 50)),
             (30, 500, sides(0, 90, 33, 0)),
             (64, 64, Outpaint { window: Some(200), ..sides(10, 10, 10, 10) }),
+            (64, 64, Outpaint { window: Some(u32::MAX), ..sides(0, 10, 0, 0) }),
             (64, 64, Outpaint { window: Some(20), overlap: 0.2, ..sides(30, 50, 10, 70) }),
             (90, 64, Outpaint { window: Some(7), overlap: 0.9, ..sides(5, 0, 0, 5) }),
         ] {
@@ -232,6 +235,7 @@ mod tests {
                 let painted = before - mask.count();
                 assert!(painted > 0, "{request:?}: {job:?} paints nothing");
                 assert!(painted < shown, "{request:?}: {job:?} sees nothing known");
+                assert!(job.window.width.max(job.window.height) <= 16 + full.0.max(full.1), "{request:?}: {job:?}");
             }
             assert!(mask.is_empty(), "{request:?}");
         }

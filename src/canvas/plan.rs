@@ -95,7 +95,7 @@ pub(super) fn side(model: u32, scale: f64) -> u32 {
 }
 
 /// The scale at which the whole picture fits into one window.
-fn cover(width: u32, height: u32, shape: Shape) -> f64 {
+pub(super) fn cover(width: u32, height: u32, shape: Shape) -> f64 {
     (f64::from(width) / f64::from(shape.width)).max(f64::from(height) / f64::from(shape.height))
 }
 

@@ -62,6 +62,7 @@ impl TokenMask {
     }
 
     /// The number of tokens that are drawn.
+    #[cfg(test)]
     pub fn count(&self) -> usize {
         self.marks.iter().filter(|&&mark| mark).count()
     }
