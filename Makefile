@@ -5,7 +5,9 @@
 # make fmt      format the Rust code
 # make golden   write tests/golden anew, after a change that is meant to change tokens
 # make tiny     write tests/data/tiny anew
+# make inputs   write tests/data/inputs anew
 # make pictures write docs/images anew, from the bundled model
+# make evaluate-edit   measure inpainting with the bundled model, and write it into its card
 # make avatars-64   repeat models/avatars-64 from nothing: data, training, export, checks, measurements (hours)
 #
 # What is made for Python lies outside the clone, in MASKGIT_CACHE, and so does the target folder; CARGO_TARGET_DIR overrides it.
@@ -22,7 +24,7 @@ VENV_PYTHON := $(VENV)/bin/python
 VENV_STAMP := $(VENV)/.maskgit-$(firstword $(shell cksum export/pyproject.toml 2>/dev/null))
 CLASS ?= lorelei
 
-.PHONY: demo test test-rust test-python lint bench fmt golden tiny pictures avatars-64 venv own
+.PHONY: demo test test-rust test-python lint bench fmt golden tiny inputs pictures evaluate-edit avatars-64 venv own
 
 demo: own
 	$(CARGO) run --release --locked -- generate --class $(CLASS) --seed 7 --count 16 --grid --scale 4 -o demo.png
@@ -71,11 +73,22 @@ golden: own
 tiny: $(VENV_STAMP)
 	"$(VENV_PYTHON)" tests/data/make_tiny.py
 
+inputs: $(VENV_STAMP)
+	"$(VENV_PYTHON)" tests/data/make_inputs.py
+
 # One row a class, seeds 1 to 8 unpicked; then one picture after each step.
 MASKGIT = $(CARGO_TARGET_DIR)/release/maskgit
 pictures: own $(VENV_STAMP)
 	$(CARGO) build --release --locked
 	"$(VENV_PYTHON)" docs/images/draw.py "$(MASKGIT)" docs/images
+	"$(VENV_PYTHON)" docs/images/draw_edit.py "$(MASKGIT)" docs/images
+
+# How well the bundled model repaints: models/avatars-64/evaluation/edit.json and the card's section. Needs the data that `make avatars-64` drew.
+evaluate-edit: own $(VENV_STAMP)
+	$(CARGO) build --release --locked
+	$(EXPORT) evaluate-edit ../models/avatars-64 --data "$(WORK)/data" --command "$(MASKGIT)" --classifier "$(WORK)/classifier.pt" \
+		--per-class $(EDIT_IMAGES) --card ../models/avatars-64/README.md -o ../models/avatars-64/evaluation
+EDIT_IMAGES ?= 20
 
 # The bundle is trained outside the clone; copy it over models/avatars-64 when it is as good.
 WORK = $(MASKGIT_CACHE)/avatars-64

@@ -1,5 +1,7 @@
-//! Pictures in files: PNG with text metadata, contact sheets, nearest-neighbour scaling, and files that appear whole or
+//! Pictures in files: reading any common format within limits, writing PNG with text metadata, contact sheets, nearest-neighbour scaling, and files that appear whole or
 //! not at all.
+
+mod input;
 
 use std::fs::{self, File};
 use std::io::{BufReader, Write};
@@ -9,6 +11,8 @@ use image::{ImageDecoder, RgbImage};
 use tempfile::NamedTempFile;
 
 use crate::error::{Error, Result};
+
+pub use input::{FORMATS, Limits, SourceImage, read_image, read_mask};
 
 /// The keyword of the PNG text chunk (`iTXt`, not compressed, UTF-8) that holds the parameters as JSON.
 pub const METADATA_KEY: &str = "maskgit";
@@ -105,12 +109,25 @@ pub fn write_file(path: &Path, contents: Vec<u8>) -> Result<()> {
 /// Kind [`Image`](crate::ErrorKind::Image) when the picture is larger than [`MAX_SIDE`] or the metadata than
 /// [`MAX_METADATA_BYTES`].
 pub fn encode_png(image: &RgbImage, metadata: Option<&str>) -> Result<Vec<u8>> {
-    check_size(image.width().into(), image.height().into())?;
+    encode(image.as_raw(), png::ColorType::Rgb, image.dimensions(), None, metadata)
+}
+
+/// Encodes the pixels of `color`, with a colour profile and metadata.
+fn encode(
+    pixels: &[u8],
+    color: png::ColorType,
+    (width, height): (u32, u32),
+    icc_profile: Option<&[u8]>,
+    metadata: Option<&str>,
+) -> Result<Vec<u8>> {
+    check_size(width.into(), height.into())?;
     let failed = |e: png::EncodingError| Error::image("cannot encode the PNG").with_source(e);
     let mut bytes = Vec::new();
-    let mut encoder = png::Encoder::new(&mut bytes, image.width(), image.height());
-    encoder.set_color(png::ColorType::Rgb);
-    encoder.set_depth(png::BitDepth::Eight);
+    let mut info = png::Info::with_size(width, height);
+    info.color_type = color;
+    info.bit_depth = png::BitDepth::Eight;
+    info.icc_profile = icc_profile.map(Into::into);
+    let mut encoder = png::Encoder::with_info(&mut bytes, info).map_err(failed)?;
     if let Some(text) = metadata {
         if text.len() > MAX_METADATA_BYTES {
             return Err(Error::image(format!(
@@ -121,7 +138,7 @@ pub fn encode_png(image: &RgbImage, metadata: Option<&str>) -> Result<Vec<u8>> {
         encoder.add_itxt_chunk(METADATA_KEY.into(), text.into()).map_err(failed)?;
     }
     let mut writer = encoder.write_header().map_err(failed)?;
-    writer.write_image_data(image.as_raw()).map_err(failed)?;
+    writer.write_image_data(pixels).map_err(failed)?;
     writer.finish().map_err(failed)?;
     Ok(bytes)
 }

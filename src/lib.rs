@@ -17,13 +17,31 @@
 //! # }
 //! ```
 //!
+//! The same generator edits: [`Generator::edit`] repaints a [`Mask`], [`Generator::outpaint`] extends a picture,
+//! [`Generator::vary`] redraws a part of its tokens, [`Generator::reconstruct`] shows what the tokens hold.
+//!
+//! ```no_run
+//! # fn main() -> maskgit::Result<()> {
+//! # let mut generator = maskgit::Generator::open("models/avatars-64")?;
+//! use maskgit::{Mask, Rect, image_io};
+//! let source = image_io::read_image("face.jpg".as_ref(), &image_io::Limits::default())?;
+//! let mask = Mask::from_boxes(source.rgb.width(), source.rgb.height(), &[Rect::new(8, 0, 48, 20)])?;
+//! let request = generator.edit_request(Some("lorelei"))?;
+//! let edited = generator.edit(&source.rgb, &mask, &request, &mut ())?;
+//! edited.images[0].save("hair.png")?;
+//! # Ok(())
+//! # }
+//! ```
+//!
 //! The parts can be used alone: [`bundle`] opens models, [`engine`] runs graphs, [`sample`] is the paper's loop over
-//! plain slices, [`pipeline`] ties them together, [`image_io`] reads and writes pictures.
+//! plain slices, [`canvas`] is the geometry of editing, [`pipeline`] ties them together, [`image_io`] reads and writes
+//! pictures.
 
 #![deny(unsafe_code)]
 #![deny(missing_docs)]
 
 pub mod bundle;
+pub mod canvas;
 pub mod engine;
 mod error;
 pub mod image_io;
@@ -31,6 +49,9 @@ pub mod pipeline;
 pub mod sample;
 
 pub use bundle::{Bundle, GraphKind, Manifest};
+pub use canvas::{Feather, Mask, Outpaint, Rect};
 pub use error::{Error, ErrorKind, Result};
-pub use pipeline::{Generated, Generator, Observer, OpenOptions, Picture, Preview, Progress, Request, Timings};
+pub use pipeline::{
+    EditRequest, Edited, Generated, Generator, Observer, OpenOptions, Picture, Preview, Progress, Request, Timings,
+};
 pub use sample::Options;

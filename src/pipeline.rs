@@ -1,5 +1,6 @@
 //! From a class and a seed to a picture: ties the bundle, the engine and the sampler together.
 
+mod edit;
 mod graphs;
 mod label;
 mod types;
@@ -12,6 +13,7 @@ use std::time::Instant;
 use image::RgbImage;
 use sha2::{Digest, Sha256};
 
+pub use edit::{EditRequest, Edited, MAX_RESULT_BYTES};
 use graphs::{check_tokens, decode_row, load, one, to_image, transformer_row};
 pub use label::find_label;
 pub use types::{Generated, Observer, Picture, Preview, Progress, Request, Timings};
@@ -193,15 +195,9 @@ impl Generator {
             let mut canvases: Vec<Canvas> = (first..request.count.min(first.saturating_add(part)))
                 .map(|i| Canvas { seed: request.seed.wrapping_add(i as u64), tokens: vec![manifest.mask_id; n] })
                 .collect();
-            let masked = decode_part(
-                manifest,
-                &mut canvases,
-                first,
-                request,
-                &mut predictor,
-                self.decoder.as_mut(),
-                &mut timings,
-            )?;
+            let part = Part::new(first, request.seed, &request.options);
+            let masked =
+                decode_part(manifest, &mut canvases, &part, &mut predictor, self.decoder.as_mut(), &mut timings)?;
             drawn.extend(canvases.into_iter().zip(masked));
         }
         let decode_start = Instant::now();
@@ -341,12 +337,30 @@ pub fn recommended(manifest: &Manifest) -> Result<Options> {
     })
 }
 
+/// Canvases that are drawn together.
+struct Part<'a> {
+    /// The place in the request of the first of them.
+    first: usize,
+    /// The seed of the request's first picture.
+    seed: u64,
+    options: &'a Options,
+    /// The window that is drawn, of how many; (0, 1) where a whole picture is one.
+    window: (usize, usize),
+    /// Makes the picture that a preview shows from a decoded one.
+    show: &'a dyn Fn(RgbImage) -> Result<RgbImage>,
+}
+
+impl<'a> Part<'a> {
+    fn new(first: usize, seed: u64, options: &'a Options) -> Self {
+        Self { first, seed, options, window: (0, 1), show: &Ok }
+    }
+}
+
 /// Draws some canvases; returns how many tokens were masked after each step, per canvas.
 fn decode_part(
     manifest: &Manifest,
     canvases: &mut [Canvas],
-    first: usize,
-    request: &Request,
+    part: &Part<'_>,
     predictor: &mut Predictor<'_, '_>,
     decoder: &mut dyn Session,
     timings: &mut Timings,
@@ -361,11 +375,11 @@ fn decode_part(
     let mut failed = None;
     let mut mark = Instant::now();
     let mut observe = |report: &StepReport<'_>| {
-        if let Some(seconds) = timings.steps.get_mut(report.step.saturating_sub(request.options.start_iter)) {
+        if let Some(seconds) = timings.steps.get_mut(report.step.saturating_sub(part.options.start_iter)) {
             *seconds += mark.elapsed().as_secs_f64();
         }
         let preview_start = Instant::now();
-        let flow = tell(manifest, decoder, first, request, report, observer).unwrap_or_else(|error| {
+        let flow = tell(manifest, decoder, part, report, observer).unwrap_or_else(|error| {
             failed = Some(error);
             ControlFlow::Break(())
         });
@@ -373,7 +387,7 @@ fn decode_part(
         mark = Instant::now();
         flow
     };
-    let outcome = sample::decode(&problem, canvases, &request.options, predictor, &mut observe);
+    let outcome = sample::decode(&problem, canvases, part.options, predictor, &mut observe);
     match failed {
         Some(error) => Err(error),
         None => Ok(outcome?.masked),
@@ -384,24 +398,25 @@ fn decode_part(
 fn tell(
     manifest: &Manifest,
     decoder: &mut dyn Session,
-    first: usize,
-    request: &Request,
+    part: &Part<'_>,
     report: &StepReport<'_>,
     observer: &RefCell<&mut dyn Observer>,
 ) -> Result<ControlFlow<()>> {
     let mut observer = observer.borrow_mut();
-    if observer.progress(&Progress::Step { first, report }).is_break() {
+    if observer.progress(&Progress::Step { first: part.first, report }).is_break() {
         return Ok(ControlFlow::Break(()));
     }
     if observer.wants_preview() {
         for (i, tokens) in report.tokens.iter().enumerate() {
-            let index = first.saturating_add(i);
+            let index = part.first.saturating_add(i);
             let preview = Preview {
                 step: report.step,
                 steps: report.steps,
                 index,
-                seed: request.seed.wrapping_add(index as u64),
-                image: to_image(manifest, &decode_row(manifest, decoder, tokens)?)?,
+                seed: part.seed.wrapping_add(index as u64),
+                window: part.window.0,
+                windows: part.window.1,
+                image: (part.show)(to_image(manifest, &decode_row(manifest, decoder, tokens)?)?)?,
             };
             if observer.preview(preview).is_break() {
                 return Ok(ControlFlow::Break(()));

@@ -524,7 +524,20 @@ fn info_and_bench() {
 #[test]
 fn help_completions_and_manual_pages() {
     let desk = Desk::new();
-    let commands = ["generate", "reproduce", "info", "bench", "pack", "run", "completions", "man"];
+    let commands = [
+        "generate",
+        "edit",
+        "outpaint",
+        "vary",
+        "reconstruct",
+        "reproduce",
+        "info",
+        "bench",
+        "pack",
+        "run",
+        "completions",
+        "man",
+    ];
     let help = desk.ok(&["--help"]);
     for command in commands {
         assert!(help.contains(command), "{command}");

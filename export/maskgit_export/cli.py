@@ -16,6 +16,7 @@ COMMANDS = {
     "synth": "synth",
     "train-classifier": "train_classifier",
     "evaluate": "evaluate",
+    "evaluate-edit": "evaluate_edit",
 }
 
 

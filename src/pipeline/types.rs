@@ -23,7 +23,7 @@ pub struct Request {
     pub options: Options,
 }
 
-/// What [`Generator::generate`](super::Generator::generate) tells its observer.
+/// What [`Generator::generate`](super::Generator::generate), and an edit, tells its observer.
 #[non_exhaustive]
 pub enum Progress<'a> {
     /// The transformer has run once more: `done` of `total` runs of the whole request.
@@ -61,7 +61,11 @@ pub struct Preview {
     pub index: usize,
     /// The picture's seed.
     pub seed: u64,
-    /// The picture.
+    /// The window of an edit that is being drawn, from 0; 0 for a generation.
+    pub window: usize,
+    /// The number of windows; 1 for a generation.
+    pub windows: usize,
+    /// The picture: of an edit the whole, at its own resolution.
     pub image: RgbImage,
 }
 
@@ -97,9 +101,9 @@ pub struct Picture {
     pub seed: u64,
     /// The pixels.
     pub image: RgbImage,
-    /// The tokens in raster order, each in `0..codes`.
+    /// The tokens in raster order, each in `0..codes`; of an edit, those of each window in turn.
     pub tokens: Vec<i64>,
-    /// The number of tokens still masked after each step; the last is 0.
+    /// The number of tokens still masked after each step; the last is 0. Of an edit, the steps of each window in turn.
     pub masked: Vec<usize>,
 }
 

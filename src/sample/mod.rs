@@ -16,7 +16,7 @@ use std::str::FromStr;
 pub use confidence::{Categorical, Drawn};
 pub use decode::decode;
 pub use halton::order as halton_order;
-pub use noise::Draws;
+pub use noise::{Draws, part_seed};
 pub use schedule::Schedule;
 
 use crate::error::{Error, Result};

@@ -31,6 +31,12 @@ impl Draws {
     }
 }
 
+/// The seed of part `part` of a picture that is drawn in several: the picture's own for part 0, so that a picture of one part is
+/// the picture of its seed; for others finalise(seed xor finalise(part)), unrelated to it and to the seeds beside it.
+pub fn part_seed(seed: u64, part: usize) -> u64 {
+    if part == 0 { seed } else { finalise(seed ^ finalise(part as u64)) }
+}
+
 /// The finaliser of SplitMix64 (Steele et al. 2014), after adding the golden gamma so that zero does not stay zero.
 fn finalise(value: u64) -> u64 {
     let mut z = value.wrapping_add(0x9e37_79b9_7f4a_7c15);
@@ -50,6 +56,14 @@ mod tests {
         for other in [Draws::new(8, 3, 100), Draws::new(7, 4, 100), Draws::new(7, 3, 101)] {
             assert_ne!(here, other);
         }
+    }
+
+    #[test]
+    fn parts_have_seeds_of_their_own() {
+        let seeds: std::collections::BTreeSet<u64> =
+            (0..50).flat_map(|seed| (0..50).map(move |part| part_seed(seed, part))).collect();
+        assert_eq!(seeds.len(), 2500);
+        assert_eq!(part_seed(7, 0), 7);
     }
 
     #[test]

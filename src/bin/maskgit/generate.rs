@@ -8,7 +8,7 @@ use anyhow::Result;
 use clap::builder::RangedU64ValueParser;
 use maskgit::image_io::{PendingFile, Sheet, encode_png};
 use maskgit::pipeline::MAX_COUNT;
-use maskgit::{Generated, Generator};
+use maskgit::{Generator, Timings};
 use serde::Serialize;
 
 use crate::failure::Usage;
@@ -82,12 +82,12 @@ pub struct Report<'a> {
 }
 
 #[derive(Serialize)]
-struct ReportImage {
-    seed: u64,
-    tokens_sha256: String,
-    masked: Vec<usize>,
+pub struct ReportImage {
+    pub seed: u64,
+    pub tokens_sha256: String,
+    pub masked: Vec<usize>,
     /// The file that holds it.
-    file: String,
+    pub file: String,
 }
 
 /// Seconds.
@@ -101,8 +101,7 @@ pub struct Times {
 }
 
 impl Times {
-    pub fn new(generator: &Generator, drawn: &Generated) -> Self {
-        let timings = &drawn.timings;
+    pub fn new(generator: &Generator, timings: &Timings) -> Self {
         Self {
             load: generator.load_seconds(),
             steps: timings.steps.clone(),
@@ -114,7 +113,7 @@ impl Times {
 }
 
 pub fn run(args: &Args) -> Result<()> {
-    let files = files(args)?;
+    let files = files(&args.output, if args.grid { 1 } else { args.count })?;
     cancel::install()?;
     let (mut generator, model_path) = args::open(&args.model, &args.threads)?;
     let mut request = generator.request(&args.class)?;
@@ -129,7 +128,7 @@ pub fn run(args: &Args) -> Result<()> {
 
     let drawn = watch::generate(&mut generator, &request, args.preview.as_deref().map(|p| (p, args.scale)))?;
 
-    let record = Record::new(generator.manifest(), &request, layout, &drawn);
+    let record = Record::new(generator.manifest(), &request, layout, &drawn.images);
     let mut pending = Vec::with_capacity(files.len());
     if args.grid {
         let images: Vec<_> = drawn.images.iter().map(|picture| &picture.image).collect();
@@ -155,8 +154,8 @@ pub fn run(args: &Args) -> Result<()> {
             model_path: model_path.display().to_string(),
             engine: generator.engine_name(),
             threads: args.threads.options().threads,
-            class: &record.class,
-            label: record.label,
+            class: record.class.as_deref().unwrap_or_default(),
+            label: request.label,
             seed: record.seed,
             count: record.count,
             grid: args.grid,
@@ -174,7 +173,7 @@ pub fn run(args: &Args) -> Result<()> {
                     file: files.get(i).or(files.first()).map(|f| f.display().to_string()).unwrap_or_default(),
                 })
                 .collect(),
-            times: Times::new(&generator, &drawn),
+            times: Times::new(&generator, &drawn.timings),
             peak_memory_bytes: memory::peak_bytes(),
         };
         output::json(&report)?;
@@ -183,7 +182,7 @@ pub fn run(args: &Args) -> Result<()> {
             std::io::stderr(),
             "{}: {}, seed {}, {:.2} s",
             args.output.display(),
-            record.class,
+            record.class.as_deref().unwrap_or_default(),
             record.seed,
             generator.load_seconds() + drawn.timings.total
         );
@@ -191,15 +190,15 @@ pub fn run(args: &Args) -> Result<()> {
     Ok(())
 }
 
-/// The files to write, checked before the work begins.
-fn files(args: &Args) -> Result<Vec<PathBuf>> {
-    check_output(&args.output)?;
-    if args.grid || args.count == 1 {
-        return Ok(vec![args.output.clone()]);
+/// The files to write for `count` pictures, checked before the work begins.
+pub fn files(output: &Path, count: usize) -> Result<Vec<PathBuf>> {
+    check_output(output)?;
+    if count == 1 {
+        return Ok(vec![output.to_path_buf()]);
     }
-    let stem = args.output.file_stem().unwrap_or_default();
-    let extension = args.output.extension();
-    let digits = args.count.saturating_sub(1).to_string().len().max(3);
+    let stem = output.file_stem().unwrap_or_default();
+    let extension = output.extension();
+    let digits = count.saturating_sub(1).to_string().len().max(3);
     let name = |i: usize| {
         let mut name = OsString::from(stem);
         name.push(format!("-{i:0digits$}"));
@@ -207,9 +206,9 @@ fn files(args: &Args) -> Result<Vec<PathBuf>> {
             name.push(".");
             name.push(extension);
         }
-        args.output.with_file_name(name)
+        output.with_file_name(name)
     };
-    Ok((0..args.count).map(name).collect())
+    Ok((0..count).map(name).collect())
 }
 
 /// Checks that a PNG can be written to `path`, as far as its name tells.

@@ -6,17 +6,23 @@ mod args;
 mod bench;
 mod cancel;
 mod completions;
+mod edit;
+mod editing;
 mod failure;
 mod generate;
 mod info;
 mod man;
 mod memory;
 mod model;
+mod operation;
+mod outpaint;
 mod output;
 mod pack;
+mod reconstruct;
 mod record;
 mod reproduce;
 mod run;
+mod vary;
 mod watch;
 
 use std::process::ExitCode;
@@ -36,6 +42,10 @@ pub struct Cli {
 #[derive(clap::Subcommand)]
 enum Command {
     Generate(generate::Args),
+    Edit(edit::Args),
+    Outpaint(outpaint::Args),
+    Vary(vary::Args),
+    Reconstruct(reconstruct::Args),
     Reproduce(reproduce::Args),
     Info(info::Args),
     Bench(bench::Args),
@@ -52,6 +62,10 @@ fn main() -> ExitCode {
     };
     let done = match cli.command {
         Command::Generate(args) => generate::run(&args),
+        Command::Edit(args) => edit::run(&args),
+        Command::Outpaint(args) => outpaint::run(&args),
+        Command::Vary(args) => vary::run(&args),
+        Command::Reconstruct(args) => reconstruct::run(&args),
         Command::Reproduce(args) => reproduce::run(&args),
         Command::Info(args) => info::run(&args),
         Command::Bench(args) => bench::run(&args),

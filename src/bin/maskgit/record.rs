@@ -8,8 +8,10 @@ use maskgit::bundle::Manifest;
 use maskgit::image_io::{self, Sheet};
 use maskgit::pipeline::tokens_sha256;
 use maskgit::sample::{Guidance, Options};
-use maskgit::{Generated, Request};
+use maskgit::{EditRequest, Picture, Request};
 use serde::{Deserialize, Serialize};
+
+use crate::operation::Edit;
 
 /// The version of the record. A program refuses any other than its own.
 const FORMAT: u32 = 1;
@@ -23,8 +25,9 @@ pub struct Record {
     /// The program that drew the picture, for people.
     pub program: String,
     pub model: ModelId,
-    pub class: String,
-    pub label: usize,
+    /// None: drawn without a class.
+    pub class: Option<String>,
+    pub label: Option<usize>,
     /// The seed of the first picture.
     pub seed: u64,
     pub count: usize,
@@ -32,6 +35,9 @@ pub struct Record {
     pub layout: Layout,
     /// Per picture, the SHA-256 of its tokens as little-endian 64-bit integers in raster order.
     pub tokens_sha256: Vec<String>,
+    /// What was edited, and how; a generation has none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub edit: Option<Edit>,
 }
 
 /// Which model.
@@ -129,18 +135,31 @@ impl Layout {
 
 impl Record {
     /// The record of a file that holds all pictures of a request.
-    pub fn new(manifest: &Manifest, request: &Request, layout: Layout, drawn: &Generated) -> Self {
+    pub fn new(manifest: &Manifest, request: &Request, layout: Layout, images: &[Picture]) -> Self {
+        let &Request { label, seed, count, options } = request;
+        let request = EditRequest { label: Some(label), seed, count, ..bare(options) };
+        Self::of(manifest, &request, layout, images, None)
+    }
+
+    /// The record of a file that holds all results of an edit.
+    pub fn of_edit(manifest: &Manifest, request: &EditRequest, edit: Edit, images: &[Picture]) -> Self {
+        let layout = Layout { columns: 1, gap: Sheet::square(1).gap, scale: 1 };
+        Self::of(manifest, request, layout, images, Some(edit))
+    }
+
+    fn of(manifest: &Manifest, request: &EditRequest, layout: Layout, images: &[Picture], edit: Option<Edit>) -> Self {
         Self {
             format: FORMAT,
             program: concat!("maskgit ", env!("CARGO_PKG_VERSION")).into(),
             model: ModelId::new(manifest),
-            class: manifest.labels.get(request.label).cloned().unwrap_or_default(),
+            class: request.label.and_then(|label| manifest.labels.get(label).cloned()),
             label: request.label,
             seed: request.seed,
             count: request.count,
             sampling: Settings::from(&request.options),
             layout,
-            tokens_sha256: drawn.images.iter().map(|picture| tokens_sha256(&picture.tokens)).collect(),
+            tokens_sha256: images.iter().map(|picture| tokens_sha256(&picture.tokens)).collect(),
+            edit,
         }
     }
 
@@ -189,6 +208,13 @@ impl Record {
 
     /// The request that draws the pictures again. An error of a wrong model says so first.
     pub fn request(&self, manifest: &Manifest) -> Result<Request> {
+        let EditRequest { label, seed, count, options, .. } = self.edit_request(manifest)?;
+        let label = label.context("they name no class")?;
+        Ok(Request { label, seed, count, options })
+    }
+
+    /// The request that edits again, as far as it is not in the record of the edit.
+    pub fn edit_request(&self, manifest: &Manifest) -> Result<EditRequest> {
         let here = ModelId::new(manifest);
         if here != self.model {
             let what = match (&self.model.graphs, &here.graphs) {
@@ -210,13 +236,20 @@ impl Record {
             );
         }
         ensure!(
-            manifest.labels.get(self.label) == Some(&self.class),
+            self.label.and_then(|label| manifest.labels.get(label)) == self.class.as_ref()
+                && self.label.is_some() == self.class.is_some(),
             "its class {} ('{}') is not a class of the model",
-            self.label,
-            self.class
+            self.label.map_or("none".into(), |label| label.to_string()),
+            self.class.as_deref().unwrap_or("none")
         );
         // The values come from a file, not from the command line: they are not wrong usage.
         let options = self.sampling.options().map_err(|e| anyhow!("{e}"))?;
-        Ok(Request { label: self.label, seed: self.seed, count: self.count, options })
+        Ok(EditRequest { label: self.label, seed: self.seed, count: self.count, ..bare(options) })
     }
+}
+
+/// A request with these options that edits nothing in particular.
+fn bare(options: Options) -> EditRequest {
+    let feather = maskgit::Feather::default();
+    EditRequest { label: None, seed: 0, count: 1, options, dilation: 1, feather, context: 2.0 }
 }

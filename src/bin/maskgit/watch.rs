@@ -15,6 +15,15 @@ use crate::cancel;
 ///
 /// `previews` is a folder for each step's pictures, and the scale to enlarge them by.
 pub fn generate(generator: &mut Generator, request: &Request, previews: Option<(&Path, u32)>) -> Result<Generated> {
+    watched(request.count, previews, |observer| generator.generate(request, observer))
+}
+
+/// Does `work`, which draws `count` pictures, with the same bar, previews and Ctrl-C.
+pub fn watched<T>(
+    count: usize,
+    previews: Option<(&Path, u32)>,
+    work: impl FnOnce(&mut dyn Observer) -> maskgit::Result<T>,
+) -> Result<T> {
     cancel::stop_if_asked()?;
     if let Some((folder, _)) = previews {
         std::fs::create_dir_all(folder).with_context(|| format!("cannot make the folder {}", folder.display()))?;
@@ -22,16 +31,16 @@ pub fn generate(generator: &mut Generator, request: &Request, previews: Option<(
     let mut watcher = Watcher {
         bar: std::io::stderr().is_terminal().then(bar),
         previews: previews.map(|(folder, scale)| (folder.to_path_buf(), scale)),
-        count: request.count,
+        count,
         failed: None,
     };
-    let drawn = generator.generate(request, &mut watcher);
+    let done = work(&mut watcher);
     if let Some(bar) = &watcher.bar {
         bar.finish_and_clear();
     }
     match watcher.failed {
         Some(error) => Err(error.into()),
-        None => Ok(drawn?),
+        None => Ok(done?),
     }
 }
 
@@ -57,7 +66,11 @@ struct Watcher {
 impl Watcher {
     fn write(&self, folder: &Path, scale: u32, preview: &Preview) -> maskgit::Result<()> {
         let digits = preview.steps.to_string().len().max(2);
-        let mut name = format!("step-{:0digits$}", preview.step.saturating_add(1));
+        let mut name = String::new();
+        if preview.windows > 1 {
+            name.push_str(&format!("window-{:03}-", preview.window.saturating_add(1)));
+        }
+        name.push_str(&format!("step-{:0digits$}", preview.step.saturating_add(1)));
         if self.count > 1 {
             name.push_str(&format!("-{:03}", preview.index));
         }

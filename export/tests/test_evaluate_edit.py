@@ -1,0 +1,88 @@
+"""The editing measurement, with a stand-in for the command that repaints in known ways."""
+
+import argparse
+import json
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from maskgit_export import dataset, evaluate_edit
+
+# Repaints the box with the class's level, or 128 without a class; "everything" with black. Spoils what SPOIL says.
+PROGRAM = """#!{python}
+import json, sys
+import numpy as np
+from PIL import Image
+argv = [a for a in sys.argv[2:] if a != "--json"]
+option = dict(zip(argv[::2], argv[1::2]))
+image = np.array(Image.open(option["--image"]))
+x, y, w, h = map(int, option["--box"].split(","))
+image[y:y + h, x:x + w] = 0 if w == 16 else 100 + 50 * int(option["--class"]) if "--class" in option else 128
+if {spoil!r} == "hard" and option.get("--feather") == "0":
+    image[0, 0] += 1
+if {spoil!r} == "soft" and "--feather" not in option and "--class" in option:
+    image[15, 15] += 1
+Image.fromarray(image).save(option["-o"])
+print(json.dumps({{"images": [{{"file": option["-o"]}}] * int(option["--count"])}}))
+"""
+
+
+class Level:
+    """Names the class by the level in the middle."""
+
+    classes = ["dog", "cat"]
+
+    def predict(self, images):
+        return np.where(images[:, 8, 8, 0] == 100, 1, 0)
+
+
+def arguments(avatars, folder, spoil):
+    program = folder / "maskgit"
+    program.write_text(PROGRAM.format(python=sys.executable, spoil=spoil))
+    program.chmod(0o755)
+    images = np.full((4, 16, 16, 3), 110, np.uint8)
+    split = dataset.Split(images, np.array([0, 0, 1, 1]))
+    dataset.save(dataset.Dataset(split, split, ["cat", "dog"]), folder / "data")
+    (folder / "card.md").write_text("# tiny\n\n## How it was made\n\nBy hand.\n")
+    return argparse.Namespace(
+        bundle=avatars[1], data=str(folder / "data"), command=str(program), classifier=folder / "c.pt", per_class=2, seed=1, card=folder / "card.md", output=folder / "out"
+    )
+
+
+@pytest.mark.parametrize("spoil, status, identical, beyond", [("", 0, 4, 0), ("hard", 1, 0, 0), ("soft", 1, 4, 4)])
+def test_figures_of_a_known_program(avatars, tmp_path, monkeypatch, spoil, status, identical, beyond):
+    monkeypatch.setattr(evaluate_edit, "load_classifier", lambda path: Level())
+    monkeypatch.setattr(evaluate_edit, "reach", lambda metadata: 2)
+    args = arguments(avatars, tmp_path, spoil)
+    assert evaluate_edit.run(args) == status
+    report = json.loads((tmp_path / "out" / "edit.json").read_text())
+    assert report["images"] == 4
+    assert report["unmasked"] == {"identical": identical, "reach": 2, "changed_beyond_feather": beyond}
+    # Originals are all at level 110, which the classifier takes for a dog; repainted cats have 100 and dogs 150.
+    assert report["classifier"] == {"repainted": 1.0, "originals": 0.5, "per_class": {"cat": 1.0, "dog": 1.0}}
+    error = report["error_in_hole"]
+    assert error["same"] == pytest.approx((10 + 40) / 2 / 255, abs=1e-4)
+    assert error["free"] == pytest.approx(18 / 255, abs=1e-4)
+    assert error["unconditional"] == error["conditional"] == pytest.approx(110 / 255, abs=1e-4)
+    assert error["ratio_to_unconditional"] == pytest.approx(25 / 110, abs=2e-3)
+    with Image.open(tmp_path / "out" / "edit.png") as sheet:
+        assert sheet.size == (5 * 18 - 2, 2 * 18 - 2)
+    card = (tmp_path / "card.md").read_text()
+    assert card.startswith("# tiny\n\n<!-- evaluate-edit -->\n## Editing") and card.endswith("## How it was made\n\nBy hand.\n")
+    evaluate_edit.write_card(args.card, report)
+    assert (tmp_path / "card.md").read_text() == card, "written again, it is the same"
+
+
+def test_the_reach_is_the_librarys(avatars):
+    class Model:
+        image_width = image_height = 64
+        grid_rows = grid_cols = 16
+
+    assert evaluate_edit.reach(Model()) == 16
+
+
+def test_a_program_that_fails_is_named(tmp_path):
+    with pytest.raises(SystemExit, match="cannot be started"):
+        evaluate_edit.edit(argparse.Namespace(command=str(tmp_path / "none"), bundle="b"), [], 0, 1, str(tmp_path))

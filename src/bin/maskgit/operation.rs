@@ -1,0 +1,179 @@
+//! What an edit does, as it stands in the metadata of its result and as it runs.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail, ensure};
+use maskgit::image_io::{Limits, SourceImage, read_image, read_mask};
+use maskgit::{EditRequest, Edited, Feather, Generator, Mask, Observer, Outpaint, Rect};
+use serde::{Deserialize, Serialize};
+
+/// An edit of a picture: with the sampling settings, all that makes the result again.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Edit {
+    pub image: FileId,
+    pub operation: Operation,
+}
+
+/// A file that went in. Its folder is nobody's business.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FileId {
+    pub name: String,
+    /// SHA-256 of the file.
+    pub sha256: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "snake_case")]
+pub enum Operation {
+    Edit {
+        mask: Option<FileId>,
+        /// Left, top, width and height of each.
+        boxes: Vec<[u32; 4]>,
+        context: f32,
+        edge: Edge,
+    },
+    Outpaint {
+        left: u32,
+        right: u32,
+        top: u32,
+        bottom: u32,
+        window: Option<u32>,
+        overlap: f32,
+        edge: Edge,
+    },
+    Vary {
+        strength: f32,
+    },
+    Reconstruct,
+}
+
+/// The border of what is drawn.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Edge {
+    /// Rings of tokens.
+    pub dilation: usize,
+    /// Pixels; none is Google's Gaussian.
+    pub feather: Option<u32>,
+}
+
+/// The files of an edit, read.
+pub struct Inputs {
+    pub source: SourceImage,
+    mask: Option<Mask>,
+    /// The name and the hash of the mask's file.
+    pub mask_id: Option<FileId>,
+}
+
+impl Inputs {
+    pub fn read(image: &Path, mask: Option<&Path>) -> Result<Self> {
+        let limits = Limits::default();
+        let source = read_image(image, &limits)?;
+        let (mask, mask_id) = match mask {
+            Some(path) => {
+                let (mask, sha256) = read_mask(path, &limits)?;
+                (Some(mask), Some(FileId { name: name(path), sha256 }))
+            }
+            None => (None, None),
+        };
+        Ok(Self { source, mask, mask_id })
+    }
+}
+
+/// The last part of a path.
+pub fn name(path: &Path) -> String {
+    path.file_name().unwrap_or_default().to_string_lossy().into_owned()
+}
+
+impl Operation {
+    /// Puts what it says of the edge into a request.
+    pub fn apply(&self, request: &mut EditRequest) {
+        if let Self::Edit { edge, .. } | Self::Outpaint { edge, .. } = self {
+            request.dilation = edge.dilation;
+            request.feather = edge.feather.map_or(Feather::Gaussian, Feather::Pixels);
+        }
+        if let Self::Edit { context, .. } = self {
+            request.context = *context;
+        }
+    }
+
+    /// Edits. Outpainting extends the opacity in `inputs` too, for the result to be written with.
+    pub fn run(
+        &self,
+        generator: &mut Generator,
+        inputs: &mut Inputs,
+        request: &EditRequest,
+        observer: &mut dyn Observer,
+    ) -> maskgit::Result<Edited> {
+        let image = &inputs.source.rgb;
+        match self {
+            Self::Edit { boxes, .. } => {
+                let mut mask = match &inputs.mask {
+                    Some(mask) => mask.clone(),
+                    None => Mask::none(image.width(), image.height())?,
+                };
+                if (mask.width(), mask.height()) == image.dimensions() {
+                    for &[x, y, width, height] in boxes {
+                        mask.add(Rect::new(x, y, width, height))?;
+                    }
+                }
+                generator.edit(image, &mask, request, observer)
+            }
+            &Self::Outpaint { left, right, top, bottom, window, overlap, .. } => {
+                let sides = Outpaint { left, right, top, bottom, window, overlap };
+                let edited = generator.outpaint(image, &sides, request, observer)?;
+                inputs.source.extend_alpha(&sides)?;
+                Ok(edited)
+            }
+            Self::Vary { strength } => generator.vary(image, *strength, request, observer),
+            // A variation that draws nothing: the same tokens and the same pixels.
+            Self::Reconstruct => generator.vary(image, 0.0, request, observer),
+        }
+    }
+}
+
+impl Edit {
+    /// Finds the files that went in: the ones given, else those of the recorded names beside the result or in the current folder.
+    /// They must be the same files.
+    pub fn inputs(&self, result: &Path, image: Option<&Path>, mask: Option<&Path>) -> Result<Inputs> {
+        let image = find(&self.image, result, image, "--image")?;
+        let mask_id = if let Operation::Edit { mask, .. } = &self.operation { mask.as_ref() } else { None };
+        let mask = match (mask_id, mask) {
+            (Some(id), given) => Some(find(id, result, given, "--mask")?),
+            (None, Some(_)) => bail!("it was made without a mask file: leave --mask out"),
+            (None, None) => None,
+        };
+        let inputs = Inputs::read(&image, mask.as_deref())?;
+        let same = |path: &Path, ours: &str, id: &FileId| {
+            ensure!(
+                ours == id.sha256,
+                "{} is not the file that was used, '{}' with SHA-256 {}",
+                path.display(),
+                id.name,
+                id.sha256
+            );
+            Ok(())
+        };
+        same(&image, &inputs.source.sha256, &self.image)?;
+        if let (Some(path), Some(found), Some(id)) = (&mask, &inputs.mask_id, mask_id) {
+            same(path, &found.sha256, id)?;
+        }
+        Ok(inputs)
+    }
+}
+
+fn find(id: &FileId, result: &Path, given: Option<&Path>, option: &str) -> Result<PathBuf> {
+    if let Some(path) = given {
+        return Ok(path.to_path_buf());
+    }
+    // The record may say anything: only a name counts, never a path out of these folders.
+    let name = Path::new(&id.name).file_name().context("the record does not name the file that was edited")?;
+    let places = [result.with_file_name(name), PathBuf::from(name)];
+    match places.iter().find(|place| fs::metadata(place).is_ok_and(|found| found.is_file())) {
+        Some(place) => Ok(place.clone()),
+        None => bail!("the file '{}' that was used is neither beside it nor here: give it with {option}", id.name),
+    }
+}

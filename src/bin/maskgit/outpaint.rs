@@ -1,0 +1,63 @@
+//! `maskgit outpaint`.
+
+use anyhow::Result;
+
+use crate::args;
+use crate::editing::{self, Border, Drawing, Files, Task};
+use crate::operation::Operation;
+
+/// Extend a picture
+///
+/// Adds pixels on any sides, as many as you like, in windows that overlap, each drawn from what is there already: first on the left and
+/// the right, then above and below.
+#[derive(clap::Args)]
+#[command(after_help = "Example: maskgit outpaint --image face.png --left 64 --right 64 --class thumbs -o wide.png")]
+pub struct Args {
+    #[command(flatten)]
+    files: Files,
+    /// Pixels to add on the left
+    #[arg(long, value_name = "N", allow_negative_numbers = true, default_value_t = 0)]
+    left: u32,
+    /// Pixels to add on the right
+    #[arg(long, value_name = "N", allow_negative_numbers = true, default_value_t = 0)]
+    right: u32,
+    /// Pixels to add above
+    #[arg(long, value_name = "N", allow_negative_numbers = true, default_value_t = 0)]
+    top: u32,
+    /// Pixels to add below
+    #[arg(long, value_name = "N", allow_negative_numbers = true, default_value_t = 0)]
+    bottom: u32,
+    /// The shorter side of a window in pixels of the picture [default: the picture's]
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
+    window: Option<u32>,
+    /// The part of a window that shows what is there already, 0.1 to 0.9
+    #[arg(long, value_name = "X", allow_negative_numbers = true, default_value_t = 0.5)]
+    overlap: f32,
+    #[command(flatten)]
+    border: Border,
+    #[command(flatten)]
+    drawing: Drawing,
+    #[command(flatten)]
+    model: args::Model,
+    #[command(flatten)]
+    threads: args::Threads,
+}
+
+pub fn run(args: &Args) -> Result<()> {
+    editing::run(&Task {
+        model: &args.model,
+        threads: &args.threads,
+        files: &args.files,
+        mask: None,
+        drawing: Some(&args.drawing),
+        operation: &|_| Operation::Outpaint {
+            left: args.left,
+            right: args.right,
+            top: args.top,
+            bottom: args.bottom,
+            window: args.window,
+            overlap: args.overlap,
+            edge: args.border.edge(),
+        },
+    })
+}

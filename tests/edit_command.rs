@@ -1,0 +1,282 @@
+//! The command's editing, on the tiny bundle.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use image::{Rgb, RgbImage, Rgba, RgbaImage};
+use maskgit::image_io::{encode_png, read_metadata, read_png};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+const TINY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/tiny");
+
+struct Desk {
+    folder: TempDir,
+}
+
+impl Desk {
+    /// A folder with a picture, a mask of its size, and one of another size.
+    fn new() -> Self {
+        let desk = Self { folder: tempfile::tempdir().unwrap() };
+        desk.save("face.png", &RgbImage::from_fn(40, 30, |x, y| Rgb([x as u8 * 6, y as u8 * 8, 90])));
+        let white = |x: u32, y: u32| Rgb([if (5..12).contains(&x) && (4..9).contains(&y) { 255 } else { 0 }; 3]);
+        desk.save("mask.png", &RgbImage::from_fn(40, 30, white));
+        desk.save("black.png", &RgbImage::new(40, 30));
+        desk.save("small-mask.png", &RgbImage::new(39, 30));
+        desk
+    }
+
+    fn save(&self, name: &str, image: &RgbImage) {
+        fs::write(self.path(name), encode_png(image, None).unwrap()).unwrap();
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    fn image(&self, name: &str) -> RgbImage {
+        read_png(&self.path(name)).unwrap()
+    }
+
+    fn run(&self, line: &str) -> Output {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_maskgit"));
+        command.current_dir(self.folder.path()).env("MASKGIT_MODEL", TINY).args(line.split_whitespace());
+        command.output().unwrap()
+    }
+
+    fn ok(&self, line: &str) -> String {
+        let output = self.run(line);
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success() && stderr.is_empty(), "{line}: {stderr}");
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    fn json(&self, line: &str) -> Value {
+        serde_json::from_str(&self.ok(&format!("{line} --json"))).unwrap()
+    }
+
+    fn fails(&self, status: i32, line: &str) -> String {
+        let output = self.run(line);
+        let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(status), "{line}: {stderr}");
+        assert!(stderr.starts_with("maskgit: ") && stderr.lines().count() == 1, "{line}: {stderr}");
+        assert!(!stderr.contains("panicked") && output.stdout.is_empty(), "{line}: {stderr}");
+        stderr
+    }
+
+    fn names(&self) -> Vec<String> {
+        let mut names: Vec<String> = fs::read_dir(self.folder.path())
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .collect();
+        names.sort();
+        names
+    }
+}
+
+const EDITS: [(&str, &str); 6] = [
+    ("a.png", "edit --image face.png --mask mask.png --class warm --seed 3 -o a.png"),
+    ("b.png", "edit --image face.png --mask mask.png --box 30,20,4,4 --dilate 0 --feather 3 --context 1.5 -o b.png"),
+    ("c-001.png", "edit --image face.png --box 1,2,3,4 --class cool --count 2 --start-iter 1 --guidance 2 -o c.png"),
+    ("d.png", "outpaint --image face.png --left 9 --bottom 40 --class grey --overlap 0.3 --window 20 -o d.png"),
+    ("e.png", "vary --image face.png --strength 0.7 --class cool --temperature 0.5 -o e.png"),
+    ("f.png", "reconstruct --image face.png -o f.png"),
+];
+
+#[test]
+fn every_edit_is_reproduced() {
+    let desk = Desk::new();
+    for (file, line) in EDITS {
+        desk.ok(line);
+        let report = desk.json(&format!("reproduce {file} --threads 1 -o again.png"));
+        assert_eq!((&report["same_tokens"], &report["same_pixels"]), (&json!(true), &json!(true)), "{line}");
+        assert_eq!(fs::read(desk.path(file)).unwrap(), fs::read(desk.path("again.png")).unwrap(), "{line}");
+        assert!(desk.ok(&format!("reproduce {file}")).contains("the same tokens, the same pixels"));
+    }
+    // From elsewhere the files are found beside the result, or are given.
+    fs::create_dir(desk.path("sub")).unwrap();
+    fs::rename(desk.path("a.png"), desk.path("sub/a.png")).unwrap();
+    desk.ok("reproduce sub/a.png");
+    fs::rename(desk.path("face.png"), desk.path("sub/face.png")).unwrap();
+    desk.ok("reproduce sub/a.png");
+    fs::rename(desk.path("sub/face.png"), desk.path("other.png")).unwrap();
+    assert!(desk.fails(1, "reproduce sub/a.png").contains("--image"));
+    desk.ok("reproduce sub/a.png --image other.png --mask mask.png");
+    // Another picture of the same name is not the one.
+    desk.save("face.png", &RgbImage::new(40, 30));
+    assert!(desk.fails(1, "reproduce sub/a.png").contains("is not the file that was used"));
+    fs::rename(desk.path("other.png"), desk.path("face.png")).unwrap();
+    assert!(desk.fails(1, "reproduce sub/a.png --mask black.png").contains("is not the file"));
+    assert!(desk.fails(1, "reproduce d.png --mask black.png").contains("leave --mask out"));
+}
+
+#[test]
+fn results_and_reports() {
+    let desk = Desk::new();
+    let report =
+        desk.json("edit --image face.png --mask mask.png --class warm --seed 8 --count 2 --threads 2 -o a.png");
+    for (key, value) in [
+        ("class", json!("warm")),
+        ("label", json!(0)),
+        ("seed", json!(8)),
+        ("width", json!(40)),
+        ("height", json!(30)),
+        ("note", Value::Null),
+        ("windows", json!([[0, 0, 16, 16]])),
+    ] {
+        assert_eq!(report[key], value, "{key}");
+    }
+    assert_eq!(report["edit"]["image"]["name"], "face.png");
+    assert_eq!(report["edit"]["operation"]["edit"]["mask"]["name"], "mask.png");
+    assert_eq!(report["images"][1]["file"], "a-001.png");
+    assert_eq!(report["images"][1]["masked"].as_array().unwrap().last(), Some(&json!(0)));
+    let again = desk.json("edit --image face.png --mask mask.png --class warm --seed 9 --threads 1 -o b.png");
+    assert_eq!(again["images"][0]["tokens_sha256"], report["images"][1]["tokens_sha256"], "of its seed, on one thread");
+    assert_eq!(desk.image("b.png"), desk.image("a-001.png"));
+    // The metadata name files, not folders.
+    let line = format!("edit --image {} --box 1,1,2,2 -o c.png", desk.path("face.png").display());
+    desk.ok(&line);
+    assert!(!read_metadata(&desk.path("c.png")).unwrap().unwrap().contains(desk.folder.path().to_str().unwrap()));
+    let report = desk.json("outpaint --image face.png --right 8 --top 2 -o d.png");
+    assert_eq!((&report["width"], &report["height"], &report["class"]), (&json!(48), &json!(32), &Value::Null));
+    assert_eq!(desk.image("d.png").dimensions(), (48, 32));
+}
+
+#[test]
+fn unmasked_pixels_and_opacity_stay() {
+    let desk = Desk::new();
+    let rgba = RgbaImage::from_fn(40, 30, |x, y| Rgba([x as u8 * 6, y as u8 * 8, 90, (x * y % 256) as u8]));
+    rgba.save(desk.path("alpha.png")).unwrap();
+    desk.ok("edit --image alpha.png --mask mask.png --class warm --feather 0 -o a.png");
+    let result = image::open(desk.path("a.png")).unwrap().into_rgba8();
+    let mut changed = 0;
+    for (x, y, pixel) in result.enumerate_pixels() {
+        assert_eq!(pixel.0[3], rgba.get_pixel(x, y).0[3]);
+        let inside = (5..12).contains(&x) && (4..9).contains(&y);
+        assert!(inside || pixel == rgba.get_pixel(x, y), "({x},{y})");
+        changed += usize::from(pixel != rgba.get_pixel(x, y));
+    }
+    assert!(changed > 20);
+    desk.ok("outpaint --image alpha.png --left 3 -o b.png");
+    let wide = image::open(desk.path("b.png")).unwrap().into_rgba8();
+    assert_eq!((wide.dimensions(), wide.get_pixel(0, 0).0[3], wide.get_pixel(3 + 7, 5).0[3]), ((43, 30), 255, 35));
+}
+
+#[test]
+fn an_empty_mask_is_said() {
+    let desk = Desk::new();
+    let output = desk.run("edit --image face.png --mask black.png -o a.png");
+    assert!(output.status.success());
+    assert_eq!(
+        String::from_utf8_lossy(&output.stderr),
+        "maskgit: note: the mask is empty: the result is the picture as it was\n"
+    );
+    assert_eq!(desk.image("a.png"), desk.image("face.png"));
+    let report = desk.json("edit --image face.png --mask black.png -o a.png");
+    assert_eq!((&report["windows"], report["note"].is_string()), (&json!([]), true));
+    desk.run("reproduce a.png");
+}
+
+#[test]
+fn previews_are_whole_pictures() {
+    let desk = Desk::new();
+    desk.ok("edit --image face.png --mask mask.png --steps 3 --preview steps -o a.png");
+    assert_eq!(desk.image("steps/step-03.png"), desk.image("a.png"), "the last preview is the result");
+    desk.ok("edit --image face.png --box 1,1,2,2 --box 35,25,2,2 --steps 2 --preview two -o a.png");
+    let mut names: Vec<_> = fs::read_dir(desk.path("two")).unwrap().map(|e| e.unwrap().file_name()).collect();
+    names.sort();
+    assert_eq!(
+        names,
+        ["window-001-step-01.png", "window-001-step-02.png", "window-002-step-01.png", "window-002-step-02.png"]
+    );
+}
+
+#[test]
+fn wrong_usage_is_2_and_failure_is_1() {
+    let desk = Desk::new();
+    fs::write(desk.path("text.png"), "no picture").unwrap();
+    let bomb = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/inputs/wide-bomb.png");
+    fs::copy(bomb, desk.path("bomb.png")).unwrap();
+    let before = desk.names();
+    for (status, line, expected) in [
+        (2, "edit --image face.png -o a.png", "--mask"),
+        (2, "edit --box 1,1,2,2 -o a.png", "--image"),
+        (2, "edit --image face.png --box 1,1,2,2", "--output"),
+        (2, "edit --image face.png --box 1,1,2 -o a.png", "four numbers"),
+        (2, "edit --image face.png --box 1,1,2,2,3 -o a.png", "four numbers"),
+        (2, "edit --image face.png --box 1,1,-2,2 -o a.png", "four numbers"),
+        (2, "edit --image face.png --box 1,1,0,2 -o a.png", "40x30"),
+        (2, "edit --image face.png --box 39,1,2,2 -o a.png", "40x30"),
+        (2, "edit --image face.png --mask small-mask.png -o a.png", "39x30"),
+        (2, "edit --image face.png --mask small-mask.png --box 1,1,2,2 -o a.png", "39x30"),
+        (2, "edit --image face.png --mask mask.png --class wram -o a.png", "warm"),
+        (2, "edit --image face.png --mask mask.png --feather 5000 -o a.png", "feather"),
+        (2, "edit --image face.png --mask mask.png --context 0.5 -o a.png", "context"),
+        (2, "edit --image face.png --mask mask.png --start-iter 99 -o a.png", "start_iter"),
+        (2, "edit --image face.png --mask mask.png --count 0 -o a.png", "--count"),
+        (2, "edit --image face.png --mask mask.png -o a.jpg", ".png"),
+        (2, "outpaint --image face.png -o a.png", "at least one side"),
+        (2, "outpaint --image face.png --left -3 -o a.png", "--left"),
+        (2, "outpaint --image face.png --left 10 --overlap 1 -o a.png", "overlap"),
+        (1, "outpaint --image face.png --left 20000 -o a.png", "too large"),
+        (2, "vary --image face.png -o a.png", "--strength"),
+        (2, "vary --image face.png --strength 1.5 -o a.png", "strength"),
+        (1, "edit --image nothing.png --box 1,1,2,2 -o a.png", "nothing.png"),
+        (1, "edit --image text.png --box 1,1,2,2 -o a.png", "PNG"),
+        (1, "edit --image bomb.png --box 1,1,2,2 -o a.png", "60000x60000"),
+        (1, "edit --image face.png --mask nothing.png -o a.png", "nothing.png"),
+        (1, "reconstruct --image . -o a.png", "not a file"),
+        (1, "reproduce face.png --image face.png", "no parameters"),
+    ] {
+        let message = desk.fails(status, line);
+        assert!(message.contains(expected), "{line}: {message}");
+        assert_eq!(desk.names(), before, "{line} left a file");
+    }
+}
+
+#[test]
+fn reproduce_survives_hostile_parameters() {
+    let desk = Desk::new();
+    desk.ok(EDITS[0].1);
+    desk.ok(EDITS[3].1);
+    let bad = |file: &str, place: &str, value: Value| {
+        let mut record: Value = serde_json::from_str(&read_metadata(&desk.path(file)).unwrap().unwrap()).unwrap();
+        *record.pointer_mut(place).unwrap_or_else(|| panic!("{place}")) = value.clone();
+        fs::write(desk.path("bad.png"), encode_png(&RgbImage::new(4, 4), Some(&record.to_string())).unwrap()).unwrap();
+        desk.fails(1, "reproduce bad.png -o out.png");
+        assert!(!desk.path("out.png").exists(), "{place} = {value} left a file");
+    };
+    for (place, value) in [
+        ("/class", Value::Null),
+        ("/label", Value::Null),
+        ("/label", json!(7)),
+        ("/count", json!(2)),
+        ("/sampling/start_iter", json!(u64::MAX)),
+        ("/edit/image/name", json!("../../etc/passwd")),
+        ("/edit/image/name", json!("")),
+        ("/edit/image/name", json!("..")),
+        ("/edit/image/sha256", json!("")),
+        ("/edit/operation", json!("erase")),
+        ("/edit/operation", json!("reconstruct")),
+        ("/edit/operation", json!({"vary": {"strength": 1e300}})),
+        ("/edit/operation/edit/mask", Value::Null),
+        ("/edit/operation/edit/mask/name", json!("face.png")),
+        ("/edit/operation/edit/boxes", json!([[0, 0, u32::MAX, u32::MAX]])),
+        ("/edit/operation/edit/boxes", json!([[0, 0, 1]])),
+        ("/edit/operation/edit/context", json!(-1)),
+        ("/edit/operation/edit/edge/feather", json!(u32::MAX)),
+        ("/edit/operation/edit/edge/dilation", json!(-1)),
+    ] {
+        bad("a.png", place, value);
+    }
+    for (place, value) in [
+        ("/edit/operation/outpaint/left", json!(u32::MAX)),
+        ("/edit/operation/outpaint/window", json!(0)),
+        ("/edit/operation/outpaint/window", json!(u32::MAX)),
+        ("/edit/operation/outpaint/overlap", json!(0)),
+        ("/edit/operation/outpaint/bottom", json!(16_384)),
+    ] {
+        bad("d.png", place, value);
+    }
+}
