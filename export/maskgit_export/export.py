@@ -12,7 +12,7 @@ import tempfile
 from pathlib import Path
 
 from .adapter import Avatars, Model, Sampling
-from .bundle import MANIFEST, BundleError, validate, write_manifest
+from .bundle import MANIFEST, SAMPLERS, BundleError, validate, write_manifest
 from .onnx_export import export_graphs
 
 
@@ -26,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     sampling = parser.add_argument_group("recommended sampling")
     sampling.add_argument("--steps", type=int, default=12)
     sampling.add_argument("--schedule", default="cosine")
-    sampling.add_argument("--sampler", default="confidence", choices=["confidence", "halton"])
+    sampling.add_argument("--sampler", default="confidence", choices=SAMPLERS)
     sampling.add_argument("--choice-temperature", type=float, default=4.5)
     sampling.add_argument("--temperature", type=float, default=1.0)
     sampling.add_argument("--top-k", type=int, default=None)
