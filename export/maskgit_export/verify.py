@@ -24,7 +24,6 @@ from pathlib import Path
 import numpy as np
 
 from .bundle import BundleError, Metadata, validate
-from .checkpoint import CheckpointError
 
 ROWS = 4
 TOLERANCE = 1e-3
@@ -175,11 +174,7 @@ def run(args: argparse.Namespace) -> int:
         return 1
     print(f"{args.bundle}: format, sizes, hashes and signatures are right ({', '.join(graphs)})")
     programs = [OnnxRuntime(args.bundle, graphs)]
-    try:
-        model = _model(args)
-    except CheckpointError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    model = _model(args)
     if model is not None:
         programs.insert(0, PyTorch(model))
     if args.command:
@@ -212,14 +207,14 @@ def _model(args: argparse.Namespace):
         from .adapter import load
 
         return load(args.model)
-    if args.google_maskgit:
-        from .convert import google_maskgit
+    if args.google_maskgit or args.halton_maskgit:
+        from .checkpoint import CheckpointError
+        from .convert import google_maskgit, halton_maskgit
 
-        return google_maskgit(*args.google_maskgit, gelu=args.gelu)
-    if args.halton_maskgit:
-        from .convert import halton_maskgit
-
-        return halton_maskgit(*args.halton_maskgit)
+        try:
+            return google_maskgit(*args.google_maskgit, gelu=args.gelu) if args.google_maskgit else halton_maskgit(*args.halton_maskgit)
+        except CheckpointError as error:
+            raise SystemExit(f"error: {error}") from error
     if args.synth:
         from .synth import make
 

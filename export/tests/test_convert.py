@@ -44,6 +44,8 @@ def test_files_become_a_bundle_that_computes_what_the_reference_does(kind, tmp_p
         found = {"logits": runs.logits(tokens, labels), "image": runs.decode(codes), "tokens": runs.encode(batch[3])}
         assert differing(found, wanted, 1e-4) == set(), runs.name
     assert main(["verify", str(out), f"--{model}", str(transformer), str(tokenizer)]) == 0
+    with pytest.raises(SystemExit, match="error: .* asks for the transformer"):
+        main(["verify", str(out), f"--{model}", str(tokenizer), str(transformer)])
     other = write(kind, tmp_path / "others", seed=4)
     assert main(["verify", str(out), f"--{model}", str(other[0]), str(tokenizer)]) == 1
 

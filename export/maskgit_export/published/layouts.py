@@ -105,9 +105,9 @@ def _plain(theirs: str, ours: str) -> Entry:
     return Entry(theirs, (ours,))
 
 
-def _affine(theirs: str, ours: str, kind: str) -> Iterator[Entry]:
+def _affine(theirs: str, ours: str, bias: bool = True) -> Iterator[Entry]:
     """Weight and bias of a PyTorch module of the same shape."""
-    for name in ("weight", "bias") if kind != "conv" else ("weight",):
+    for name in ("weight", "bias") if bias else ("weight",):
         yield _plain(f"{theirs}.{name}", f"{ours}.{name}")
 
 
@@ -182,7 +182,7 @@ def _google_tokenizer_flax(vqgan: google.GoogleMaskGit) -> list[Entry]:
 def _google_transformer_torch(net: google.Transformer) -> list[Entry]:
     entries = [_plain("tok_emb.weight", "word_embeddings.weight"), _plain("pos_emb", "position_embeddings.weight"), _plain("bias", "mlm_bias")]
     for theirs, ours in (("emb_ln", "embeddings_ln"), ("Token_Prediction.0", "mlm_dense"), ("Token_Prediction.2", "mlm_ln")):
-        entries.extend(_affine(theirs, ours, "linear"))
+        entries.extend(_affine(theirs, ours))
     for layer in range(net.config.depth):
         theirs, ours = f"blocks.{layer}", f"layers.{layer}"
         for name in ("weight", "bias"):
@@ -190,7 +190,7 @@ def _google_transformer_torch(net: google.Transformer) -> list[Entry]:
             parts = tuple(f"{ours}.attention.{part}.{name}" for part in ("query", "key", "value"))
             entries.append(Entry(f"{theirs}.MultiHeadAttention.in_proj_{name}", parts, lambda t: list(t.chunk(3)), lambda p: torch.cat(p)))
         for there, here in (("MultiHeadAttention.out_proj", "attention.out"), ("AttentionLN", "attention.output_ln"), ("MLP.0", "mlp.intermediate_output"), ("MLP.2", "mlp.layer_output"), ("MlpLN", "mlp.layer_output_ln")):
-            entries.extend(_affine(f"{theirs}.{there}", f"{ours}.{here}", "linear"))
+            entries.extend(_affine(f"{theirs}.{there}", f"{ours}.{here}"))
     return entries
 
 
@@ -198,20 +198,20 @@ def _google_tokenizer_torch(vqgan: google.GoogleMaskGit) -> list[Entry]:
     entries = [_plain("quantizer.codebook.weight", "codebook")]
     for part in ("encoder", "decoder"):
         network = getattr(vqgan, part)
-        entries.extend(_affine(f"{part}.conv_in", f"{part}.conv_in", "linear" if part == "decoder" else "conv"))
+        entries.extend(_affine(f"{part}.conv_in", f"{part}.conv_in", bias=part == "decoder"))
         for name, ours in (("norm_out", "norm"), ("conv_out", "conv_out")):
-            entries.extend(_affine(f"{part}.{name}", f"{part}.{ours}", "linear"))
+            entries.extend(_affine(f"{part}.{name}", f"{part}.{ours}"))
         for index, block in enumerate(network.blocks):
             stage, place = divmod(index, network.per_level)
             theirs, ours = f"{part}.res_blocks.{stage}.{place}", f"{part}.blocks.{index}"
             for number in (0, 1):
-                entries.extend(_affine(f"{theirs}.norm{number}", f"{ours}.norm{number}", "linear"))
-                entries.extend(_affine(f"{theirs}.conv{number}", f"{ours}.conv{number}", "conv"))
+                entries.extend(_affine(f"{theirs}.norm{number}", f"{ours}.norm{number}"))
+                entries.extend(_affine(f"{theirs}.conv{number}", f"{ours}.conv{number}", bias=False))
             if block.conv2 is not None:
-                entries.extend(_affine(f"{theirs}.conv_res", f"{ours}.conv2", "conv"))
+                entries.extend(_affine(f"{theirs}.conv_res", f"{ours}.conv2", bias=False))
     for index in range(len(vqgan.decoder.upsamples)):
         # After the blocks of a level comes the doubling, which has no weights, then the convolution.
-        entries.extend(_affine(f"decoder.res_blocks.{index + 1}.{vqgan.decoder.per_level + 1}", f"decoder.upsamples.{index}", "linear"))
+        entries.extend(_affine(f"decoder.res_blocks.{index + 1}.{vqgan.decoder.per_level + 1}", f"decoder.upsamples.{index}"))
     return entries
 
 
