@@ -133,7 +133,7 @@ impl Generator {
     /// Kind [`Request`](crate::ErrorKind::Request) for an unknown class, [`Bundle`](crate::ErrorKind::Bundle) when the
     /// model recommends a schedule or sampler that this library does not know.
     pub fn request(&self, class: &str) -> Result<Request> {
-        let label = find_label(&self.manifest().labels, class)?;
+        let label = find_label(self.manifest(), class)?;
         Ok(Request { label, seed: 0, count: 1, options: recommended(self.manifest())? })
     }
 

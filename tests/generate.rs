@@ -272,7 +272,7 @@ fn graphs_run_alone() {
 fn labels_settings_and_hashes() {
     let generator = generator(1);
     let manifest = generator.manifest();
-    assert_eq!(find_label(&manifest.labels, "co").unwrap(), 1);
+    assert_eq!(find_label(manifest, "co").unwrap(), 1);
     assert_eq!(generator.request("purple").unwrap_err().kind(), ErrorKind::Request);
     let options = recommended(manifest).unwrap();
     assert_eq!((options.steps, options.schedule, options.start_iter), (4, Schedule::Cosine, 0));

@@ -2,7 +2,7 @@
 
 To export a model of your own, subclass :class:`Model`: say what it is in ``metadata`` and write ``logits``, ``decode`` and ``encode`` in
 terms of your networks. Class tokens, label offsets, register tokens, mask rows and pixel ranges stay inside these methods;
-the runtime never learns of them. ``maskgit-export export --model my_module:make`` then writes the bundle, where ``make()``
+the runtime never learns of them. ``maskgit-export bundle my_module:make -o mine`` then writes the bundle, where ``make()``
 returns the model::
 
     class Mine(Model):
@@ -91,13 +91,13 @@ def load(reference: str) -> Model:
     """The model that ``MODULE:FUNCTION`` returns; the module is looked for in the current folder too. Runs that module's code."""
     module_name, _, function = reference.partition(":")
     if not function:
-        raise SystemExit(f"--model {reference}: write it as MODULE:FUNCTION, where the function returns a maskgit_export.adapter.Model")
+        raise SystemExit(f"{reference}: write it as MODULE:FUNCTION, where the function returns a maskgit_export.adapter.Model")
     if "" not in sys.path:
         sys.path.insert(0, "")
     try:
         model = getattr(importlib.import_module(module_name), function)()
     except (ImportError, AttributeError) as error:
-        raise SystemExit(f"--model {reference}: {error}") from error
+        raise SystemExit(f"{reference}: {error}") from error
     if not isinstance(model, Model):
-        raise SystemExit(f"--model {reference}: returned a {type(model).__name__}, not a maskgit_export.adapter.Model")
+        raise SystemExit(f"{reference}: returned a {type(model).__name__}, not a maskgit_export.adapter.Model")
     return model.eval()

@@ -12,6 +12,7 @@ import math
 import os
 import re
 import unicodedata
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -20,12 +21,13 @@ MANIFEST = "bundle.json"
 #: Graph name -> whether a bundle must have it.
 GRAPHS = {"transformer": True, "decoder": True, "encoder": False}
 SCHEDULES = ("linear", "square", "cubic", "sqrt", "cosine", "log", "exp", "arccos")
-SAMPLERS = ("confidence", "halton")
+SAMPLERS = ("confidence", "halton", "halton-redraw")
 PRECISIONS = ("fp32", "fp16", "int8")
 LIMITS = {"manifest bytes": 1 << 20, "labels": 65536, "grid": 128, "image": 4096, "codes": 1 << 20, "logits": 1 << 28, "id": 1 << 21, "steps": 4096}
 #: Bytes of UTF-8, least and most.
 TEXTS = {"name": (1, 128), "licence": (1, 256), "source": (0, 4096)}
 LABEL_TEXT = (1, 256)
+LABEL_ID_TEXT = (1, 64)
 FILE_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,127}")
 
 
@@ -56,7 +58,8 @@ class Metadata:
     """Everything the manifest says about a model, apart from its graph files.
 
     Tokens are in raster order on a grid of ``grid_rows`` x ``grid_cols``; ``mask_id`` stands for a masked one; a label is an index into
-    ``labels``, or ``null_label`` for "any class" where the model was trained with one.
+    ``labels``, or ``null_label`` for "any class" where the model was trained with one. ``label_ids`` are second names of the labels, one
+    each, by which a class can be asked for too: ImageNet's synsets (``n02099601``).
     """
 
     name: str
@@ -70,6 +73,7 @@ class Metadata:
     mask_id: int
     labels: list[str]
     null_label: int | None = None
+    label_ids: list[str] | None = None
     sampling: Sampling = field(default_factory=Sampling)
 
     @property
@@ -89,10 +93,18 @@ class Metadata:
         _require(_whole(self.mask_id) and self.codes <= self.mask_id < LIMITS["id"], f"mask_id is {self.mask_id!r}; it must not be one of the {self.codes} codes: from {self.codes} to {LIMITS['id'] - 1}")
         _require(isinstance(self.labels, list) and 1 <= len(self.labels) <= LIMITS["labels"], f"labels must be a list of 1 to {LIMITS['labels']} names")
         _require(all(_text(label, LABEL_TEXT) for label in self.labels), f"every label must be a text of {LABEL_TEXT[0]} to {LABEL_TEXT[1]} bytes without control characters")
-        doubled = sorted({label for label in self.labels if self.labels.count(label) > 1}) if len(set(self.labels)) < len(self.labels) else []
-        _require(not doubled, f"labels must differ; given twice: {doubled[:3]}")
+        _require(not (doubled := _doubled(self.labels)), f"labels must differ; given twice: {doubled[:3]}")
+        self._check_label_ids()
         _require(self.null_label is None or _whole(self.null_label) and len(self.labels) <= self.null_label < LIMITS["id"], f"null_label is {self.null_label!r}; it must be null, or from {len(self.labels)} (after the labels) to {LIMITS['id'] - 1}")
         self._check_sampling()
+
+    def _check_label_ids(self) -> None:
+        ids = self.label_ids
+        if ids is None:
+            return
+        _require(isinstance(ids, list) and len(ids) == len(self.labels), f"label_ids must be null, or a list of {len(self.labels)} texts, one for each label")
+        _require(all(_text(name, LABEL_ID_TEXT) for name in ids), f"every one of label_ids must be a text of {LABEL_ID_TEXT[0]} to {LABEL_ID_TEXT[1]} bytes without control characters")
+        _require(not (doubled := _doubled(ids)), f"label_ids must differ; given twice: {doubled[:3]}")
 
     def _check_sampling(self) -> None:
         s = self.sampling
@@ -139,6 +151,7 @@ def manifest_of(metadata: Metadata, folder: Path, precision: str = "fp32") -> di
         "codes": metadata.codes,
         "mask_id": metadata.mask_id,
         "labels": metadata.labels,
+        **({} if metadata.label_ids is None else {"label_ids": metadata.label_ids}),
         "null_label": metadata.null_label,
         "precision": precision,
         "sampling": dataclasses.asdict(metadata.sampling),
@@ -196,7 +209,7 @@ def sha256(path: Path) -> str:
 
 
 def _parse(raw: object) -> tuple[Metadata, dict]:
-    top = _fields(raw, "the manifest", {"format_version", "name", "licence", "source", "image", "grid", "codes", "mask_id", "labels", "null_label", "precision", "sampling", "graphs"}, optional={"null_label"})
+    top = _fields(raw, "the manifest", {"format_version", "name", "licence", "source", "image", "grid", "codes", "mask_id", "labels", "label_ids", "null_label", "precision", "sampling", "graphs"}, optional={"label_ids", "null_label"})
     _require(top["format_version"] == FORMAT_VERSION, f"format_version is {top['format_version']!r}; this program knows {FORMAT_VERSION}")
     _require(top["precision"] in PRECISIONS, f"precision is {top['precision']!r}; known: {', '.join(PRECISIONS)}")
     image = _fields(top["image"], "image", {"height", "width"})
@@ -204,7 +217,7 @@ def _parse(raw: object) -> tuple[Metadata, dict]:
     sampling = _fields(top["sampling"], "sampling", {f.name for f in dataclasses.fields(Sampling)}, optional={"top_k"})
     metadata = Metadata(
         name=top["name"], licence=top["licence"], source=top["source"], image_height=image["height"], image_width=image["width"], grid_rows=grid["rows"], grid_cols=grid["cols"],
-        codes=top["codes"], mask_id=top["mask_id"], labels=top["labels"], null_label=top.get("null_label"), sampling=Sampling(**sampling))
+        codes=top["codes"], mask_id=top["mask_id"], labels=top["labels"], null_label=top.get("null_label"), label_ids=top.get("label_ids"), sampling=Sampling(**sampling))
     metadata.check()
     graphs = _fields(top["graphs"], "graphs", set(GRAPHS), optional={graph for graph, needed in GRAPHS.items() if not needed})
     graphs = {graph: _fields(entry, f"graphs.{graph}", {"file", "bytes", "sha256"}) for graph, entry in graphs.items() if entry is not None}
@@ -261,6 +274,11 @@ def _text(value: object, limits: tuple[int, int]) -> bool:
     if not isinstance(value, str) or any(unicodedata.category(c) == "Cc" for c in value):
         return False
     return limits[0] <= len(value.encode("utf-8", "surrogatepass")) <= limits[1]
+
+
+def _doubled(names: list[str]) -> list[str]:
+    """The names that are there more than once."""
+    return sorted(name for name, count in Counter(names).items() if count > 1)
 
 
 def _whole(value: object) -> bool:

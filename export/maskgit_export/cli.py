@@ -12,6 +12,8 @@ COMMANDS = {
     "train-tokenizer": "train_tokenizer",
     "train-mvtm": "train_mvtm",
     "export": "export",
+    "bundle": "trace",
+    "convert": "convert",
     "verify": "verify",
     "synth": "synth",
     "train-classifier": "train_classifier",

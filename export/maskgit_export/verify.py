@@ -5,8 +5,8 @@ goes through every graph; the largest absolute difference of logits and pixels b
 a difference above the tolerance (1e-3) is a failure. Tokens of the encoder may differ where two codes are equally near, in at
 most one position in a hundred.
 
-PyTorch takes part when it is told where the weights are: --checkpoint TOKENIZER MVTM, --model MODULE:FUNCTION, or --synth SHAPE
-with --seed. The command takes part with --command. A folder ``reference`` in the bundle, which --write-reference makes, takes part when
+PyTorch takes part when it is told where the weights are: --checkpoint TOKENIZER MVTM, --model MODULE:FUNCTION, --synth SHAPE
+with --seed, or the two files that ``convert`` was given: --google-maskgit, --halton-maskgit TRANSFORMER TOKENIZER. The command takes part with --command. A folder ``reference`` in the bundle, which --write-reference makes, takes part when
 it is there: ``tokens.i64`` [4, N] with ``mask_id`` where masked, ``labels.i64`` [4], ``logits.f32`` [4, N, K]; ``codes.i64`` [4, N],
 the same tokens without masks, and ``image.f32`` [4, 3, H, W], what the decoder makes of them; ``encoded.i64`` [4, N], what the
 encoder makes of that image. All are raw little-endian numbers.
@@ -38,6 +38,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     weights.add_argument("--checkpoint", nargs=2, type=Path, metavar=("TOKENIZER", "MVTM"), help="files that the two trainers wrote")
     weights.add_argument("--model", metavar="MODULE:FUNCTION", help="a function that returns the maskgit_export.adapter.Model")
     weights.add_argument("--synth", metavar="SHAPE", help="the shape that `synth` was given")
+    weights.add_argument("--google-maskgit", nargs=2, type=Path, metavar=("TRANSFORMER", "TOKENIZER"), help="files that `convert google-maskgit` was given")
+    weights.add_argument("--halton-maskgit", nargs=2, type=Path, metavar=("TRANSFORMER", "TOKENIZER"), help="files that `convert halton-maskgit` was given")
+    parser.add_argument("--gelu", choices=["tanh", "erf"], help="the form that `convert google-maskgit` was given")
     parser.add_argument("--command", metavar="PATH", help="the maskgit program, to compare our engine too")
     parser.add_argument("--write-reference", action="store_true", help="write BUNDLE/reference (from PyTorch where it takes part)")
     parser.add_argument("--tolerance", type=float, default=TOLERANCE, help="largest absolute difference allowed")
@@ -204,6 +207,14 @@ def _model(args: argparse.Namespace):
         from .adapter import load
 
         return load(args.model)
+    if args.google_maskgit or args.halton_maskgit:
+        from .checkpoint import CheckpointError
+        from .convert import google_maskgit, halton_maskgit
+
+        try:
+            return google_maskgit(*args.google_maskgit, gelu=args.gelu) if args.google_maskgit else halton_maskgit(*args.halton_maskgit)
+        except CheckpointError as error:
+            raise SystemExit(f"error: {error}") from error
     if args.synth:
         from .synth import make
 
@@ -226,7 +237,7 @@ def _compare(results: list[Results], tolerance: float) -> bool:
     first, agree = results[0], True
     if len(results) == 1:
         agree = all(np.isfinite(value).all() for value in (first.logits, first.image))
-        print(f"{first.name}: {'finite numbers' if agree else 'NOT FINITE'}; nothing to compare with: give --checkpoint, --model, --synth or --command")
+        print(f"{first.name}: {'finite numbers' if agree else 'NOT FINITE'}; nothing to compare with: say where the weights are, or give --command")
     for other in results[1:]:
         logits, image = _difference(first.logits, other.logits), _difference(first.image, other.image)
         line = f"{other.name} against {first.name}: max abs error logits {logits:.2e}, image {image:.2e}"

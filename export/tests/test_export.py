@@ -1,11 +1,15 @@
 """Exported graphs compute what PyTorch computes, for every kind of model and any batch."""
 
+import os
+import shutil
+
 import numpy as np
 import onnx
 import pytest
 import torch
 
 from maskgit_export.adapter import Model
+from maskgit_export import export
 from maskgit_export.bundle import BundleError, validate, write_manifest
 from maskgit_export.onnx_export import OPSET, export_graphs
 from maskgit_export.verify import OnnxRuntime, PyTorch, make_batch
@@ -91,3 +95,27 @@ def test_logits_of_the_wrong_shape_are_refused(avatars, tmp_path):
 
     with pytest.raises(BundleError, match="logits has a dimension of"):
         export_graphs(Short(whole.metadata), tmp_path)
+
+
+def test_a_bundle_in_the_way_is_replaced_and_a_failure_leaves_it(avatars, tmp_path, monkeypatch):
+    model, folder = avatars
+
+    def graphs(_, target):
+        return [shutil.copy(folder / f"{graph}.onnx", target) for graph in ("transformer", "decoder", "encoder")]
+
+    monkeypatch.setattr(export, "export_graphs", lambda *given: [type(folder)(path) for path in graphs(*given)])
+    out = tmp_path / "bundle"
+    out.mkdir()
+    (out / "notes.txt").write_text("mine")
+    (out / "bundle.json").write_text("an old one")
+    export.write_bundle(model, out)
+    assert validate(out)[0] == model.metadata and (out / "notes.txt").exists()
+    before = (out / "bundle.json").read_bytes()
+
+    def fail(*_):
+        raise OSError("no space")
+
+    monkeypatch.setattr(export, "write_manifest", fail)
+    with pytest.raises(OSError, match="no space"):
+        export.write_bundle(model, out)
+    assert (out / "bundle.json").read_bytes() == before and os.listdir(tmp_path) == ["bundle"]

@@ -147,7 +147,9 @@ def test_the_export_command(bundle, tmp_path):
     tokenizer, mvtm = map(str, bundle[1])
     out = tmp_path / "out"
     common = ["export", "--tokenizer", tokenizer, "--mvtm", mvtm, "-o", str(out)]
-    assert main(common) == 2
+    with pytest.raises(SystemExit) as usage:
+        main(common)
+    assert usage.value.code == 2
     assert main([*common, "--name", "x", "--licence", "MIT", "--steps", "0"]) == 1
     assert not (out / "bundle.json").exists()
     assert main([*common, "--name", "x", "--licence", "MIT", "--steps", "6", "--guidance", "0.5"]) == 0

@@ -30,6 +30,9 @@ pub struct Manifest {
     pub mask_id: i64,
     /// The names of the classes. A label is an index into this list.
     pub labels: Vec<String>,
+    /// A second name of each class, in the same order: such as its WordNet synset, `n02099601`. `None`: there are none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub label_ids: Option<Vec<String>>,
     /// The label that means "no class", for guidance. Never the index of a class: at least `labels.len()`, less
     /// than 2²¹. `None`: the model cannot be guided.
     #[serde(default)]

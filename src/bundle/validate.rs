@@ -11,6 +11,7 @@ pub(super) const MAX_MANIFEST_BYTES: usize = 1 << 20;
 const MAX_GRAPH_BYTES: u64 = 1 << 32;
 const MAX_LABELS: usize = 1 << 16;
 const MAX_LABEL_BYTES: usize = 256;
+const MAX_LABEL_ID_BYTES: usize = 64;
 const MAX_GRID: usize = 128;
 const MAX_IMAGE: usize = 4096;
 const MAX_CODES: usize = 1 << 20;
@@ -42,6 +43,7 @@ pub(super) fn validate(m: &Manifest) -> Result<()> {
     }
     id("mask_id", m.mask_id, m.codes, "codes")?;
     labels(&m.labels)?;
+    label_ids(m)?;
     if let Some(null) = m.null_label {
         id("null_label", null, m.labels.len(), "the number of labels")?;
     }
@@ -97,11 +99,28 @@ fn labels(labels: &[String]) -> Result<()> {
     if labels.is_empty() || labels.len() > MAX_LABELS {
         return fail(format!("labels has {} names; it must have 1 to {MAX_LABELS}", labels.len()));
     }
-    let mut seen = HashSet::with_capacity(labels.len());
-    for (index, label) in labels.iter().enumerate() {
-        text(&format!("labels[{index}]"), label, 1, MAX_LABEL_BYTES)?;
-        if !seen.insert(label.as_str()) {
-            return fail(format!("labels[{index}] is \"{label}\", as an earlier label is; give each its own name"));
+    names("labels", labels, MAX_LABEL_BYTES)
+}
+
+fn label_ids(m: &Manifest) -> Result<()> {
+    let Some(ids) = &m.label_ids else { return Ok(()) };
+    if ids.len() != m.labels.len() {
+        return fail(format!(
+            "label_ids has {} names; it must have one for each of the {} labels",
+            ids.len(),
+            m.labels.len()
+        ));
+    }
+    names("label_ids", ids, MAX_LABEL_ID_BYTES)
+}
+
+/// Texts that all differ.
+fn names(field: &str, names: &[String], max: usize) -> Result<()> {
+    let mut seen = HashSet::with_capacity(names.len());
+    for (index, name) in names.iter().enumerate() {
+        text(&format!("{field}[{index}]"), name, 1, max)?;
+        if !seen.insert(name.as_str()) {
+            return fail(format!("{field}[{index}] is \"{name}\", as an earlier one is; give each class its own"));
         }
     }
     Ok(())

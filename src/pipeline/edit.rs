@@ -69,7 +69,7 @@ impl Generator {
     /// As [`Generator::request`].
     pub fn edit_request(&self, class: Option<&str>) -> Result<EditRequest> {
         Ok(EditRequest {
-            label: class.map(|class| find_label(&self.manifest().labels, class)).transpose()?,
+            label: class.map(|class| find_label(self.manifest(), class)).transpose()?,
             seed: 0,
             count: 1,
             options: recommended(self.manifest())?,

@@ -1,16 +1,19 @@
 //! Finding a class by what a person types.
 
+use crate::bundle::Manifest;
 use crate::error::{Error, Result};
 
 /// How many names an error lists.
 const SUGGESTIONS: usize = 5;
 
-/// Finds a class: by its exact name, by its index, by its name in another case, or by an unambiguous beginning of it.
+/// Finds a class of a model: by its exact name, by its index, by its name or its id (see
+/// [`Manifest::label_ids`]) in any case, or by an unambiguous beginning of its name.
 ///
 /// # Errors
 ///
 /// Kind [`Request`](crate::ErrorKind::Request): no class fits (the names nearest to it are listed), or several do.
-pub fn find_label(labels: &[String], text: &str) -> Result<usize> {
+pub fn find_label(manifest: &Manifest, text: &str) -> Result<usize> {
+    let labels = &manifest.labels;
     if let Some(index) = labels.iter().position(|name| name == text) {
         return Ok(index);
     }
@@ -27,6 +30,12 @@ pub fn find_label(labels: &[String], text: &str) -> Result<usize> {
     let wanted = text.to_lowercase();
     let folded: Vec<String> = labels.iter().map(|name| name.to_lowercase()).collect();
     let exact: Vec<usize> = matching(&folded, |name| name == wanted);
+    let ids = manifest.label_ids.as_deref().unwrap_or_default();
+    if exact.is_empty()
+        && let Some(index) = ids.iter().position(|id| id.to_lowercase() == wanted)
+    {
+        return Ok(index);
+    }
     let begins: Vec<usize> = matching(&folded, |name| !wanted.is_empty() && name.starts_with(&wanted));
     match (exact.as_slice(), begins.as_slice()) {
         (&[index], _) | (&[], &[index]) => Ok(index),
@@ -88,13 +97,24 @@ fn edit_distance(a: &str, b: &str) -> usize {
 mod tests {
     use super::*;
 
-    fn labels() -> Vec<String> {
-        ["lorelei", "bigEars", "bigSmile", "micah", "10", "Micah Two"].map(String::from).to_vec()
+    fn manifest() -> Manifest {
+        let graph = |name: &str| serde_json::json!({ "file": name, "bytes": 1, "sha256": "0".repeat(64) });
+        let json = serde_json::json!({
+            "format_version": 1, "name": "birds", "licence": "CC0-1.0", "source": "", "image": { "height": 4, "width": 4 },
+            "grid": { "rows": 1, "cols": 1 }, "codes": 2, "mask_id": 2,
+            "labels": ["lorelei", "bigEars", "bigSmile", "micah", "10", "Micah Two", "crane (bird)", "crane (machine)", "N03"],
+            "label_ids": ["n00", "n01", "n02", "n03", "n04", "n05", "n06", "N07", "n08"],
+            "precision": "fp32",
+            "sampling": { "steps": 1, "schedule": "cosine", "sampler": "confidence", "choice_temperature": 0,
+                          "temperature": 1, "guidance": 0, "guidance_ramp": false },
+            "graphs": { "transformer": graph("t"), "decoder": graph("d") },
+        });
+        Manifest::parse(json.to_string().as_bytes()).expect("a valid manifest")
     }
 
     #[test]
-    fn finds_by_name_index_case_and_prefix() {
-        let labels = labels();
+    fn finds_by_name_index_case_id_and_prefix() {
+        let manifest = manifest();
         for (text, index) in [
             ("lorelei", 0),
             ("LORELEI", 0),
@@ -105,23 +125,36 @@ mod tests {
             ("10", 4), // a class's own name comes before the index
             ("micah", 3),
             ("micah t", 5),
+            ("n02", 2),
+            ("N06", 6),
+            ("n07", 7),
+            ("n03", 8), // a class's name comes before another's id
+            ("crane (m", 7),
+            ("n0", 8), // only names are found by their beginning
         ] {
-            assert_eq!(find_label(&labels, text).ok(), Some(index), "{text}");
+            assert_eq!(find_label(&manifest, text).ok(), Some(index), "{text}");
         }
+        let plain = Manifest { label_ids: None, ..manifest };
+        assert!(find_label(&plain, "n02").is_err());
     }
 
     #[test]
     fn errors_name_the_candidates() {
-        let labels = labels();
+        let manifest = manifest();
         for (text, expected) in [
             ("lorelie", "did you mean lorelei"),
             ("ears", "did you mean bigEars"),
             ("big", "ambiguous: it may be bigEars, bigSmile"),
-            ("6", "6 classes, 0 to 5"),
-            ("99999999999999999999999999", "6 classes, 0 to 5"),
+            ("crane", "ambiguous: it may be crane (bird), crane (machine)"),
+            ("n0x", "there is no class 'n0x'"),
+            ("9", "9 classes, 0 to 8"),
+            ("99999999999999999999999999", "9 classes, 0 to 8"),
             ("", "there is no class ''"),
         ] {
-            let message = find_label(&labels, text).unwrap_err().to_string();
+            let message = match find_label(&manifest, text) {
+                Err(error) => error.to_string(),
+                Ok(index) => panic!("{text} found {index}"),
+            };
             assert!(message.contains(expected), "{text}: {message}");
         }
     }

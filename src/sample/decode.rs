@@ -5,7 +5,7 @@ use super::noise::Draws;
 use super::{Canvas, Observe, Options, Outcome, Predict, Problem, Row, Sampler, StepReport, halton};
 use crate::error::{Error, Result};
 
-/// Draws every masked token of every canvas: Google's `parallel_decode`, or the Halton sampler, with guidance.
+/// Draws every masked token of every canvas: Google's `parallel_decode`, or a Halton sampler, with guidance.
 ///
 /// Each step predicts all masked tokens of a canvas at once, draws them, keeps some and masks the rest; the last step keeps all.
 /// A canvas does not depend on the others. A canvas with nothing masked is left as it is.
@@ -27,12 +27,14 @@ pub fn decode(
     let (n, k) = (problem.grid.len(), problem.codes);
     let order = match options.sampler {
         Sampler::Confidence => Vec::new(),
-        Sampler::Halton => halton::order(problem.grid),
+        Sampler::Halton | Sampler::HaltonRedraw => halton::order(problem.grid),
     };
+    let redraws = options.sampler == Sampler::HaltonRedraw;
     let starts: Vec<Start> = canvases.iter().map(|canvas| Start::new(problem, &order, canvas)).collect();
     let mut guesses: Vec<Vec<i64>> = canvases.iter().map(|canvas| canvas.tokens.clone()).collect();
     let mut known: Vec<Vec<bool>> =
         canvases.iter().map(|c| c.tokens.iter().map(|&token| token != problem.mask_id).collect()).collect();
+    let given = known.clone();
     let mut masked: Vec<usize> = starts.iter().map(|start| start.unknown).collect();
     let mut outcome = Outcome { masked: vec![Vec::new(); canvases.len()] };
     let mut logits = Vec::new();
@@ -41,7 +43,7 @@ pub fn decode(
 
     for step in options.start_iter..options.steps {
         let active: Vec<usize> =
-            (0..canvases.len()).filter(|&image| masked.get(image).is_some_and(|&m| m > 0)).collect();
+            (0..canvases.len()).filter(|&image| masked[image] > 0 || (redraws && starts[image].unknown > 0)).collect();
         let guidance = options.guidance.at(step, options.steps);
         let passes = if guidance == 0.0 { &[false][..] } else { &[false, true] };
         let rows: Vec<Row<'_>> = passes
@@ -60,11 +62,12 @@ pub fn decode(
             let row = place * n * k..(place + 1) * n * k;
             let rows = (&conditional[row.clone()], if guidance == 0.0 { None } else { unconditional.get(row) });
             let seed = canvases[image].seed;
-            step_state.draw(rows, guidance, seed, step, &known[image], &mut guesses[image])?;
+            let settled = if redraws { &given[image] } else { &known[image] };
+            step_state.draw(rows, guidance, seed, step, settled, &mut guesses[image])?;
             let keep = match options.sampler {
                 _ if step + 1 == options.steps => known[image].iter().map(|_| true).collect(),
                 Sampler::Confidence => step_state.confident(step, starts[image].unknown, &known[image]),
-                Sampler::Halton => starts[image].revealed(step, options, &known[image]),
+                Sampler::Halton | Sampler::HaltonRedraw => starts[image].revealed(step, options, &known[image]),
             };
             known[image] = keep;
             masked[image] = known[image].iter().filter(|&&kept| !kept).count();
@@ -141,7 +144,7 @@ impl Start {
         }
     }
 
-    /// What is known after a step of the Halton sampler: the first floor(U (1 - gamma(r))) masked positions of the order, at
+    /// What is known after a step of a Halton sampler: the first floor(U (1 - gamma(r))) masked positions of the order, at
     /// least one more a step.
     fn revealed(&self, step: usize, options: &Options, known: &[bool]) -> Vec<bool> {
         let r = (step + 1) as f32 / options.steps as f32;
@@ -166,20 +169,20 @@ struct Step<'a> {
 }
 
 impl Step<'_> {
-    /// Draws a token for each unknown position and notes its confidence, ln p + tau (1 - r) Gumbel.
+    /// Draws a token for each position that is not `settled` and notes its confidence, ln p + tau (1 - r) Gumbel.
     fn draw(
         &mut self,
         (conditional, unconditional): (&[f32], Option<&[f32]>),
         guidance: f32,
         seed: u64,
         step: usize,
-        known: &[bool],
+        settled: &[bool],
         guess: &mut [i64],
     ) -> Result<()> {
         let r = (step + 1) as f32 / self.options.steps as f32;
         let tau = self.options.choice_temperature * (1.0 - r);
         self.drawn.clear();
-        for position in (0..self.n).filter(|&position| !known[position]) {
+        for position in (0..self.n).filter(|&position| !settled[position]) {
             let place = position * self.k..(position + 1) * self.k;
             let mut logits = &conditional[place.clone()];
             if let Some(unconditional) = unconditional {

@@ -47,7 +47,7 @@ impl Grid {
 
 /// How the positions that keep their token are chosen.
 ///
-/// Written and read as `confidence` and `halton`.
+/// Written and read as `confidence`, `halton` and `halton-redraw`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Sampler {
@@ -55,6 +55,9 @@ pub enum Sampler {
     Confidence,
     /// Positions stay in the order of a Halton sequence, whatever the confidence (Besnier et al. 2025).
     Halton,
+    /// As [`Sampler::Halton`], and every position revealed so far is drawn again in each step, from logits that saw its present
+    /// token: the loop of the method's published code.
+    HaltonRedraw,
 }
 
 impl Sampler {
@@ -62,7 +65,7 @@ impl Sampler {
     pub fn published_schedule(self) -> Schedule {
         match self {
             Self::Confidence => Schedule::Cosine,
-            Self::Halton => Schedule::Arccos,
+            Self::Halton | Self::HaltonRedraw => Schedule::Arccos,
         }
     }
 }
@@ -74,7 +77,8 @@ impl FromStr for Sampler {
         match text {
             "confidence" => Ok(Self::Confidence),
             "halton" => Ok(Self::Halton),
-            _ => Err(Error::request(format!("unknown sampler '{text}'; choose confidence or halton"))),
+            "halton-redraw" => Ok(Self::HaltonRedraw),
+            _ => Err(Error::request(format!("unknown sampler '{text}'; choose confidence, halton or halton-redraw"))),
         }
     }
 }
@@ -84,6 +88,7 @@ impl fmt::Display for Sampler {
         f.write_str(match self {
             Self::Confidence => "confidence",
             Self::Halton => "halton",
+            Self::HaltonRedraw => "halton-redraw",
         })
     }
 }
@@ -118,7 +123,7 @@ pub struct Options {
     /// Which tokens those are.
     pub sampler: Sampler,
     /// tau: how much Gumbel noise the confidence gets, tau (1 - r); 0 is none. The published configuration has 4.5. The
-    /// Halton sampler does not use it.
+    /// Halton samplers do not use it.
     pub choice_temperature: f32,
     /// Divides the logits before a token is drawn; 1 is the model's own distribution, 0 takes the likeliest token.
     pub temperature: f32,
@@ -200,7 +205,8 @@ pub struct Row<'a> {
 
 /// The model, as the loop sees it.
 pub trait Predict {
-    /// Writes the logits of each row, `[rows, N, K]`. Only those of masked positions are read.
+    /// Writes the logits of each row, `[rows, N, K]`. Only those of positions that are masked are read, and, by
+    /// [`Sampler::HaltonRedraw`], of those that were at the start.
     ///
     /// # Errors
     ///

@@ -174,9 +174,34 @@ fn halton_reveals_as_published() {
     assert_eq!(first, expected);
 }
 
+/// Three masked positions, eight steps: all are revealed after the third, and drawn again in each of the others.
+#[test]
+fn redraw_goes_on_after_all_are_revealed_and_leaves_given_tokens() {
+    let problem = problem(4, 4, 11);
+    let mut canvas = blank(16, 5);
+    (0..13).for_each(|i| canvas.tokens[i] = (i % 11) as i64);
+    let mut seen: Vec<Vec<i64>> = Vec::new();
+    for (sampler, calls) in [(Sampler::Halton, 3), (Sampler::HaltonRedraw, 8)] {
+        let options = Options { sampler, schedule: Schedule::Arccos, ..options(8) };
+        let (mut model, mut canvases) = (Mixing::new(11), [canvas.clone()]);
+        let mut observe = |report: &StepReport<'_>| {
+            assert_eq!(report.tokens[0][..13], canvas.tokens[..13]);
+            assert!(report.step < 2 || report.masked[0] == 0);
+            if sampler == Sampler::HaltonRedraw && report.step >= 2 {
+                seen.push(report.tokens[0][13..].to_vec());
+            }
+            ControlFlow::Continue(())
+        };
+        decode(&problem, &mut canvases, &options, &mut model, &mut observe).expect("valid");
+        assert_eq!(model.calls.borrow().iter().filter(|rows| !rows.is_empty()).count(), calls, "{sampler}");
+    }
+    seen.dedup();
+    assert!(seen.len() > 1, "the tokens are drawn again: {seen:?}");
+}
+
 #[test]
 fn known_tokens_never_change_and_all_become_known() {
-    for sampler in [Sampler::Confidence, Sampler::Halton] {
+    for sampler in [Sampler::Confidence, Sampler::Halton, Sampler::HaltonRedraw] {
         for keep in [0, 1, 5, 40, 62, 63, 64] {
             let problem = problem(8, 8, 11);
             let mut canvas = blank(64, 3);

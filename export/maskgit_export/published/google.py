@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..adapter import Metadata, Model
+from ..adapter import Metadata, Model, Sampling
 
 
 @dataclass
@@ -31,6 +31,8 @@ class Config:
     blocks: int = 2
     code_dim: int = 256
     groups: int = 32
+    #: ``tanh``, as jax.nn.gelu computes it, or ``erf``, as torch.nn.GELU does.
+    gelu: str = "tanh"
 
     @property
     def size(self) -> int:
@@ -41,6 +43,23 @@ class Config:
     def vocabulary(self) -> int:
         """Codes, then classes, then the mask."""
         return self.codes + self.classes + 1
+
+
+#: Image size -> what was published.
+PUBLISHED = {256: Config(), 512: Config(grid=32)}
+
+
+def metadata(config: Config, name: str, licence: str, source: str, labels: list[str], label_ids: list[str] | None = None) -> Metadata:
+    """The manifest of a model of this shape, with the settings that its authors recommend: 8 steps, 12 for 512 pixels."""
+    return Metadata(
+        name=name, licence=licence, source=source, image_height=config.size, image_width=config.size, grid_rows=config.grid, grid_cols=config.grid,
+        codes=config.codes, mask_id=config.codes + config.classes, labels=labels, label_ids=label_ids,
+        sampling=Sampling(steps=8 if config.grid <= 16 else 12, schedule="cosine", sampler="confidence", choice_temperature=4.5))
+
+
+def gelu(x: Tensor, config: Config) -> Tensor:
+    """GELU in the form that the configuration names."""
+    return F.gelu(x, approximate="none" if config.gelu == "erf" else "tanh")
 
 
 class Attention(nn.Module):
@@ -60,16 +79,17 @@ class Attention(nn.Module):
 
 
 class Mlp(nn.Module):
-    """GELU (the tanh form, as in JAX), then the post-norm."""
+    """GELU, then the post-norm."""
 
     def __init__(self, config: Config):
         super().__init__()
+        self.config = config
         self.intermediate_output = nn.Linear(config.dim, config.ffn)
         self.layer_output = nn.Linear(config.ffn, config.dim)
         self.layer_output_ln = nn.LayerNorm(config.dim, eps=1e-12)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.layer_output_ln(x + self.layer_output(F.gelu(self.intermediate_output(x), approximate="tanh")))
+        return self.layer_output_ln(x + self.layer_output(gelu(self.intermediate_output(x), self.config)))
 
 
 class TransformerLayer(nn.Module):
@@ -88,6 +108,7 @@ class Transformer(nn.Module):
 
     def __init__(self, config: Config):
         super().__init__()
+        self.config = config
         self.word_embeddings = nn.Embedding(config.vocabulary, config.dim)
         self.position_embeddings = nn.Embedding(config.grid**2 + 1, config.dim)
         self.embeddings_ln = nn.LayerNorm(config.dim, eps=1e-12)
@@ -101,7 +122,7 @@ class Transformer(nn.Module):
         x = self.embeddings_ln(self.word_embeddings(ids) + self.position_embeddings.weight)
         for layer in self.layers:
             x = layer(x)
-        return self.mlm_ln(F.gelu(self.mlm_dense(x), approximate="tanh"))
+        return self.mlm_ln(gelu(self.mlm_dense(x), self.config))
 
     def forward(self, ids: Tensor) -> Tensor:
         return self.features(ids) @ self.word_embeddings.weight.t() + self.mlm_bias

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..adapter import Metadata, Model
+from ..adapter import Metadata, Model, Sampling
 from . import llamagen
 
 #: Size -> (dim, depth, heads).
@@ -36,6 +36,26 @@ class Config:
     def hidden(self) -> int:
         """Width of the SwiGLU: two thirds of 4 dim, rounded up to a multiple of 256."""
         return -(-int(2 * 4 * self.dim / 3) // 256) * 256
+
+    @property
+    def size(self) -> int:
+        """Height and width of the image in pixels."""
+        return self.grid * 2 ** (len(self.tokenizer.multipliers) - 1)
+
+
+#: Variant, as ``b-384``: size and height of the image -> its shape.
+PUBLISHED = {f"{size}-{pixels}": Config(grid=pixels // 16, dim=dim, depth=depth, heads=heads) for size, (dim, depth, heads) in SIZES.items() for pixels in (256, 384)}
+
+
+def metadata(config: Config, name: str, licence: str, source: str, labels: list[str], label_ids: list[str] | None = None) -> Metadata:
+    """The manifest of a model of this shape, with the settings of its authors' demonstration.
+
+    Their logits are multiplied by 1.1, ours divided by a temperature.
+    """
+    return Metadata(
+        name=name, licence=licence, source=source, image_height=config.size, image_width=config.size, grid_rows=config.grid, grid_cols=config.grid,
+        codes=config.codes, mask_id=config.codes, labels=labels, label_ids=label_ids, null_label=config.classes,
+        sampling=Sampling(steps=32, schedule="arccos", sampler="halton", temperature=round(1 / 1.1, 3), guidance=2.0))
 
 
 def rms(x: Tensor) -> Tensor:
@@ -137,6 +157,10 @@ class Transformer(nn.Module):
         self.transformer = Blocks(config)
         self.last_norm = LastNorm(config.dim)
         self.head = nn.Linear(config.dim, config.codes + 1)
+        self.tie()
+
+    def tie(self) -> None:
+        """Makes the head's weight the token embedding's; needed again after parameters were exchanged."""
         self.head.weight = self.tok_emb.weight
 
     def features(self, tokens: Tensor, label: Tensor) -> Tensor:

@@ -27,7 +27,7 @@ use crate::{args, cancel, memory, output, watch};
 pub struct Args {
     #[command(flatten)]
     model: args::Model,
-    /// The class: its name, an unambiguous beginning of it, or its index (`maskgit info --labels`)
+    /// The class: its name, an unambiguous beginning of it, its index or its id (`maskgit info --labels`)
     #[arg(long, value_name = "NAME|INDEX")]
     class: String,
     /// The PNG to write; with --count and without --grid, NAME-000.png, NAME-001.png and so on

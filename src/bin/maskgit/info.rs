@@ -14,7 +14,7 @@ use crate::{args, model, output};
 pub struct Args {
     #[command(flatten)]
     model: args::Model,
-    /// List the classes only: index, tab, name
+    /// List the classes only: index, tab, name; a tab and its id (a WordNet synset, say) where it has one
     #[arg(long, conflicts_with = "json")]
     labels: bool,
     /// Print one JSON object: the manifest and the model's path
@@ -36,8 +36,12 @@ pub fn run(args: &Args) -> Result<()> {
     if args.json {
         output::json(&Report { path: path.display().to_string(), manifest })
     } else if args.labels {
-        let lines: String =
-            manifest.labels.iter().enumerate().map(|(i, name)| format!("{i}\t{}\n", plain(name))).collect();
+        let ids = manifest.label_ids.as_deref().unwrap_or_default();
+        let mut lines = String::new();
+        for (i, name) in manifest.labels.iter().enumerate() {
+            let id = ids.get(i).map(|id| format!("\t{}", plain(id))).unwrap_or_default();
+            writeln!(lines, "{i}\t{}{id}", plain(name))?;
+        }
         output::text(&lines)
     } else {
         output::text(&describe(&path, manifest)?)
