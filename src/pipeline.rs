@@ -3,6 +3,7 @@
 mod edit;
 mod graphs;
 mod label;
+mod predict;
 mod types;
 
 use std::cell::RefCell;
@@ -16,12 +17,13 @@ use sha2::{Digest, Sha256};
 pub use edit::{EditRequest, Edited, MAX_RESULT_BYTES};
 use graphs::{check_tokens, decode_row, load, one, to_image, transformer_row};
 pub use label::find_label;
+use predict::{Blank, Predictor};
 pub use types::{Generated, Observer, Picture, Preview, Progress, Request, Timings};
 
 use crate::bundle::{Bundle, GraphKind, Manifest};
 use crate::engine::{CpuEngine, Engine, Input, Session};
 use crate::error::{Error, Result};
-use crate::sample::{self, Canvas, Grid, Guidance, Options, Predict, Problem, Row, StepReport};
+use crate::sample::{self, Canvas, Grid, Guidance, Options, Problem, StepReport};
 
 /// The most pictures one request may ask for.
 pub const MAX_COUNT: usize = 10_000;
@@ -59,6 +61,8 @@ pub struct Generator {
     decoder: Box<dyn Session>,
     /// Loaded when first used: drawing does not need it.
     encoder: Option<Box<dyn Session>>,
+    /// The logits of a canvas with every token masked, by label: they are the same for every seed.
+    blank: Blank,
     logits_bytes: usize,
     load_seconds: f64,
 }
@@ -107,7 +111,7 @@ impl Generator {
         let decoder = load(&bundle, engine.as_ref(), GraphKind::Decoder)?;
         let load_seconds = start.elapsed().as_secs_f64();
         let logits_bytes = options.logits_bytes;
-        Ok(Self { bundle, engine, transformer, decoder, encoder: None, logits_bytes, load_seconds })
+        Ok(Self { bundle, engine, transformer, decoder, encoder: None, blank: Blank::new(logits_bytes), logits_bytes, load_seconds })
     }
 
     /// What the model says about itself.
@@ -184,6 +188,8 @@ impl Generator {
         let mut timings = Timings { steps: vec![0.0; run_steps], ..Timings::default() };
         let mut predictor = Predictor {
             session: self.transformer.as_mut(),
+            blank: &mut self.blank,
+            mask_id: manifest.mask_id,
             label: label_input(request.label)?,
             null_label: manifest.null_label,
             observer: &observer,
@@ -424,44 +430,6 @@ fn tell(
         }
     }
     Ok(ControlFlow::Continue(()))
-}
-
-/// The transformer as the sampler sees it: one row at a time, so that a row's logits do not depend on its neighbours.
-struct Predictor<'a, 'o> {
-    session: &'a mut dyn Session,
-    label: i64,
-    null_label: Option<i64>,
-    observer: &'a RefCell<&'o mut dyn Observer>,
-    done: usize,
-    total: usize,
-}
-
-impl Predict for Predictor<'_, '_> {
-    fn logits(&mut self, rows: &[Row<'_>], out: &mut [f32]) -> Result<()> {
-        let length = out.len().checked_div(rows.len()).unwrap_or(0).max(1);
-        for (row, out) in rows.iter().zip(out.chunks_exact_mut(length)) {
-            let label = match (row.unconditional, self.null_label) {
-                (false, _) => self.label,
-                (true, Some(null)) => null,
-                (true, None) => {
-                    return Err(Error::request("this model has no null label, so it cannot be guided"));
-                }
-            };
-            let logits = transformer_row(self.session, row.tokens, label)?;
-            if logits.len() != out.len() {
-                return Err(Error::engine(format!(
-                    "the transformer gave {} logits for one picture, not {}",
-                    logits.len(),
-                    out.len()
-                )));
-            }
-            out.copy_from_slice(&logits);
-            self.done = self.done.saturating_add(1);
-            let event = Progress::Predicted { done: self.done, total: self.total };
-            go_on(self.observer.borrow_mut().progress(&event))?;
-        }
-        Ok(())
-    }
 }
 
 fn go_on(flow: ControlFlow<()>) -> Result<()> {

@@ -343,6 +343,8 @@ impl Generator {
         let mut canvases = [Canvas { seed: part_seed(seed, window.0), tokens }];
         let mut predictor = Predictor {
             session: self.transformer.as_mut(),
+            blank: &mut self.blank,
+            mask_id: manifest.mask_id,
             label,
             null_label: manifest.null_label,
             observer: &drawing.observer,

@@ -35,6 +35,20 @@ pub(super) fn transformer_row(session: &mut dyn Session, tokens: &[i64], label: 
     one(session.run(&inputs)?)?.into_f32()
 }
 
+/// Runs the transformer for several rows of tokens, each with its label: a row's logits are those it has alone.
+pub(super) fn transformer_rows(session: &mut dyn Session, rows: &[(&[i64], i64)]) -> Result<Vec<Vec<f32>>> {
+    let shapes: Vec<[usize; 2]> = rows.iter().map(|(tokens, _)| [1, tokens.len()]).collect();
+    let inputs: Vec<[Input<'_>; 2]> = rows
+        .iter()
+        .zip(&shapes)
+        .map(|((tokens, label), shape)| {
+            [Input::I64 { shape, data: tokens }, Input::I64 { shape: &[1], data: std::slice::from_ref(label) }]
+        })
+        .collect();
+    let inputs: Vec<&[Input<'_>]> = inputs.iter().map(|row| row.as_slice()).collect();
+    session.run_rows(&inputs)?.into_iter().map(|outputs| one(outputs)?.into_f32()).collect()
+}
+
 /// Runs the decoder once: three planes.
 pub(super) fn decode_row(manifest: &Manifest, session: &mut dyn Session, tokens: &[i64]) -> Result<Vec<f32>> {
     let data = one(session.run(&[Input::I64 { shape: &[1, tokens.len()], data: tokens }])?)?.into_f32()?;
