@@ -4,7 +4,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 
 use maskgit::ErrorKind;
-use maskgit::engine::{CpuEngine, DType, Engine, Input, Output, Port, Session, Signature};
+use maskgit::engine::{CpuEngine, DType, Engine, Input, Output, Port, Session, Signature, Source};
 
 fn graph(name: &str) -> Vec<u8> {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/data/graphs/{name}.onnx"));
@@ -22,7 +22,7 @@ fn plain() -> Signature {
 }
 
 fn load(threads: usize, name: &str, signature: &Signature) -> Box<dyn Session> {
-    CpuEngine::new(threads).unwrap().load(&graph(name), signature).unwrap_or_else(|e| panic!("{name}: {e}"))
+    CpuEngine::new(threads).unwrap().load(&Source::from(graph(name)), signature).unwrap_or_else(|e| panic!("{name}: {e}"))
 }
 
 const X: [f32; 6] = [-1.0, 2.0, -3.0, 4.0, -5.0, 6.0];
@@ -196,7 +196,7 @@ const RIGHT: [&str; 7] = ["good", "gather", "listed_weight", "no_shapes", "open_
 /// The error of loading, or what is wrong with how it failed.
 fn refused(bytes: &[u8], want: &str) -> Result<(), String> {
     let engine = CpuEngine::new(1).unwrap();
-    match catch_unwind(AssertUnwindSafe(|| engine.load(bytes, &plain()).map(|_| ()))) {
+    match catch_unwind(AssertUnwindSafe(|| engine.load(&Source::from(bytes.to_vec()), &plain()).map(|_| ()))) {
         Err(_) => Err("panicked".to_owned()),
         Ok(Ok(())) => Err("loaded".to_owned()),
         Ok(Err(e)) if e.kind() != ErrorKind::Engine => Err(format!("kind {:?}", e.kind())),

@@ -14,6 +14,8 @@ COMMANDS = {
     "export": "export",
     "bundle": "trace",
     "convert": "convert",
+    "quantize": "quantize",
+    "half": "half",
     "verify": "verify",
     "synth": "synth",
     "train-classifier": "train_classifier",

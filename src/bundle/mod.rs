@@ -17,6 +17,7 @@ use sha2::{Digest, Sha256};
 pub use manifest::{FORMAT_VERSION, GraphFile, Graphs, GridSize, ImageSize, Manifest, Precision, Sampling};
 pub use packed::pack;
 
+use crate::engine::Source;
 use crate::error::{Error, Result};
 use store::Store;
 
@@ -118,23 +119,50 @@ impl Bundle {
             return Err(Error::bundle(format!("the model has no {kind} graph")).context(&self.store));
         };
         let bytes = self.store.read(kind, graph).map_err(|e| e.context(&self.store))?;
-        let actual = sha256_hex(&bytes);
-        if actual != graph.sha256 {
-            return Err(Error::bundle(format!(
-                "{}, the {kind} graph, is damaged: its SHA-256 is {actual}, the manifest says {}",
-                graph.file, graph.sha256
-            ))
-            .context(&self.store));
-        }
+        self.check_hash(kind, graph, &hex(&Sha256::digest(&bytes)))?;
         Ok(bytes)
     }
 }
 
-/// SHA-256 as 64 lower-case hexadecimal digits.
-fn sha256_hex(bytes: &[u8]) -> String {
+impl Bundle {
+    /// Where one graph's bytes are, after checking their number and their SHA-256. Nothing but a small buffer is held in memory.
+    ///
+    /// # Errors
+    ///
+    /// As [`Bundle::graph`].
+    pub fn source(&self, kind: GraphKind) -> Result<Source> {
+        let Some(graph) = self.manifest.graphs.get(kind) else {
+            return Err(Error::bundle(format!("the model has no {kind} graph")).context(&self.store));
+        };
+        let source = self.store.source(kind, graph).map_err(|e| e.context(&self.store))?;
+        let mut hash = Sha256::new();
+        let mut at = 0;
+        while at < source.len() {
+            let len = usize::try_from(source.len() - at).unwrap_or(usize::MAX).min(1 << 20);
+            hash.update(source.read(at, len).map_err(|e| e.context(&self.store))?);
+            at += len as u64;
+        }
+        self.check_hash(kind, graph, &hex(&hash.finalize()))?;
+        Ok(source)
+    }
+
+    fn check_hash(&self, kind: GraphKind, graph: &GraphFile, actual: &str) -> Result<()> {
+        if actual == graph.sha256 {
+            return Ok(());
+        }
+        Err(Error::bundle(format!(
+            "{}, the {kind} graph, is damaged: its SHA-256 is {actual}, the manifest says {}",
+            graph.file, graph.sha256
+        ))
+        .context(&self.store))
+    }
+}
+
+/// Bytes as lower-case hexadecimal digits.
+fn hex(bytes: &[u8]) -> String {
     use std::fmt::Write;
-    let mut hex = String::with_capacity(64);
-    for byte in Sha256::digest(bytes) {
+    let mut hex = String::with_capacity(2 * bytes.len());
+    for byte in bytes {
         // Writing to a String cannot fail.
         let _ = write!(hex, "{byte:02x}");
     }

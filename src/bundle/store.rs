@@ -5,18 +5,20 @@ use std::fmt;
 use std::fs::{self, File};
 use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use super::manifest::{GraphFile, Manifest};
 use super::packed::{HEADER_BYTES, Layout, manifest_length};
 use super::validate::MAX_MANIFEST_BYTES;
 use super::{GraphKind, MANIFEST_FILE};
+use crate::engine::Source;
 use crate::error::{Error, Result};
 
 /// Where a bundle's graphs are.
 pub(super) enum Store {
     Folder(PathBuf),
     PackedFile { path: PathBuf, layout: Layout },
-    Memory { bytes: Cow<'static, [u8]>, layout: Layout },
+    Memory { bytes: Arc<Cow<'static, [u8]>>, layout: Layout },
 }
 
 /// A store, the manifest's bytes, and the manifest.
@@ -82,7 +84,31 @@ impl Store {
         for &(from, to) in layout.gaps() {
             check_gap(slice(&bytes, from, to.saturating_sub(from))?)?;
         }
-        Ok((Self::Memory { bytes, layout }, json, manifest))
+        Ok((Self::Memory { bytes: Arc::new(bytes), layout }, json, manifest))
+    }
+
+    /// Where one graph's bytes are; checks their number.
+    pub(super) fn source(&self, kind: GraphKind, graph: &GraphFile) -> Result<Source> {
+        let what = format!("{}, the {kind} graph", graph.file);
+        let missing = || Error::internal(format!("no place for {what}"));
+        match self {
+            Self::Folder(dir) => {
+                let (file, size) = open_file(&dir.join(&graph.file), &what)?;
+                check_size(kind, graph, size)?;
+                Ok(Source::file(file, 0, size))
+            }
+            Self::PackedFile { path, layout } => {
+                let (start, length) = layout.part(kind).ok_or_else(missing)?;
+                let (file, size) = open_file(path, "the packed file")?;
+                layout.check_total(size)?;
+                Ok(Source::file(file, start, length))
+            }
+            Self::Memory { bytes, layout } => {
+                let (start, length) = layout.part(kind).ok_or_else(missing)?;
+                slice(bytes, start, length)?;
+                Source::part(Arc::clone(bytes), start as usize, length as usize)
+            }
+        }
     }
 
     /// Reads one graph and checks its size.

@@ -8,7 +8,8 @@ use tract_onnx::prelude::multithread::{Executor, multithread_tract_scope};
 use tract_onnx::prelude::*;
 use tract_onnx::tract_hir::internal::{DimLike, Factoid};
 
-use super::{DType, Engine, Input, Isa, OperatorCount, Output, Port, Session, Signature, check, dequantize, fuse};
+use super::{DType, Engine, Input, Isa, OperatorCount, Output, Port, Session, Signature, Source};
+use super::{check, fuse, lazy, skeleton};
 use crate::error::{Error, Result};
 
 const MAX_THREADS: usize = 1024;
@@ -83,7 +84,7 @@ impl Engine for CpuEngine {
         "cpu"
     }
 
-    fn load(&self, graph: &[u8], signature: &Signature) -> Result<Box<dyn Session>> {
+    fn load(&self, graph: &Source, signature: &Signature) -> Result<Box<dyn Session>> {
         let plan = guarded(&Executor::SingleThread, "load the graph", || import(graph, signature, self.isa))?;
         let (executor, signature) = (self.executor.clone(), signature.clone());
         Ok(Box::new(CpuSession { executor, signature, plan, states: Vec::new() }))
@@ -121,12 +122,16 @@ fn datum_type(dtype: DType) -> DatumType {
 }
 
 /// From the bytes of an ONNX file to a plan.
-fn import(mut bytes: &[u8], signature: &Signature, isa: Isa) -> Result<Arc<TypedRunnableModel>> {
+fn import(source: &Source, signature: &Signature, isa: Isa) -> Result<Arc<TypedRunnableModel>> {
     // What the file says of the shapes inside is ignored: with concrete inputs, they all follow.
     let mut onnx = tract_onnx::onnx().with_ignore_value_info(true);
-    dequantize::register(&mut onnx);
-    let proto = onnx.proto_model_for_read(&mut bytes).map_err(|e| failed("it is not an ONNX model", &e))?;
+    let skeleton = skeleton::skeleton(source)?;
+    let mut proto =
+        onnx.proto_model_for_read(&mut skeleton.bytes.as_slice()).map_err(|e| failed("it is not an ONNX model", &e))?;
     let places = check::check(&proto, signature, &onnx.op_register)?;
+    lazy::take(&mut proto, &skeleton.raw, source)?;
+    drop(skeleton);
+    lazy::register(&mut onnx);
     let mut model = onnx.model_for_proto_model(&proto).map_err(|e| failed("cannot import the graph", &e))?;
     // The weights are in the model now: do not hold them twice.
     drop(proto);
@@ -156,7 +161,7 @@ fn import(mut bytes: &[u8], signature: &Signature, isa: Isa) -> Result<Arc<Typed
         check_output(port, typed.output_fact(index).map_err(cannot)?)?;
     }
     let mut model = typed.into_decluttered().map_err(cannot)?;
-    fuse::fuse(&mut model, isa).map_err(cannot)?;
+    fuse::fuse(&mut model, isa, source).map_err(cannot)?;
     model.into_optimized().and_then(|m| m.into_runnable()).map_err(cannot)
 }
 

@@ -7,16 +7,19 @@
 
 mod check;
 mod cpu;
-mod dequantize;
 mod fuse;
 #[allow(unsafe_code)] // vector kernels; each block says why it is sound
 mod kernel;
+mod lazy;
 #[allow(unsafe_code)] // outputs that threads share; each block says why it is sound
 mod ops;
 mod pool;
+mod skeleton;
+mod source;
 
 pub use cpu::CpuEngine;
 pub use kernel::Isa;
+pub use source::Source;
 
 use crate::error::{Error, Result};
 
@@ -165,7 +168,7 @@ pub trait Engine: Send + Sync {
     ///
     /// Kind [`Engine`](crate::ErrorKind::Engine) when the bytes are not an ONNX model, its inputs or outputs are not those
     /// of the signature, or it has an operator that the device cannot run. Never a panic, whatever the bytes.
-    fn load(&self, graph: &[u8], signature: &Signature) -> Result<Box<dyn Session>>;
+    fn load(&self, graph: &Source, signature: &Signature) -> Result<Box<dyn Session>>;
 }
 
 /// A loaded graph.

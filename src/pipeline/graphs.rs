@@ -23,7 +23,7 @@ fn signature(manifest: &Manifest, kind: GraphKind) -> Signature {
 
 /// Reads, checks and prepares one graph of a bundle.
 pub(super) fn load(bundle: &Bundle, engine: &dyn Engine, kind: GraphKind) -> Result<Box<dyn Session>> {
-    let graph = bundle.graph(kind)?;
+    let graph = bundle.source(kind)?;
     engine
         .load(&graph, &signature(bundle.manifest(), kind))
         .map_err(|e| e.context(format!("{}, the {kind} graph", bundle.manifest().name)))

@@ -5,7 +5,7 @@ use tract_onnx::tract_core::internal::*;
 use tract_onnx::tract_core::ops::cnn::{Conv, KernelFormat};
 use tract_onnx::tract_core::ops::nn::{DataFormat, NearestUpsample};
 
-use super::weight::Constant;
+use super::weight::{Constant, Found};
 use super::{Context, constant, read_once, shape_of};
 use crate::engine::kernel::Activation;
 use crate::engine::ops::{Conv2d, Vector, Weights};
@@ -32,7 +32,7 @@ pub(super) fn conv(
     else {
         return Ok(None);
     };
-    let (Some(kernel), Some(bias)) = (Constant::find(model, node.inputs[1]), constant(model, node.inputs[2])) else {
+    let (Some(kernel), Some(bias)) = (Found::new(model, node.inputs[1]), constant(model, node.inputs[2])) else {
         return Ok(None);
     };
     let &[_, _, kernel_height, kernel_width] = kernel.shape() else { return Ok(None) };
@@ -80,23 +80,23 @@ pub(super) fn conv(
 /// Packs a kernel laid out as columns, channels, taps.
 fn pack(
     context: &Context,
-    kernel: &Constant,
+    kernel: &Found,
     [columns, channels, taps]: [usize; 3],
 ) -> TractResult<Option<Weights>> {
     let place = |tap: usize, channel: usize, column: usize| (column * channels + channel) * taps + tap;
-    Ok(match kernel {
+    Ok(match kernel.load(context)? {
         Constant::F32(tensor) => {
             let values = tensor.try_as_plain_ram()?.as_slice::<f32>()?;
             Some(Weights::f32(taps, channels, columns, |t, k, n| values[place(t, k, n)]))
         }
-        Constant::I8(weight) => {
-            let scales = weight.scales.try_as_plain_ram()?.as_slice::<f32>()?;
-            let by_column = weight.scales.shape().iter().skip(1).all(|&d| d == 1);
+        Constant::I8 { values, scales } => {
+            let by_column = scales.shape().iter().skip(1).all(|&d| d == 1);
             if !by_column || taps * channels > MAX_INNER {
                 return Ok(None);
             }
+            let scales = scales.try_as_plain_ram()?.as_slice::<f32>()?;
             let scales = if scales.len() == columns { scales.to_vec() } else { vec![scales[0]; columns] };
-            let values = weight.values.try_as_plain_ram()?.as_slice::<i8>()?;
+            let values = values.try_as_plain_ram()?.as_slice::<i8>()?;
             Some(Weights::i8(context.isa, taps, channels, scales, |t, k, n| values[place(t, k, n)]))
         }
     })

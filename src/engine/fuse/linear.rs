@@ -5,7 +5,7 @@ use tract_onnx::tract_core::internal::AxisOp;
 use tract_onnx::tract_core::ops::change_axes::perm_to_ops;
 use tract_onnx::tract_core::ops::einsum::EinSum;
 
-use super::weight::Constant;
+use super::weight::{Constant, Found};
 use super::{Context, shape_of, wire_axes};
 use crate::engine::kernel::Activation;
 use crate::engine::ops::{Linear, Weights};
@@ -71,28 +71,28 @@ fn strides(shape: &[usize]) -> Vec<usize> {
 }
 
 /// Packs a constant: its inner places and its columns.
-fn pack(context: &Context, constant: &Constant, axes: &Axes) -> TractResult<Option<Weights>> {
-    let strides = strides(constant.shape());
+fn pack(context: &Context, found: &Found, axes: &Axes) -> TractResult<Option<Weights>> {
+    let strides = strides(found.shape());
     let inner = places(axes.inner.iter().map(|a| (a.2, strides[a.1])));
     let columns = places(axes.columns.iter().map(|a| (a.2, strides[a.0])));
-    Ok(match constant {
+    Ok(match found.load(context)? {
         Constant::F32(tensor) => {
             let values = tensor.try_as_plain_ram()?.as_slice::<f32>()?;
             Some(Weights::f32(1, inner.len(), columns.len(), |_, k, n| values[inner[k] + columns[n]]))
         }
-        Constant::I8(weight) => {
-            let by_column = weight.scales.shape().iter().enumerate().all(|(axis, &d)| {
+        Constant::I8 { values, scales } => {
+            let by_column = scales.shape().iter().enumerate().all(|(axis, &d)| {
                 d == 1 || axes.columns.iter().any(|column| column.0 == axis)
             });
             if !by_column || inner.len() > MAX_INNER {
                 return Ok(None);
             }
-            let all = weight.scales.broadcast_to_shape(&scale_shape(constant.shape(), axes))?;
+            let all = scales.broadcast_to_shape(&scale_shape(found.shape(), axes))?;
             let column_strides = self::strides(all.shape());
             let scales = all.try_as_plain_ram()?.as_slice::<f32>()?;
             let scales =
                 places(axes.columns.iter().map(|a| (a.2, column_strides[a.0]))).iter().map(|&p| scales[p]).collect();
-            let values = weight.values.try_as_plain_ram()?.as_slice::<i8>()?;
+            let values = values.try_as_plain_ram()?.as_slice::<i8>()?;
             Some(Weights::i8(context.isa, 1, inner.len(), scales, |_, k, n| values[inner[k] + columns[n]]))
         }
     })
@@ -136,7 +136,7 @@ pub(super) fn linear(
         return Ok(None);
     }
     for w in [1, 0] {
-        let Some(constant) = Constant::find(model, node.inputs[w]) else { continue };
+        let Some(constant) = Found::new(model, node.inputs[w]) else { continue };
         let x = node.inputs[1 - w];
         let (Some(input), Some(shape)) = (shape_of(model, x), shape_of(model, node.id.into())) else { continue };
         let Some(axes) = sort(op, w, &input, constant.shape()) else { continue };

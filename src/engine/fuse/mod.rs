@@ -10,7 +10,7 @@ mod linear;
 mod norm;
 mod weight;
 
-pub(crate) use weight::QuantWeight;
+pub(crate) use weight::{LazyWeight, Stored};
 
 use tract_onnx::prelude::*;
 use tract_onnx::tract_core::internal::*;
@@ -23,23 +23,25 @@ use tract_onnx::tract_core::ops::nn::{RmsNorm, Softmax};
 use tract_onnx::tract_core::ops::source::TypedSource;
 
 use super::ops::{Attention, Conv2d, GroupNorm, Linear, RowNorm};
-use super::{Isa, OperatorCount};
+use super::{Isa, OperatorCount, Source};
 
 /// What the rules need to know.
 #[derive(Default)]
 pub(crate) struct Context {
     pub(crate) isa: Isa,
+    /// Where the weights are.
+    pub(crate) source: Source,
 }
 
 /// Puts our operators into a simplified model.
-pub(crate) fn fuse(model: &mut TypedModel, isa: Isa) -> TractResult<()> {
-    let context = Context { isa };
+pub(crate) fn fuse(model: &mut TypedModel, isa: Isa, source: &Source) -> TractResult<()> {
+    let context = Context { isa, source: source.clone() };
     // What tract simplifies once our operators are in place may match a rule that did not match before.
     for _ in 0..2 {
         round(&context, model)?;
         model.declutter()?;
     }
-    weight::materialize(model)
+    weight::materialize(&context, model)
 }
 
 fn round(context: &Context, model: &mut TypedModel) -> TractResult<()> {

@@ -1,55 +1,114 @@
-//! Constants that become packed weights: in f32, or in int8 behind ONNX's `DequantizeLinear`.
+//! Constants that become packed weights: from the file, or computed while tract simplified the graph.
 
 use tract_onnx::prelude::*;
 use tract_onnx::tract_core::internal::*;
 use tract_onnx::tract_core::ops::konst::Const;
 
-/// Weights in int8 that stand for `values * scales`. tract would compute the product when it loads the graph, and four bytes
-/// a weight would be left of one; this operator hides it from tract until a rule has taken the weights.
+use super::Context;
+use crate::engine::Source;
+
+/// How the numbers of a weight stand in the file.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(crate) struct QuantWeight {
-    /// int8.
-    pub(crate) values: Arc<Tensor>,
-    /// f32, of the same rank; each dimension is that of `values` or 1.
-    pub(crate) scales: Arc<Tensor>,
+pub(crate) enum Stored {
+    F32,
+    F16,
+    /// Symmetric: a weight is its number times its scale. The scales have the weight's rank; each dimension is the
+    /// weight's or 1.
+    I8 {
+        scales: Arc<Tensor>,
+    },
 }
 
-impl QuantWeight {
-    /// The product.
-    fn dequantized(&self) -> TractResult<Tensor> {
-        let values = self.values.cast_to::<f32>()?;
-        let product = values.to_plain_array_view::<f32>()?.to_owned() * &self.scales.to_plain_array_view::<f32>()?;
-        Ok(product.into_tensor())
+/// A weight that is still in the file, and how its axes have been changed since: tract sees an operator without inputs, so it
+/// neither reads nor copies it.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct LazyWeight {
+    /// The first byte in the file.
+    start: u64,
+    /// The shape in the file.
+    original: TVec<usize>,
+    stored: Stored,
+    changes: Vec<AxisOp>,
+    shape: TVec<usize>,
+}
+
+impl LazyWeight {
+    pub(crate) fn new(start: u64, shape: TVec<usize>, stored: Stored) -> Self {
+        Self { start, original: shape.clone(), stored, changes: Vec::new(), shape }
     }
 
+    pub(crate) fn shape(&self) -> &[usize] {
+        &self.shape
+    }
+
+    /// The weight after one more change of its axes.
     fn changed(&self, change: &AxisOp) -> Option<Self> {
-        let mut values = self.values.as_ref().clone();
-        change.change_tensor(&mut values, false).ok()?;
-        let mut scales = self.scales.as_ref().clone();
-        match change {
-            AxisOp::Reshape(at, from, to) => {
-                let part = scales.shape().get(*at..at + from.len())?;
-                let mut shape: TVec<usize> = scales.shape().into();
-                let new: TVec<usize> = if part.iter().all(|&d| d == 1) {
-                    tvec!(1; to.len())
-                } else if part.iter().zip(from).all(|(d, f)| f.to_usize().is_ok_and(|f| f == *d)) {
-                    to.iter().map(|d| d.to_usize().ok()).collect::<Option<_>>()?
-                } else {
-                    return None;
-                };
-                shape.drain(*at..at + from.len());
-                shape.insert_many(*at, new);
-                scales.set_shape(&shape).ok()?;
+        let mut new = self.clone();
+        change.change_shape_array(&mut new.shape, false).ok()?;
+        if let Stored::I8 { scales } = &self.stored {
+            let mut scales = scales.as_ref().clone();
+            match change {
+                AxisOp::Reshape(at, from, to) => {
+                    let part = scales.shape().get(*at..at + from.len())?;
+                    let mut shape: TVec<usize> = scales.shape().into();
+                    let sizes: TVec<usize> = if part.iter().all(|&d| d == 1) {
+                        tvec!(1; to.len())
+                    } else if part.iter().zip(from).all(|(d, f)| f.to_usize().is_ok_and(|f| f == *d)) {
+                        to.iter().map(|d| d.to_usize().ok()).collect::<Option<_>>()?
+                    } else {
+                        return None;
+                    };
+                    shape.drain(*at..at + from.len());
+                    shape.insert_many(*at, sizes);
+                    scales.set_shape(&shape).ok()?;
+                }
+                other => other.change_tensor(&mut scales, false).ok()?,
             }
-            other => other.change_tensor(&mut scales, false).ok()?,
+            new.stored = Stored::I8 { scales: scales.into() };
         }
-        Some(Self { values: values.into(), scales: scales.into() })
+        new.changes.push(change.clone());
+        Some(new)
+    }
+
+    /// Reads the numbers.
+    fn load(&self, source: &Source) -> TractResult<Constant> {
+        let volume: usize = self.original.iter().product();
+        let size = match self.stored {
+            Stored::F32 => 4,
+            Stored::F16 => 2,
+            Stored::I8 { .. } => 1,
+        };
+        let bytes = source.read(self.start, volume * size)?;
+        let tensor = match self.stored {
+            Stored::F32 => {
+                let numbers: Vec<f32> =
+                    bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect();
+                Tensor::from_shape(&self.original, &numbers)?
+            }
+            Stored::F16 => {
+                let numbers: Vec<f32> =
+                    bytes.chunks_exact(2).map(|b| f16::from_le_bytes([b[0], b[1]]).to_f32()).collect();
+                Tensor::from_shape(&self.original, &numbers)?
+            }
+            Stored::I8 { .. } => {
+                let numbers: Vec<i8> = bytes.into_iter().map(|b| b as i8).collect();
+                Tensor::from_shape(&self.original, &numbers)?
+            }
+        };
+        let mut tensor = tensor;
+        for change in &self.changes {
+            change.change_tensor(&mut tensor, false)?;
+        }
+        Ok(match &self.stored {
+            Stored::I8 { scales } => Constant::I8 { values: tensor.into(), scales: Arc::clone(scales) },
+            _ => Constant::F32(tensor.into()),
+        })
     }
 }
 
-impl Op for QuantWeight {
+impl Op for LazyWeight {
     fn name(&self) -> StaticName {
-        "QuantWeight".into()
+        "LazyWeight".into()
     }
 
     fn as_typed(&self) -> Option<&dyn TypedOp> {
@@ -57,18 +116,14 @@ impl Op for QuantWeight {
     }
 }
 
-impl EvalOp for QuantWeight {
-    /// Not before the graph runs.
+impl EvalOp for LazyWeight {
+    /// Not while the graph is simplified.
     fn eval_out_of_plan(&self, _: TVec<TValue>) -> TractResult<Option<TVec<TValue>>> {
         Ok(None)
     }
-
-    fn eval(&self, _: &EvalContext, _: TVec<TValue>) -> TractResult<TVec<TValue>> {
-        Ok(tvec!(self.dequantized()?.into()))
-    }
 }
 
-impl TypedOp for QuantWeight {
+impl TypedOp for LazyWeight {
     fn as_op(&self) -> &dyn Op {
         self
     }
@@ -78,7 +133,7 @@ impl TypedOp for QuantWeight {
     }
 
     fn output_facts(&self, _: &[&TypedFact]) -> TractResult<TVec<TypedFact>> {
-        Ok(tvec!(f32::fact(self.values.shape())))
+        Ok(tvec!(f32::fact(&self.shape)))
     }
 
     fn change_axes(
@@ -93,50 +148,75 @@ impl TypedOp for QuantWeight {
     }
 }
 
-/// A constant operand of a product.
-pub(crate) enum Constant {
-    F32(Arc<Tensor>),
-    I8(QuantWeight),
+/// A weight's place in the graph, before its numbers are read.
+pub(super) enum Found {
+    Computed(Arc<Tensor>),
+    InFile(LazyWeight),
 }
 
-impl Constant {
+/// The numbers of a constant operand of a product.
+pub(super) enum Constant {
+    F32(Arc<Tensor>),
+    /// As [`Stored::I8`].
+    I8 {
+        values: Arc<Tensor>,
+        scales: Arc<Tensor>,
+    },
+}
+
+impl Found {
     /// The constant behind an outlet, if there is one.
-    pub(super) fn find(model: &TypedModel, outlet: OutletId) -> Option<Self> {
+    pub(super) fn new(model: &TypedModel, outlet: OutletId) -> Option<Self> {
         let node = model.node(outlet.node);
-        if let Some(op) = node.op_as::<QuantWeight>() {
-            return Some(Self::I8(op.clone()));
+        if let Some(op) = node.op_as::<LazyWeight>() {
+            return Some(Self::InFile(op.clone()));
         }
         if let Some(axis) = node.op_as::<AxisOp>() {
             // tract leaves axis operations that it could not push into the constant.
-            return match Self::find(model, *node.inputs.first()?)? {
-                Self::I8(op) => op.changed(axis).map(Self::I8),
-                Self::F32(tensor) => {
+            return match Self::new(model, *node.inputs.first()?)? {
+                Self::InFile(op) => op.changed(axis).map(Self::InFile),
+                Self::Computed(tensor) => {
                     let mut tensor = tensor.as_ref().clone();
                     axis.change_tensor(&mut tensor, false).ok()?;
-                    Some(Self::F32(tensor.into()))
+                    Some(Self::Computed(tensor.into()))
                 }
             };
         }
-        super::constant(model, outlet).map(Self::F32)
+        super::constant(model, outlet).map(Self::Computed)
     }
 
     pub(super) fn shape(&self) -> &[usize] {
         match self {
-            Self::F32(tensor) => tensor.shape(),
-            Self::I8(weight) => weight.values.shape(),
+            Self::Computed(tensor) => tensor.shape(),
+            Self::InFile(weight) => weight.shape(),
+        }
+    }
+
+    pub(super) fn load(&self, context: &Context) -> TractResult<Constant> {
+        match self {
+            Self::Computed(tensor) => Ok(Constant::F32(Arc::clone(tensor))),
+            Self::InFile(weight) => weight.load(&context.source),
         }
     }
 }
 
-/// Turns what no rule has taken back into f32 constants, so that nothing is computed anew at each run.
-pub(super) fn materialize(model: &mut TypedModel) -> TractResult<()> {
-    let left: Vec<(usize, QuantWeight)> =
-        model.nodes().iter().filter_map(|n| Some((n.id, n.op_as::<QuantWeight>()?.clone()))).collect();
+/// Reads what no rule has taken, as f32.
+pub(super) fn materialize(context: &Context, model: &mut TypedModel) -> TractResult<()> {
+    let left: Vec<(usize, LazyWeight)> =
+        model.nodes().iter().filter_map(|n| Some((n.id, n.op_as::<LazyWeight>()?.clone()))).collect();
     for (id, weight) in left {
         if model.node(id).outputs[0].successors.is_empty() {
             continue;
         }
-        let tensor = weight.dequantized()?.into_arc_tensor();
+        let tensor = match weight.load(&context.source)? {
+            Constant::F32(tensor) => tensor,
+            Constant::I8 { values, scales } => {
+                let values = values.cast_to::<f32>()?;
+                let product =
+                    values.to_plain_array_view::<f32>()?.to_owned() * &scales.to_plain_array_view::<f32>()?;
+                product.into_tensor().into_arc_tensor()
+            }
+        };
         let fact = TypedFact::try_from(&tensor)?;
         let node = model.node_mut(id);
         node.op = Box::new(Const::new(tensor)?);

@@ -59,7 +59,7 @@ impl Attention {
         &self.shape
     }
 
-    fn compute(&self, inputs: &[TValue]) -> TractResult<Tensor> {
+    pub(super) fn compute(&self, inputs: &[TValue]) -> TractResult<Tensor> {
         let slices: Vec<&[f32]> =
             self.volumes.iter().enumerate().map(|(i, &len)| numbers(inputs, i, len)).collect::<TractResult<_>>()?;
         let of = |view: &View| slices.get(view.input).copied().context("an operand of attention is missing");

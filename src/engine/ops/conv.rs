@@ -81,7 +81,7 @@ impl Conv2d {
         &self.shape
     }
 
-    fn compute(&self, inputs: &[TValue]) -> TractResult<Tensor> {
+    pub(super) fn compute(&self, inputs: &[TValue]) -> TractResult<Tensor> {
         let volume: usize = self.shape.iter().product();
         let x = numbers(inputs, 0, self.input.iter().product())?;
         let residual = self.residual.then(|| numbers(inputs, 1, volume)).transpose()?;

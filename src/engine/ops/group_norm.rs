@@ -35,7 +35,7 @@ impl GroupNorm {
         &self.shape
     }
 
-    fn compute(&self, inputs: &[TValue]) -> TractResult<Tensor> {
+    pub(super) fn compute(&self, inputs: &[TValue]) -> TractResult<Tensor> {
         let volume: usize = self.shape.iter().product();
         let x = numbers(inputs, 0, volume)?;
         let channels = self.shape.last().copied().unwrap_or(1);

@@ -52,7 +52,7 @@ impl Linear {
         &self.shape
     }
 
-    fn compute(&self, inputs: &[TValue]) -> TractResult<Tensor> {
+    pub(super) fn compute(&self, inputs: &[TValue]) -> TractResult<Tensor> {
         let volume: usize = self.shape.iter().product();
         let rows = volume / self.columns;
         let x = numbers(inputs, 0, rows * self.inner)?;

@@ -34,7 +34,7 @@ impl RowNorm {
         &self.shape
     }
 
-    fn compute(&self, inputs: &[TValue]) -> TractResult<Tensor> {
+    pub(super) fn compute(&self, inputs: &[TValue]) -> TractResult<Tensor> {
         let volume: usize = self.shape.iter().product();
         let x = numbers(inputs, 0, volume)?;
         let mut result = output(&self.shape)?;

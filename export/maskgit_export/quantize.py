@@ -1,0 +1,238 @@
+"""Writes an int8 bundle from an fp32 one: a quarter of the file, and the integer kernels of the engine.
+
+The weights of dense layers and convolutions become symmetric int8, one scale for each output channel, behind a standard
+``DequantizeLinear``, so that every runtime opens the graphs. Our engine keeps them in int8 and quantises activations to 8 bits as it
+runs, each row (each picture, for a convolution) with its own range. Embeddings, positions, norms and biases stay fp32.
+
+Each layer is simulated so on real inputs, tokens with masks as they occur while the model draws; one whose relative error is above
+--max-error stays fp32. The report, ``quantization.json``, has every layer's error, and the whole's.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+
+from .bundle import BundleError
+from .precision import Inputs, Writer, compare, open_fp32, real_inputs, show
+
+#: Smaller weights stay fp32: they take no time.
+MIN_NUMBERS = 1024
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declares the options of ``maskgit-export quantize``."""
+    parser.add_argument("bundle", type=Path, help="folder of the fp32 bundle")
+    parser.add_argument("-o", "--output", required=True, type=Path, help="folder to write; it must not exist")
+    parser.add_argument("--name", help="name in the manifest (default: the bundle's, with -int8)")
+    parser.add_argument("--max-error", type=float, default=0.05, help="largest relative error (L2) of a layer in int8")
+    parser.add_argument("--min-agreement", type=float, default=0.99, help="part of the encoder's tokens that must stay; else the encoder stays fp32")
+    parser.add_argument("--command", help="the maskgit program, to measure with our engine")
+    parser.add_argument("--steps", type=int, help="steps of the pictures drawn to measure on (default: the model's)")
+
+
+@dataclass
+class Layer:
+    """A dense layer or convolution, and what becomes of it. ``axis`` is the weight's axis of output channels."""
+
+    graph: str
+    node: str
+    op: str
+    weight: str
+    shape: list[int]
+    axis: int
+    error: float = 0.0
+    kept: str | None = None
+
+
+def find_layers(graph: str, model) -> list[Layer]:
+    """The products of an ONNX graph whose second input is an fp32 initializer."""
+    from onnx import TensorProto
+
+    tensors = {t.name: t for t in model.graph.initializer if t.data_type == TensorProto.FLOAT}
+    layers = []
+    for node in model.graph.node:
+        if node.op_type not in ("MatMul", "Gemm", "Conv") or node.input[1] not in tensors:
+            continue
+        tensor = tensors[node.input[1]]
+        if node.op_type != "Conv" and len(tensor.dims) != 2:
+            continue
+        attributes = {a.name: a for a in node.attribute}
+        transposed = node.op_type == "Gemm" and "transB" in attributes and attributes["transB"].i
+        axis = 0 if node.op_type == "Conv" or transposed else 1
+        layer = Layer(graph, node.name, node.op_type, tensor.name, list(tensor.dims), axis)
+        if np.prod(tensor.dims, dtype=np.int64) < MIN_NUMBERS:
+            layer.kept = f"fewer than {MIN_NUMBERS} weights"
+        elif node.op_type == "Conv" and "group" in attributes and attributes["group"].i != 1:
+            layer.kept = "a grouped convolution"
+        layers.append(layer)
+    return layers
+
+
+def fold_transposes(model) -> None:
+    """Replaces ``Transpose`` of an initializer that only products read by the transposed initializer."""
+    from onnx import TensorProto, numpy_helper
+
+    tensors = {t.name: t for t in model.graph.initializer if t.data_type == TensorProto.FLOAT and len(t.dims) == 2}
+    for node in [n for n in model.graph.node if n.op_type == "Transpose" and n.input[0] in tensors]:
+        readers = [n for n in model.graph.node if node.output[0] in n.input]
+        if readers and all(n.op_type in ("MatMul", "Gemm") and n.input[1] == node.output[0] for n in readers):
+            values = numpy_helper.to_array(tensors[node.input[0]]).T
+            model.graph.initializer.append(numpy_helper.from_array(np.ascontiguousarray(values), node.output[0]))
+            model.graph.node.remove(node)
+
+
+def quantize_weight(values: np.ndarray, axis: int) -> tuple[np.ndarray, np.ndarray]:
+    """Symmetric int8, -127 to 127, and one scale for each place along ``axis``."""
+    others = tuple(i for i in range(values.ndim) if i != axis)
+    scales = (np.abs(values).max(others) / 127).astype(np.float32)
+    scales[scales == 0] = 1
+    shape = [1] * values.ndim
+    shape[axis] = -1
+    return np.clip(np.rint(values / scales.reshape(shape)), -127, 127).astype(np.int8), scales
+
+
+def quantize_activations(values: np.ndarray, rows: bool) -> np.ndarray:
+    """What is left of activations after the way to 8 bits and back: each row of the last axis with its own range, or each picture."""
+    flat = values.reshape(-1, values.shape[-1]) if rows else values.reshape(len(values), -1)
+    low, high = np.minimum(flat.min(1, keepdims=True), 0), np.maximum(flat.max(1, keepdims=True), 0)
+    scale = np.maximum((high - low) / np.float32(255), np.finfo(np.float32).tiny)
+    zero = np.rint(-low / scale)
+    return ((np.clip(np.rint(flat / scale + zero), 0, 255) - zero) * scale).reshape(values.shape).astype(np.float32)
+
+
+def _product(node, x: np.ndarray, w: np.ndarray) -> np.ndarray:
+    if node.op_type != "Conv":
+        transposed = any(a.name == "transB" and a.i for a in node.attribute)
+        return x @ (w.T if transposed else w)
+    import torch
+    import torch.nn.functional as F
+
+    attributes = {a.name: list(a.ints) for a in node.attribute if a.ints}
+    top, left, bottom, right = attributes.get("pads", [0, 0, 0, 0])
+    padded = F.pad(torch.from_numpy(x), (left, right, top, bottom))
+    return F.conv2d(padded, torch.from_numpy(w), stride=attributes.get("strides", 1), dilation=attributes.get("dilations", 1)).numpy()
+
+
+def measure_layers(model, layers: list[Layer], feeds: list[dict]) -> None:
+    """Fills in each layer's relative error, over the given inputs of the graph."""
+    import onnx
+    import onnxruntime
+    from onnx import numpy_helper
+
+    wanted = {layer.node: layer for layer in layers if layer.kept is None}
+    nodes = {node.name: node for node in model.graph.node if node.name in wanted}
+    weights = {t.name: t for t in model.graph.initializer}
+    names = sorted({node.input[0] for node in nodes.values()})
+    probe = onnx.ModelProto()
+    probe.CopyFrom(model)
+    outputs = {output.name for output in probe.graph.output}
+    probe.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names if name not in outputs)
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(probe.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    sums = {name: [0.0, 0.0] for name in nodes}
+    for feed in feeds:
+        seen = dict(zip(names, session.run(names, feed)))
+        for name, node in nodes.items():
+            x, w = seen[node.input[0]], numpy_helper.to_array(weights[node.input[1]])
+            layer = wanted[name]
+            shape = [1] * w.ndim
+            shape[layer.axis] = -1
+            q, scales = quantize_weight(w, layer.axis)
+            exact = _product(node, x, w)
+            found = _product(node, quantize_activations(x, node.op_type != "Conv"), q * scales.reshape(shape))
+            sums[name][0] += float(((found - exact).astype(np.float64) ** 2).sum())
+            sums[name][1] += float((exact.astype(np.float64) ** 2).sum())
+    for name, (error, size) in sums.items():
+        wanted[name].error = float(np.sqrt(error / max(size, 1e-30)))
+
+
+def quantize_graph(model, layers: list[Layer]) -> None:
+    """Puts int8 weights into a model, in place."""
+    from onnx import helper, numpy_helper
+
+    tensors = {t.name: t for t in model.graph.initializer}
+    nodes = {node.name: node for node in model.graph.node}
+    added: dict[tuple[str, int], str] = {}
+    front = []
+    for layer in layers:
+        if layer.kept is not None:
+            continue
+        key = (layer.weight, layer.axis)
+        if key not in added:
+            values, scales = quantize_weight(numpy_helper.to_array(tensors[layer.weight]), layer.axis)
+            base = f"{layer.weight}.int8" if layer.axis == 1 else f"{layer.weight}.int8.axis{layer.axis}"
+            model.graph.initializer.extend([numpy_helper.from_array(values, base), numpy_helper.from_array(scales, f"{base}.scale")])
+            added[key] = f"{base}.dequantized"
+            front.append(helper.make_node("DequantizeLinear", [base, f"{base}.scale"], [added[key]], name=f"{base}.node", axis=layer.axis))
+        nodes[layer.node].input[1] = added[key]
+    used = {name for node in model.graph.node for name in node.input} | {name for node in front for name in node.input}
+    kept = [t for t in model.graph.initializer if t.name in used]
+    rest = list(model.graph.node)
+    del model.graph.initializer[:], model.graph.node[:]
+    model.graph.initializer.extend(kept)
+    model.graph.node.extend([*front, *rest])
+
+
+def _feeds(graph: str, inputs: Inputs, images: np.ndarray) -> list[dict]:
+    rows = range(len(inputs.codes))
+    return {
+        "transformer": [{"tokens": inputs.tokens[i:i + 1], "label": inputs.labels[i:i + 1]} for i in rows],
+        "decoder": [{"tokens": inputs.codes[i:i + 1]} for i in rows],
+        "encoder": [{"image": images[i:i + 1]} for i in rows],
+    }[graph]
+
+
+def run(args: argparse.Namespace) -> int:
+    """Quantises, measures, and writes the bundle with ``quantization.json``."""
+    import onnx
+
+    from .verify import OnnxRuntime
+
+    try:
+        metadata, graphs = open_fp32(args.bundle, args.output)
+        inputs = real_inputs(args.bundle, metadata, graphs, steps=args.steps)
+        decoder = OnnxRuntime(args.bundle, {"decoder": graphs["decoder"]})
+        images = np.concatenate([decoder.decode(inputs.codes[i:i + 1]) for i in range(len(inputs.codes))])
+        with Writer(args.bundle, args.output, metadata, "int8", args.name or f"{metadata.name}-int8") as writer:
+            layers: list[Layer] = []
+            for graph, entry in graphs.items():
+                print(f"{graph}: measuring its layers", file=sys.stderr, flush=True)
+                model = onnx.load(args.bundle / entry["file"])
+                fold_transposes(model)
+                found = find_layers(graph, model)
+                measure_layers(model, found, _feeds(graph, inputs, images))
+                for layer in found:
+                    if layer.kept is None and layer.error > args.max_error:
+                        layer.kept = f"relative error {layer.error:.3f}, above {args.max_error}"
+                quantize_graph(model, found)
+                onnx.save(model, writer.folder / f"{graph}.onnx")
+                layers += found
+            writer.manifest()
+            report = compare(args.bundle, writer.folder, inputs, args.command)
+            if report.get("encoder_same_tokens", 1.0) < args.min_agreement:
+                reason = f"only {report['encoder_same_tokens']:.3f} of the tokens stay"
+                for layer in layers:
+                    if layer.graph == "encoder":
+                        layer.kept = layer.kept or reason
+                (writer.folder / "encoder.onnx").write_bytes((args.bundle / graphs["encoder"]["file"]).read_bytes())
+                writer.manifest()
+                report = {**compare(args.bundle, writer.folder, inputs, args.command), "encoder": f"fp32: {reason}"}
+            text = json.dumps({**report, "layers": [asdict(layer) for layer in layers]}, indent=1)
+            (writer.folder / "quantization.json").write_text(text + "\n", encoding="utf-8")
+    except BundleError as error:
+        print(f"maskgit-export quantize: {error}", file=sys.stderr)
+        return 1
+    for layer in sorted((layer for layer in layers if layer.kept is None), key=lambda layer: -layer.error)[:5]:
+        print(f"{layer.graph:12} {layer.op:7} {layer.shape}  relative error {layer.error:.4f}  {layer.node}", file=sys.stderr)
+    for layer in (layer for layer in layers if layer.kept is not None):
+        print(f"{layer.graph:12} {layer.op:7} {layer.shape}  fp32: {layer.kept}  {layer.node}", file=sys.stderr)
+    show(report, sum(file.stat().st_size for file in args.output.glob("*.onnx")), args.output)
+    return 0
