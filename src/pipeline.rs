@@ -16,6 +16,7 @@ use sha2::{Digest, Sha256};
 
 pub use edit::{EditRequest, Edited, MAX_RESULT_BYTES};
 use graphs::{check_tokens, decode_row, load, one, to_image, transformer_row};
+pub use graphs::operators;
 pub use label::find_label;
 use predict::{Blank, Predictor};
 pub use types::{Generated, Observer, Picture, Preview, Progress, Request, Timings};

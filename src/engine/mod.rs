@@ -18,7 +18,7 @@ mod skeleton;
 mod source;
 
 pub use cpu::CpuEngine;
-pub use kernel::Isa;
+pub use kernel::{Isa, peak_multiply_adds};
 pub use source::Source;
 
 use crate::error::{Error, Result};

@@ -3,7 +3,7 @@
 use image::RgbImage;
 
 use crate::bundle::{Bundle, GraphKind, Manifest};
-use crate::engine::{DType, Engine, Input, Output, Port, Session, Signature};
+use crate::engine::{CpuEngine, DType, Engine, Input, OperatorCount, Output, Port, Session, Signature};
 use crate::error::{Error, Result};
 
 /// The inputs and outputs that a graph must have, with batch 1.
@@ -27,6 +27,17 @@ pub(super) fn load(bundle: &Bundle, engine: &dyn Engine, kind: GraphKind) -> Res
     engine
         .load(&graph, &signature(bundle.manifest(), kind))
         .map_err(|e| e.context(format!("{}, the {kind} graph", bundle.manifest().name)))
+}
+
+/// The operators of every graph of a bundle as the CPU runs them, ours first, in the order of the packed file.
+///
+/// # Errors
+///
+/// As [`Generator::from_bundle`](super::Generator::from_bundle).
+pub fn operators(bundle: &Bundle) -> Result<Vec<(GraphKind, Vec<OperatorCount>)>> {
+    let engine = CpuEngine::new(1)?;
+    let kinds = GraphKind::ALL.into_iter().filter(|&kind| bundle.has_graph(kind));
+    kinds.map(|kind| Ok((kind, load(bundle, &engine, kind)?.describe()))).collect()
 }
 
 /// Runs the transformer once: N times K logits.

@@ -43,6 +43,9 @@ struct Report<'a> {
     image: f64,
     images_per_second: f64,
     peak_memory_bytes: Option<u64>,
+    /// Multiply-adds a second of one core's kernels.
+    peak_fp32: f64,
+    peak_int8: f64,
 }
 
 pub fn run(args: &Args) -> Result<()> {
@@ -59,6 +62,7 @@ pub fn run(args: &Args) -> Result<()> {
     let step = median(args.runs, || generator.logits(&masked, 0).map(drop))?;
     let decode = median(args.runs, || generator.decode_raw(&first).map(drop))?;
     let image = median(args.runs, || generator.generate(&request, &mut ()).map(drop))?;
+    let peak = |int8| maskgit::engine::peak_multiply_adds(maskgit::engine::Isa::best(), int8);
     let report = Report {
         model,
         model_path: path.display().to_string(),
@@ -72,6 +76,8 @@ pub fn run(args: &Args) -> Result<()> {
         image,
         images_per_second: 1.0 / image,
         peak_memory_bytes: memory::peak_bytes(),
+        peak_fp32: peak(false),
+        peak_int8: peak(true),
     };
     if args.json {
         return output::json(&report);
@@ -83,7 +89,8 @@ pub fn run(args: &Args) -> Result<()> {
          step     {:>10.2} ms\n\
          decode   {:>10.2} ms\n\
          picture  {:>10.1} ms ({} steps), {:.2} a second\n\
-         memory   {memory} at most\n",
+         memory   {memory} at most\n\
+         kernels  {:.0} G multiply-adds a second and core in fp32, {:.0} in int8\n",
         report.model.name.replace(char::is_control, " "),
         report.model.precision,
         report.threads,
@@ -94,7 +101,9 @@ pub fn run(args: &Args) -> Result<()> {
         decode * 1e3,
         image * 1e3,
         report.sampling.steps,
-        report.images_per_second
+        report.images_per_second,
+        report.peak_fp32 / 1e9,
+        report.peak_int8 / 1e9
     ))
 }
 

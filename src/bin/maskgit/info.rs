@@ -17,6 +17,9 @@ pub struct Args {
     /// List the classes only: index, tab, name; a tab and its id (a WordNet synset, say) where it has one
     #[arg(long, conflicts_with = "json")]
     labels: bool,
+    /// List the operators of each graph as the engine runs them, with how many there are: ours say what they compute, others are tract's
+    #[arg(long, conflicts_with = "labels")]
+    graph: bool,
     /// Print one JSON object: the manifest and the model's path
     #[arg(long)]
     json: bool,
@@ -33,6 +36,9 @@ pub fn run(args: &Args) -> Result<()> {
     let path = model::find(args.model.model.as_deref())?;
     let bundle = Bundle::open(&path)?;
     let manifest = bundle.manifest();
+    if args.graph {
+        return graphs(&bundle, args.json);
+    }
     if args.json {
         output::json(&Report { path: path.display().to_string(), manifest })
     } else if args.labels {
@@ -46,6 +52,22 @@ pub fn run(args: &Args) -> Result<()> {
     } else {
         output::text(&describe(&path, manifest)?)
     }
+}
+
+/// The operators of every graph.
+fn graphs(bundle: &Bundle, json: bool) -> Result<()> {
+    let mut report = std::collections::BTreeMap::new();
+    let mut text = String::new();
+    for (kind, operators) in maskgit::pipeline::operators(bundle)? {
+        writeln!(text, "{kind}")?;
+        for operator in &operators {
+            let detail = operator.detail.as_deref().map(|d| format!("  {d}")).unwrap_or_default();
+            writeln!(text, "{:>6}  {}{detail}", operator.count, plain(&operator.name))?;
+        }
+        let rows = operators.into_iter().map(|o| serde_json::json!({"name": o.name, "detail": o.detail, "count": o.count}));
+        report.insert(kind.as_str(), rows.collect::<Vec<_>>());
+    }
+    if json { output::json(&report) } else { output::text(&text) }
 }
 
 fn describe(path: &Path, manifest: &Manifest) -> Result<String> {

@@ -101,3 +101,38 @@ macro_rules! for_isa {
     };
 }
 pub(crate) use for_isa;
+
+/// Multiply-adds a second of one core's kernel on data in the nearest cache: what a product can reach at most.
+///
+/// Takes some hundredths of a second.
+pub fn peak_multiply_adds(isa: Isa, int8: bool) -> f64 {
+    const DEPTH: usize = 256;
+    const ROWS: usize = 48 * MR;
+    let taps = [0];
+    let offset = |_: usize| 0;
+    let place = |row: usize| row * NR;
+    let mut out = vec![0f32; ROWS * NR];
+    let mut best = f64::INFINITY;
+    let (float, levels) = (vec![0.5f32; DEPTH], vec![3i16; DEPTH]);
+    let weights = PackedF32::new(1, DEPTH, NR, |_, _, _| 0.5);
+    let quantized = PackedI8::new(1, DEPTH, vec![1.0; NR], isa.int8_group(), |_, _, _| 3);
+    for _ in 0..50 {
+        let epilogue = Epilogue {
+            bias: None,
+            activation: Activation::None,
+            residual: None,
+            out: SharedSlice::new(&mut out),
+            place: &place,
+        };
+        let start = std::time::Instant::now();
+        if int8 {
+            let a = Rows { data: &levels, count: ROWS, offset: &offset, taps: &taps };
+            gemm_i8(isa, &a, RowScales { scales: &[1.0], zeros: &[0] }, &quantized, &epilogue, false);
+        } else {
+            let a = Rows { data: &float, count: ROWS, offset: &offset, taps: &taps };
+            gemm_f32(isa, &a, &weights, &epilogue, false);
+        }
+        best = best.min(start.elapsed().as_secs_f64());
+    }
+    (ROWS * DEPTH * NR) as f64 / best
+}

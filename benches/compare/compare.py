@@ -1,0 +1,172 @@
+"""Times bundles in our command and in ONNX Runtime, turn by turn, and writes a table of ratios.
+
+    python compare.py --command MASKGIT --bundle NAME=FP32[,FP16],INT8 ... -o RESULTS.md
+
+Every turn starts each program anew, one after the other, so that all see the same machine; a figure is the median over the turns.
+ONNX Runtime's int8 is its own: ``quantize_dynamic`` of the transformer, ``quantize_static`` (QDQ, calibrated on tokens that the model
+drew) of the decoder. The sampling loop around it is NumPy; guidance goes through it as one batch of two.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+
+from maskgit_export.bundle import read_manifest
+from maskgit_export.precision import real_inputs
+
+HERE = Path(__file__).resolve().parent
+FIGURES = ("load", "step", "decode", "image", "peak_memory_bytes")
+
+
+def run(command: list[str], threads: int) -> dict:
+    environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "OPENBLAS_NUM_THREADS": str(threads)}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    if done.returncode:
+        raise SystemExit(f"{' '.join(command)}: exit {done.returncode}\n{done.stderr}")
+    return json.loads(done.stdout)
+
+
+class Calibration:
+    """Tokens for ``quantize_static``."""
+
+    def __init__(self, codes: np.ndarray):
+        self._rows = iter([{"tokens": codes[i:i + 1]} for i in range(len(codes))])
+
+    def get_next(self):
+        return next(self._rows, None)
+
+
+def quantize(bundle: Path, folder: Path, steps: int) -> dict[str, Path]:
+    """ONNX Runtime's own int8 graphs."""
+    from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_dynamic, quantize_static
+    from onnxruntime.quantization.shape_inference import quant_pre_process
+
+    metadata, graphs = read_manifest(bundle)
+    CalibrationDataReader.register(Calibration)
+    transformer, decoder = folder / "transformer.onnx", folder / "decoder.onnx"
+    quantize_dynamic(bundle / graphs["transformer"]["file"], transformer, per_channel=True, weight_type=QuantType.QInt8)
+    codes = real_inputs(bundle, metadata, graphs, steps=steps).codes[:2]
+    prepared = folder / "prepared.onnx"
+    quant_pre_process(str(bundle / graphs["decoder"]["file"]), str(prepared), skip_symbolic_shape=True)
+    quantize_static(str(prepared), str(decoder), Calibration(codes), quant_format=QuantFormat.QDQ, per_channel=True,
+                    activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8, op_types_to_quantize=["Conv", "MatMul", "Gemm"])
+    return {"transformer": transformer, "decoder": decoder}
+
+
+def multiply_adds(bundle: Path, graph: str) -> int:
+    """Multiply-adds of one run of a graph with batch 1: its products with weights, and its products of activations."""
+    _, graphs = read_manifest(bundle)
+    model = onnx.load(bundle / graphs[graph]["file"])
+    for value in model.graph.input:
+        if value.type.tensor_type.shape.dim:
+            value.type.tensor_type.shape.dim[0].ClearField("dim_param")
+            value.type.tensor_type.shape.dim[0].dim_value = 1
+    del model.graph.value_info[:]
+    for output in model.graph.output:
+        output.type.tensor_type.shape.dim[0].ClearField("dim_param")
+        output.type.tensor_type.shape.dim[0].dim_value = 1
+    inferred = onnx.shape_inference.infer_shapes(model, data_prop=True)
+    shapes = {v.name: [d.dim_value for d in v.type.tensor_type.shape.dim] for v in [*inferred.graph.value_info, *inferred.graph.output, *inferred.graph.input]}
+    shapes.update({t.name: list(t.dims) for t in inferred.graph.initializer})
+    total = 0
+    for node in inferred.graph.node:
+        if node.op_type in ("MatMul", "Gemm", "Conv"):
+            out, weight = shapes.get(node.output[0], []), shapes.get(node.input[1], [])
+            inner = int(np.prod(weight[1:])) if node.op_type == "Conv" else (shapes.get(node.input[0]) or [0])[-1]
+            total += int(np.prod(out)) * inner
+    return total
+
+
+def describe() -> str:
+    model, features = platform.processor() or platform.machine(), ""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        model = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), model)
+        flags = next((line.split(":", 1)[1].split() for line in lines if line.startswith("flags")), [])
+        features = ", ".join(flag for flag in ("avx2", "fma", "avx512f", "avx512_vnni", "amx_int8") if flag in flags)
+    except OSError:
+        pass
+    return f"{model}, {os.cpu_count()} cores ({features}); ONNX Runtime {onnxruntime.__version__}, Python {platform.python_version()}"
+
+
+def table(name: str, paths: dict[str, Path], args: argparse.Namespace) -> str:
+    """Measures one model and gives its part of the document."""
+    with tempfile.TemporaryDirectory() as folder:
+        print(f"{name}: ONNX Runtime's int8", file=sys.stderr, flush=True)
+        int8 = quantize(paths["fp32"], Path(folder), args.calibration_steps)
+        steps = ["--steps", str(args.steps)] if args.steps else []
+        programs = {f"maskgit {p}": lambda threads, path=path: [args.command, "bench", "--json", "--model", str(path), "--threads", str(threads), "--runs", str(args.runs), *steps] for p, path in paths.items()}
+        reference = [sys.executable, str(HERE / "runtime.py"), str(paths["fp32"]), "--runs", str(args.runs), *steps]
+        programs["ONNX Runtime fp32"] = lambda threads: [*reference, "--threads", str(threads)]
+        programs["ONNX Runtime int8"] = lambda threads: [*reference, "--threads", str(threads), "--transformer", str(int8["transformer"]), "--decoder", str(int8["decoder"])]
+        found: dict[tuple[str, int], list[dict]] = {}
+        for turn in range(args.turns):
+            for threads in args.threads:
+                for program, command in programs.items():
+                    print(f"{name}: turn {turn + 1} of {args.turns}, {threads} threads, {program}", file=sys.stderr, flush=True)
+                    found.setdefault((program, threads), []).append(run(command(threads), threads))
+    median = {key: {figure: statistics.median(r[figure] for r in rows) for figure in FIGURES} for key, rows in found.items()}
+    peaks = next(rows[0] for (program, _), rows in found.items() if program.startswith("maskgit"))
+    work = {graph: multiply_adds(paths["fp32"], graph) for graph in ("transformer", "decoder")}
+    lines = [f"## {name}", "", f"{work['transformer'] / 1e9:.2f} G multiply-adds a step, {work['decoder'] / 1e9:.2f} G a decoding. {args.turns} turns of {args.runs} runs each.", "",
+             "| program | threads | load | step | decode | picture | pictures/s | peak memory | step / peak rate |", "|---|---|---|---|---|---|---|---|---|"]
+    for (program, threads), m in median.items():
+        rate = peaks["peak_int8" if "int8" in program else "peak_fp32"] * threads
+        lines.append(f"| {program} | {threads} | {m['load']:.2f} s | {m['step'] * 1e3:.1f} ms | {m['decode'] * 1e3:.1f} ms | {m['image']:.3f} s | {1 / m['image']:.2f} | {m['peak_memory_bytes'] / 1e6:.0f} MB | {work['transformer'] / m['step'] / rate:.0%} |")
+    lines += ["", "Ratios (below 1: less time or memory than ONNX Runtime in the same precision; fp16 against its fp32)", "", "| | threads | step | decode | picture | load | peak memory |", "|---|---|---|---|---|---|---|"]
+    for precision in paths:
+        other = "int8" if precision == "int8" else "fp32"
+        for threads in args.threads:
+            a, b = median[f"maskgit {precision}", threads], median[f"ONNX Runtime {other}", threads]
+            if precision == "int8":
+                # The best it has, graph by graph.
+                best = median["ONNX Runtime fp32", threads]
+                b = {figure: min(b[figure], best[figure]) if figure in ("step", "decode", "image") else b[figure] for figure in FIGURES}
+            cells = " | ".join(f"{a[figure] / b[figure]:.2f}" for figure in ("step", "decode", "image", "load", "peak_memory_bytes"))
+            lines.append(f"| {precision} | {threads} | {cells} |")
+    if 1 in args.threads and 2 in args.threads:
+        gains = ", ".join(f"{p} {median[f'maskgit {p}', 1]['image'] / median[f'maskgit {p}', 2]['image']:.2f}" for p in paths)
+        lines += ["", f"Two threads over one, whole picture: {gains}; ONNX Runtime fp32 {median['ONNX Runtime fp32', 1]['image'] / median['ONNX Runtime fp32', 2]['image']:.2f}."]
+    return "\n".join(lines) + "\n"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--command", required=True, help="the maskgit program")
+    parser.add_argument("--bundle", action="append", required=True, metavar="NAME=FP32[,MORE]", help="a model's bundles, each of another precision, the fp32 one first; repeat for more models")
+    parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
+    parser.add_argument("--turns", type=int, default=3)
+    parser.add_argument("--runs", type=int, default=3)
+    parser.add_argument("--steps", type=int)
+    parser.add_argument("--calibration-steps", type=int, default=2)
+    parser.add_argument("-o", "--output", type=Path, default=HERE.parent / "RESULTS.md")
+    args = parser.parse_args()
+    parts = []
+    for item in args.bundle:
+        name, _, folders = item.partition("=")
+        paths = {json.loads((Path(folder) / "bundle.json").read_text(encoding="utf-8"))["precision"]: Path(folder) for folder in folders.split(",")}
+        if "fp32" not in paths:
+            raise SystemExit(f"--bundle {item}: one of the folders must be the fp32 bundle")
+        parts.append(table(name, paths, args))
+    head = f"# Our engine beside ONNX Runtime\n\n{describe()}.\n\nWritten by `make compare`; see `benches/compare/compare.py` for what is measured, and how. The machine is shared, so compare within a table only.\nThe last column is the rate of multiply-adds in a step over that of our kernel on data in the first cache, one core times threads.\n\n"
+    partial = args.output.with_suffix(".partial")
+    partial.write_text(head + "\n".join(parts), encoding="utf-8")
+    partial.replace(args.output)
+    print(args.output, file=sys.stderr)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
