@@ -27,7 +27,7 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from .bundle import Metadata, Sampling
-from .mvtm import MaskedTransformer, load_mvtm
+from .mvtm import MaskedTransformer, load_mvtm, without_labels
 from .tokenizer import Tokenizer, load_tokenizer
 
 __all__ = ["Avatars", "Metadata", "Model", "Sampling", "load"]
@@ -73,9 +73,9 @@ class Avatars(Model):
         self.tokenizer, self.transformer = tokenizer.eval(), transformer.eval()
 
     @classmethod
-    def load(cls, tokenizer: str | Path, mvtm: str | Path, name: str, licence: str, source: str, sampling: Sampling | None = None) -> Avatars:
-        """Reads the files that the two trainers wrote."""
-        return cls(load_tokenizer(tokenizer), load_mvtm(mvtm), name, licence, source, sampling)
+    def load(cls, tokenizer: str | Path, mvtm: str | Path, name: str, licence: str, source: str, sampling: Sampling | None = None, without: list[str] | None = None) -> Avatars:
+        """Reads the files that the two trainers wrote, and leaves out the classes ``without``."""
+        return cls(load_tokenizer(tokenizer), without_labels(load_mvtm(mvtm), without or []), name, licence, source, sampling)
 
     def logits(self, tokens: Tensor, label: Tensor) -> Tensor:
         return self.transformer(tokens, label)

@@ -23,6 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--name", required=True, help="name of the model, as `maskgit info` shows it")
     parser.add_argument("--licence", required=True, help="licence of the weights, with attribution where it asks for one")
     parser.add_argument("--source", default="trained with maskgit-export", help="where the weights come from: a text or an address")
+    parser.add_argument("--without", nargs="*", default=[], metavar="CLASS", help="classes to leave out, such as those that were not learned well")
     sampling = parser.add_argument_group("recommended sampling")
     sampling.add_argument("--steps", type=int, default=12)
     sampling.add_argument("--schedule", default="cosine")
@@ -39,8 +40,8 @@ def run(args: argparse.Namespace) -> int:
     """Exports and validates; returns 0, or 1 when the model cannot be exported."""
     settings = Sampling(args.steps, args.schedule, args.sampler, args.choice_temperature, args.temperature, args.top_k, args.guidance, args.guidance_ramp)
     try:
-        write_bundle(Avatars.load(args.tokenizer, args.mvtm, args.name, args.licence, args.source, settings), args.output)
-    except (BundleError, OSError) as error:
+        write_bundle(Avatars.load(args.tokenizer, args.mvtm, args.name, args.licence, args.source, settings, args.without), args.output)
+    except (BundleError, OSError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     return 0

@@ -11,7 +11,7 @@ result is float logits ``[B, N, codes]``.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -125,6 +125,20 @@ class MaskedTransformer(nn.Module):
 
     def forward(self, tokens: Tensor, label: Tensor) -> Tensor:
         return self.head(self.features(tokens, label))
+
+
+def without_labels(network: MaskedTransformer, names: list[str]) -> MaskedTransformer:
+    """The same network for fewer classes; the others keep their order, and the null label comes after them."""
+    config = network.config
+    unknown = [name for name in names if name not in config.labels]
+    if unknown:
+        raise ValueError(f"no class {', '.join(unknown)}; the model has {', '.join(config.labels)}")
+    kept = [index for index, name in enumerate(config.labels) if name not in names]
+    smaller = MaskedTransformer(replace(config, labels=[config.labels[index] for index in kept]))
+    weights = dict(network.state_dict())
+    weights["label_embedding.weight"] = weights["label_embedding.weight"][[*kept, config.null_label]]
+    smaller.load_state_dict(weights)
+    return smaller.train(network.training)
 
 
 def save_mvtm(config: MvtmConfig, weights: dict[str, Tensor], path: str | Path) -> None:

@@ -174,7 +174,7 @@ def run(args: argparse.Namespace) -> int:
         return 1
     print(f"{args.bundle}: format, sizes, hashes and signatures are right ({', '.join(graphs)})")
     programs = [OnnxRuntime(args.bundle, graphs)]
-    model = _model(args)
+    model = _model(args, metadata)
     if model is not None:
         programs.insert(0, PyTorch(model))
     if args.command:
@@ -198,11 +198,14 @@ def run(args: argparse.Namespace) -> int:
     return 0 if agree else 1
 
 
-def _model(args: argparse.Namespace):
+def _model(args: argparse.Namespace, metadata: Metadata):
     if args.checkpoint:
         from .adapter import Avatars
+        from .mvtm import load_mvtm
 
-        return Avatars.load(*args.checkpoint, name="verify", licence="-", source="")
+        # A bundle may leave out classes of the checkpoint.
+        left_out = [name for name in load_mvtm(args.checkpoint[1]).config.labels if name not in metadata.labels]
+        return Avatars.load(*args.checkpoint, name="verify", licence="-", source="", without=left_out)
     if args.model:
         from .adapter import load
 

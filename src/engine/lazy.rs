@@ -23,10 +23,20 @@ const NAME: &str = "MaskgitWeight";
 /// fp16 to fp32. In its place comes a node that says where it is.
 pub(super) fn take(model: &mut ModelProto, raw: &[Option<Range>], source: &Source) -> Result<()> {
     let Some(graph) = model.graph.as_mut() else { return Ok(()) };
+    let read = |(start, len): Range| source.read(start, usize::try_from(len).unwrap_or(usize::MAX));
+    // Scales are needed now; weights have two dimensions or more.
+    let mut raw = raw.to_vec();
+    for (tensor, place) in graph.initializer.iter_mut().zip(&mut raw) {
+        if tensor.dims.len() < 2
+            && let Some(range) = place.take()
+        {
+            tensor.raw_data = read(range)?;
+        }
+    }
     let mut weights = Vec::new();
     let mut kept = Vec::new();
     let plans = plan(graph);
-    for (mut tensor, place) in std::mem::take(&mut graph.initializer).into_iter().zip(raw) {
+    for (mut tensor, place) in std::mem::take(&mut graph.initializer).into_iter().zip(&raw) {
         let Some((start, len)) = *place else {
             kept.push(tensor);
             continue;
@@ -34,7 +44,7 @@ pub(super) fn take(model: &mut ModelProto, raw: &[Option<Range>], source: &Sourc
         match plans.get(&tensor.name) {
             Some(plan) if fits(&tensor, len) => weights.push(node(&tensor, start, plan)),
             _ => {
-                tensor.raw_data = source.read(start, usize::try_from(len).unwrap_or(usize::MAX))?;
+                tensor.raw_data = read((start, len))?;
                 kept.push(tensor);
             }
         }

@@ -81,11 +81,25 @@ impl Layout {
         blocks
     }
 
-    /// Where the value of (tap, inner place, column) stands.
-    fn place(&self, tap: usize, inner: usize, column: usize) -> usize {
-        let k = tap * self.padded + inner;
-        let (group, within) = (k / self.group, k % self.group);
-        (column / NR) * self.inner() * NR + (group * NR + column % NR) * self.group + within
+    /// Writes `value(tap, inner place, column)` for `depth` inner places a tap, in the order of the panels.
+    fn fill<T: Copy>(&self, depth: usize, out: &mut [T], value: impl Fn(usize, usize, usize) -> T) {
+        for (panel, out) in out.chunks_exact_mut(self.inner() * NR).enumerate() {
+            let first = panel * NR;
+            let lanes = NR.min(self.columns - first);
+            let mut groups = out.chunks_exact_mut(NR * self.group);
+            for tap in 0..self.taps {
+                for start in (0..self.padded).step_by(self.group) {
+                    let Some(group) = groups.next() else { return };
+                    for (lane, group) in group.chunks_exact_mut(self.group).enumerate().take(lanes) {
+                        for (within, place) in group.iter_mut().enumerate() {
+                            if start + within < depth {
+                                *place = value(tap, start + within, first + lane);
+                            }
+                        }
+                    }
+                }
+            }
+        }
     }
 }
 
@@ -101,14 +115,7 @@ impl PackedF32 {
     pub(crate) fn new(taps: usize, depth: usize, columns: usize, value: impl Fn(usize, usize, usize) -> f32) -> Self {
         let layout = Layout::new(taps, depth, columns, 1);
         let mut values = Aligned::new(layout.inner() * layout.panels() * NR);
-        let out = values.slice_mut();
-        for column in 0..columns {
-            for tap in 0..taps {
-                for inner in 0..depth {
-                    out[layout.place(tap, inner, column)] = value(tap, inner, column);
-                }
-            }
-        }
+        layout.fill(depth, values.slice_mut(), value);
         Self { layout, values }
     }
 }
@@ -136,17 +143,16 @@ impl PackedI8 {
     ) -> Self {
         let layout = Layout::new(taps, depth, scales.len(), group);
         let mut values = Aligned::new(layout.inner() * layout.panels() * NR);
-        let mut sums = vec![0i32; scales.len()];
-        let out = values.slice_mut();
-        for (column, sum) in sums.iter_mut().enumerate() {
-            for tap in 0..taps {
-                for inner in 0..depth {
-                    let weight = value(tap, inner, column);
-                    *sum = sum.wrapping_add(i32::from(weight));
-                    out[layout.place(tap, inner, column)] = weight;
+        layout.fill(depth, values.slice_mut(), value);
+        let mut sums = vec![0i32; scales.len().next_multiple_of(NR)];
+        for (sums, panel) in sums.chunks_exact_mut(NR).zip(values.slice().chunks_exact(layout.inner() * NR)) {
+            for group in panel.chunks_exact(NR * group) {
+                for (sum, lane) in sums.iter_mut().zip(group.chunks_exact(group.len() / NR)) {
+                    *sum += lane.iter().map(|&weight| i32::from(weight)).sum::<i32>();
                 }
             }
         }
+        sums.truncate(scales.len());
         Self { layout, values, scales, sums }
     }
 }

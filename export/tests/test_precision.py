@@ -1,0 +1,123 @@
+"""Quantising and halving: the graphs stay standard, errors stay small, refusals are in words."""
+
+import json
+import os
+
+import numpy as np
+import onnx
+import pytest
+
+from maskgit_export import cli
+from maskgit_export.bundle import validate
+from maskgit_export.mvtm import without_labels
+from maskgit_export.quantize import quantize_activations, quantize_weight
+from maskgit_export.sampling import masked_counts, sample
+
+from conftest import tiny_avatars
+
+COMMAND = os.environ.get("MASKGIT_BIN")
+
+
+def convert(command, source, output, *options):
+    engine = ["--command", COMMAND] if COMMAND else []
+    return cli.main([command, str(source), "-o", str(output), *engine, *options])
+
+
+@pytest.mark.parametrize("command, report, cosine", [("quantize", "quantization.json", 0.995), ("half", "half.json", 0.99999)])
+def test_converts_every_kind_of_model(exported, tmp_path, command, report, cosine):
+    _, folder = exported
+    assert convert(command, folder, tmp_path / "out", "--steps", "2") == 0
+    metadata, _ = validate(tmp_path / "out")
+    assert metadata.name.endswith({"quantize": "-int8", "half": "-fp16"}[command])
+    manifest = json.loads((tmp_path / "out" / "bundle.json").read_text())
+    assert manifest["precision"] == {"quantize": "int8", "half": "fp16"}[command]
+    figures = json.loads((tmp_path / "out" / report).read_text())
+    assert figures["logits_cosine"] > cosine
+    assert figures["image_psnr"] > 20
+
+
+def test_weights_are_standard_int8(avatars, tmp_path):
+    _, folder = avatars
+    assert convert("quantize", folder, tmp_path / "out", "--steps", "2", "--min-cosine", "0") == 0
+    model = onnx.load(tmp_path / "out" / "transformer.onnx")
+    onnx.checker.check_model(model)
+    tensors = {t.name: t for t in model.graph.initializer}
+    nodes = [n for n in model.graph.node if n.op_type == "DequantizeLinear"]
+    assert len(nodes) >= 4
+    for node in nodes:
+        values = onnx.numpy_helper.to_array(tensors[node.input[0]])
+        scales = onnx.numpy_helper.to_array(tensors[node.input[1]])
+        axis = next(a.i for a in node.attribute if a.name == "axis")
+        assert values.dtype == np.int8 and values.min() >= -127
+        assert scales.shape == (values.shape[axis],) and (scales > 0).all()
+    layers = json.loads((tmp_path / "out" / "quantization.json").read_text())["layers"]
+    assert sum(layer["kept"] is None for layer in layers if layer["graph"] == "transformer") == len(nodes)
+    assert all(0 < layer["error"] < 0.05 for layer in layers if layer["kept"] is None)
+
+
+def test_a_bad_layer_stays_fp32_and_says_why(avatars, tmp_path):
+    _, folder = avatars
+    assert convert("quantize", folder, tmp_path / "out", "--steps", "2", "--max-error", "0") == 0
+    layers = json.loads((tmp_path / "out" / "quantization.json").read_text())["layers"]
+    assert layers and all(layer["kept"] for layer in layers)
+    assert any("relative error" in layer["kept"] for layer in layers)
+
+
+def test_refuses_in_words(avatars, tmp_path, capsys):
+    _, folder = avatars
+    assert convert("half", folder, tmp_path / "half", "--steps", "2") == 0
+    assert convert("quantize", tmp_path / "half", tmp_path / "out") == 1
+    assert "its precision is fp16" in capsys.readouterr().err
+    (tmp_path / "there").mkdir()
+    assert convert("quantize", folder, tmp_path / "there") == 1
+    assert "exists already" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists() and not list(tmp_path.glob(".partial-*"))
+
+
+def test_weights_too_large_for_fp16_stay(avatars, tmp_path):
+    from maskgit_export.half import half_graph
+
+    _, folder = avatars
+    model = onnx.load(folder / "transformer.onnx")
+    large = next(t for t in model.graph.initializer if t.data_type == onnx.TensorProto.FLOAT and np.prod(t.dims) >= 1024)
+    values = np.array(onnx.numpy_helper.to_array(large))
+    values.flat[0] = 1e6
+    large.CopyFrom(onnx.numpy_helper.from_array(values, large.name))
+    assert half_graph(model) == [large.name]
+
+
+def test_quantisers_round_to_the_nearest_level():
+    choice = np.random.default_rng(0)
+    w = choice.normal(size=(40, 9)).astype(np.float32)
+    w[:, 3] = 0
+    q, scales = quantize_weight(w, 1)
+    assert np.abs(q * scales - w).max() <= scales.max() / 2 + 1e-7 and (q[:, 3] == 0).all()
+    x = choice.normal(size=(5, 40)).astype(np.float32) + 3
+    spans = np.maximum(x.max(1), 0) - np.minimum(x.min(1), 0)
+    assert (np.abs(quantize_activations(x, True) - x).max(1) <= spans / 255 * 0.51).all()
+    assert not quantize_activations(np.zeros((2, 4), np.float32), True).any()
+
+
+def test_the_loop_masks_what_the_paper_masks():
+    assert masked_counts(256, 8) == [251, 236, 212, 181, 142, 97, 49, 0]
+    model = tiny_avatars()
+    metadata = model.metadata
+
+    def logits(tokens, labels):
+        return np.zeros((len(tokens), metadata.tokens, metadata.codes), np.float32)
+
+    codes, history = sample(logits, metadata, np.array([0, 1]), steps=4)
+    assert codes.shape == (2, metadata.tokens) and (codes < metadata.codes).all()
+    assert [(h[0] == metadata.mask_id).sum() for h in history] == [metadata.tokens, *masked_counts(metadata.tokens, 4)[:-1]]
+
+
+def test_a_class_can_be_left_out():
+    import torch
+
+    network = tiny_avatars().transformer
+    smaller = without_labels(network, ["cat"])
+    tokens = torch.zeros(1, 16, dtype=torch.long)
+    for old, new in [(1, 0), (2, 1)]:  # dog, null
+        assert torch.equal(network(tokens, torch.tensor([old])), smaller(tokens, torch.tensor([new])))
+    with pytest.raises(ValueError, match="no class bird"):
+        without_labels(network, ["bird"])
