@@ -2,6 +2,7 @@
 # make test     all tests: Rust, then Python in an environment made here
 # make lint     rustfmt, clippy and rustdoc, warnings denied
 # make bench    Criterion benches and `maskgit bench`
+# make compare  our engine beside ONNX Runtime: benches/RESULTS.md and benches/RESULTS-imagenet256.md (a quarter of an hour)
 # make fmt      format the Rust code
 # make golden   write tests/golden anew, after a change that is meant to change tokens
 # make tiny     write tests/data/tiny anew
@@ -24,7 +25,7 @@ VENV_PYTHON := $(VENV)/bin/python
 VENV_STAMP := $(VENV)/.maskgit-$(firstword $(shell cksum export/pyproject.toml 2>/dev/null))
 CLASS ?= lorelei
 
-.PHONY: demo test test-rust test-python lint bench fmt golden tiny inputs pictures evaluate-edit avatars-64 venv own
+.PHONY: demo test test-rust test-python lint bench compare fmt golden tiny inputs pictures evaluate-edit avatars-64 venv own
 
 demo: own
 	$(CARGO) run --release --locked -- generate --class $(CLASS) --seed 7 --count 16 --grid --scale 4 -o demo.png
@@ -63,11 +64,24 @@ bench: own
 	$(CARGO) bench --locked --bench generate
 	$(CARGO) run --release --locked -- bench
 
+# Our engine beside ONNX Runtime, on the bundled model and on the ImageNet-256 architecture with random weights: benches/RESULTS.md.
+COMPARE = $(MASKGIT_CACHE)/compare
+compare: own $(VENV_STAMP)
+	$(CARGO) build --release --locked
+	test -d "$(COMPARE)/fp32" || $(EXPORT) synth --shape maskgit-imagenet256 -o "$(COMPARE)/fp32"
+	test -d "$(COMPARE)/int8" || $(EXPORT) quantize "$(COMPARE)/fp32" --steps 2 -o "$(COMPARE)/int8"
+	test -d "$(COMPARE)/avatars-fp16" || $(EXPORT) half ../models/avatars-64 -o "$(COMPARE)/avatars-fp16"
+	PYTHONPATH="$(CURDIR)/export" "$(VENV_PYTHON)" benches/compare/compare.py --command "$(MASKGIT)" \
+		--bundle avatars-64=models/avatars-64,$(COMPARE)/avatars-fp16,models/avatars-64-int8 --turns 5 --runs 7 -o benches/RESULTS.md
+	PYTHONPATH="$(CURDIR)/export" "$(VENV_PYTHON)" benches/compare/compare.py --command "$(MASKGIT)" \
+		--bundle maskgit-imagenet256=$(COMPARE)/fp32,$(COMPARE)/int8 --steps 8 --turns 2 --runs 1 -o benches/RESULTS-imagenet256.md
+
 fmt:
 	$(CARGO) fmt
 
 golden: own
 	MASKGIT_BLESS=1 $(CARGO) test --release --locked --test avatars golden
+	MASKGIT_BLESS=1 $(CARGO) test --release --locked --test precision everywhere
 	git diff --stat -- tests/golden
 
 tiny: $(VENV_STAMP)
@@ -90,7 +104,7 @@ evaluate-edit: own $(VENV_STAMP)
 		--per-class $(EDIT_IMAGES) --card ../models/avatars-64/README.md -o ../models/avatars-64/evaluation
 EDIT_IMAGES ?= 20
 
-# The bundle is trained outside the clone; copy it over models/avatars-64 when it is as good.
+# The bundles are made outside the clone; copy them over models/avatars-64 and models/avatars-64-int8 when they are as good.
 WORK = $(MASKGIT_CACHE)/avatars-64
 EXPORT = cd export && "$(VENV_PYTHON)" -m maskgit_export
 avatars-64: own $(VENV_STAMP)
@@ -98,11 +112,14 @@ avatars-64: own $(VENV_STAMP)
 	$(CARGO) build --release --locked
 	$(EXPORT) data -o "$(WORK)/data"
 	$(EXPORT) train-tokenizer --data "$(WORK)/data" --images 16608 -o "$(WORK)/tokenizer.pt"
-	$(EXPORT) train-mvtm --data "$(WORK)/data" --tokenizer "$(WORK)/tokenizer.pt" --images 76512 --label-smoothing 0 -o "$(WORK)/mvtm.pt"
+	$(EXPORT) train-mvtm --data "$(WORK)/data" --tokenizer "$(WORK)/tokenizer.pt" --images 186816 --label-smoothing 0 -o "$(WORK)/mvtm.pt"
 	$(EXPORT) train-tokenizer --data "$(WORK)/data" --start "$(WORK)/tokenizer.pt" --decoder-only --images 8576 --muon-lr 0.01 -o "$(WORK)/tokenizer-final.pt"
-	$(EXPORT) export --tokenizer "$(WORK)/tokenizer-final.pt" --mvtm "$(WORK)/mvtm.pt" --name avatars-64 --licence "CC BY 4.0; see README.md" \
+	$(EXPORT) export --tokenizer "$(WORK)/tokenizer-final.pt" --mvtm "$(WORK)/mvtm.pt" --without thumbs --name avatars-64 --licence "CC BY 4.0; see README.md" \
 		--source "trained with maskgit-export" --steps 16 --temperature 0.8 --guidance 0.5 --guidance-ramp -o "$(WORK)/bundle"
 	$(EXPORT) verify "$(WORK)/bundle" --checkpoint "$(WORK)/tokenizer-final.pt" "$(WORK)/mvtm.pt" --command "$(MASKGIT)" --write-reference
 	$(EXPORT) train-classifier --data "$(WORK)/data" --images 16000 -o "$(WORK)/classifier.pt"
 	$(EXPORT) evaluate "$(WORK)/bundle" --data "$(WORK)/data" --command "$(MASKGIT)" --classifier "$(WORK)/classifier.pt" \
 		--per-class 40 --heldout 60 -o "$(WORK)/evaluation"
+	$(EXPORT) quantize "$(WORK)/bundle" --name avatars-64-int8 --command "$(MASKGIT)" -o "$(WORK)/bundle-int8"
+	$(EXPORT) evaluate "$(WORK)/bundle-int8" --data "$(WORK)/data" --command "$(MASKGIT)" --classifier "$(WORK)/classifier.pt" \
+		--per-class 40 --heldout 60 -o "$(WORK)/evaluation-int8"

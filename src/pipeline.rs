@@ -15,8 +15,8 @@ use image::RgbImage;
 use sha2::{Digest, Sha256};
 
 pub use edit::{EditRequest, Edited, MAX_RESULT_BYTES};
-use graphs::{check_tokens, decode_row, load, one, to_image, transformer_row};
 pub use graphs::operators;
+use graphs::{check_tokens, decode_row, load, one, to_image, transformer_row};
 pub use label::find_label;
 use predict::{Blank, Predictor};
 pub use types::{Generated, Observer, Picture, Preview, Progress, Request, Timings};
@@ -112,7 +112,16 @@ impl Generator {
         let decoder = load(&bundle, engine.as_ref(), GraphKind::Decoder)?;
         let load_seconds = start.elapsed().as_secs_f64();
         let logits_bytes = options.logits_bytes;
-        Ok(Self { bundle, engine, transformer, decoder, encoder: None, blank: Blank::new(logits_bytes), logits_bytes, load_seconds })
+        Ok(Self {
+            bundle,
+            engine,
+            transformer,
+            decoder,
+            encoder: None,
+            blank: Blank::new(logits_bytes),
+            logits_bytes,
+            load_seconds,
+        })
     }
 
     /// What the model says about itself.

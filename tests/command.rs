@@ -285,20 +285,22 @@ fn the_default_model() {
     let message = String::from_utf8_lossy(&missing.stderr).into_owned();
     assert_eq!(missing.status.code(), Some(1), "{message}");
     let here = fs::canonicalize(desk.folder.path()).unwrap();
-    for place in ["a/b/c/d/e/models/avatars-64", "a/b/models/avatars-64", "a/b/share/maskgit/models/avatars-64"] {
+    for place in
+        ["a/b/c/d/e/models/avatars-64-int8", "a/b/models/avatars-64-int8", "a/b/share/maskgit/models/avatars-64-int8"]
+    {
         assert!(message.contains(here.join(place).to_str().unwrap()), "{place}: {message}");
     }
-    assert!(message.contains("MASKGIT_MODEL") && message.contains(", models/avatars-64"), "{message}");
+    assert!(message.contains("MASKGIT_MODEL") && message.contains(", models/avatars-64-int8"), "{message}");
 
     let wrong = run(&deep, Some("no/such/model"));
     assert_eq!(wrong.status.code(), Some(1));
     assert!(String::from_utf8_lossy(&wrong.stderr).contains("no/such/model"));
 
-    copy_tiny(&desk.path("p/share/maskgit/models/avatars-64"), |_| ());
+    copy_tiny(&desk.path("p/share/maskgit/models/avatars-64-int8"), |_| ());
     assert!(run(&program("p/bin/maskgit"), None).status.success(), "under a prefix");
-    copy_tiny(&desk.path("r/models/avatars-64"), |_| ());
+    copy_tiny(&desk.path("r/models/avatars-64-int8"), |_| ());
     assert!(run(&program("r/target/release/maskgit"), None).status.success(), "in a repository");
-    copy_tiny(&desk.path("models/avatars-64"), |_| ());
+    copy_tiny(&desk.path("models/avatars-64-int8"), |_| ());
     assert!(run(&deep, None).status.success(), "in the current folder");
 }
 

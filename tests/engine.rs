@@ -22,7 +22,10 @@ fn plain() -> Signature {
 }
 
 fn load(threads: usize, name: &str, signature: &Signature) -> Box<dyn Session> {
-    CpuEngine::new(threads).unwrap().load(&Source::from(graph(name)), signature).unwrap_or_else(|e| panic!("{name}: {e}"))
+    CpuEngine::new(threads)
+        .unwrap()
+        .load(&Source::from(graph(name)), signature)
+        .unwrap_or_else(|e| panic!("{name}: {e}"))
 }
 
 const X: [f32; 6] = [-1.0, 2.0, -3.0, 4.0, -5.0, 6.0];

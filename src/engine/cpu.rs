@@ -85,7 +85,7 @@ impl Engine for CpuEngine {
     }
 
     fn load(&self, graph: &Source, signature: &Signature) -> Result<Box<dyn Session>> {
-        let plan = guarded(&Executor::SingleThread, "load the graph", || import(graph, signature, self.isa))?;
+        let plan = guarded(&self.executor, "load the graph", || import(graph, signature, self.isa))?;
         let (executor, signature) = (self.executor.clone(), signature.clone());
         Ok(Box::new(CpuSession { executor, signature, plan, states: Vec::new() }))
     }

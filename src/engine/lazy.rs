@@ -217,8 +217,10 @@ fn build(_: &ParsingContext<'_>, node: &NodeProto) -> TractResult<(Box<dyn Infer
             if scales.len() != 1 {
                 let axis = node.get_attr::<i64>("axis")?;
                 let axis = if axis < 0 { axis + shape.len() as i64 } else { axis };
-                let axis =
-                    usize::try_from(axis).ok().filter(|&a| a < shape.len()).context("the axis is outside the weights")?;
+                let axis = usize::try_from(axis)
+                    .ok()
+                    .filter(|&a| a < shape.len())
+                    .context("the axis is outside the weights")?;
                 ensure!(shape[axis] == scales.len(), "{} scales for an axis of {}", scales.len(), shape[axis]);
                 scale_shape[axis] = scales.len();
             }

@@ -117,13 +117,11 @@ fn push_message(number: u64, value: &[u8], out: &mut Vec<u8>) {
     out.extend_from_slice(value);
 }
 
+/// Takes a length-delimited field, or leaves it to be copied: the reader behind its head, the field, its length, and the copy.
+type Special<'a> = dyn FnMut(&mut Reader<'_>, &Field, u64, &mut Vec<u8>) -> Result<bool> + 'a;
+
 /// Copies a message but for the fields that `special` takes; it is given the field, and where the copy goes.
-fn message(
-    reader: &mut Reader<'_>,
-    len: u64,
-    out: &mut Vec<u8>,
-    special: &mut dyn FnMut(&mut Reader<'_>, &Field, u64, &mut Vec<u8>) -> Result<bool>,
-) -> Result<()> {
+fn message(reader: &mut Reader<'_>, len: u64, out: &mut Vec<u8>, special: &mut Special<'_>) -> Result<()> {
     let end = reader.at.checked_add(len).ok_or_else(damaged)?;
     while reader.at < end {
         let field = reader.field(end)?;
@@ -224,7 +222,11 @@ mod tests {
 
     #[test]
     fn lengths_that_cannot_be_are_errors() {
-        for bytes in [vec![0x3a, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x01], vec![0x3b], vec![0x3a, 4, 0x2a, 9, 1, 1]] {
+        for bytes in [
+            vec![0x3a, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x01],
+            vec![0x3b],
+            vec![0x3a, 4, 0x2a, 9, 1, 1],
+        ] {
             assert!(skeleton(&Source::from(bytes.clone())).is_err(), "{bytes:?}");
         }
     }

@@ -14,7 +14,7 @@ use crate::model;
 pub struct Model {
     /// The model: a folder, or one packed file
     ///
-    /// Without it, the model is the one that MASKGIT_MODEL names, or models/avatars-64 beside the program, above it, or
+    /// Without it, the model is the one that MASKGIT_MODEL names, or models/avatars-64-int8 beside the program, above it, or
     /// in the current folder.
     #[arg(long, value_name = "PATH")]
     pub model: Option<PathBuf>,

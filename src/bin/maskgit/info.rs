@@ -64,7 +64,8 @@ fn graphs(bundle: &Bundle, json: bool) -> Result<()> {
             let detail = operator.detail.as_deref().map(|d| format!("  {d}")).unwrap_or_default();
             writeln!(text, "{:>6}  {}{detail}", operator.count, plain(&operator.name))?;
         }
-        let rows = operators.into_iter().map(|o| serde_json::json!({"name": o.name, "detail": o.detail, "count": o.count}));
+        let rows =
+            operators.into_iter().map(|o| serde_json::json!({"name": o.name, "detail": o.detail, "count": o.count}));
         report.insert(kind.as_str(), rows.collect::<Vec<_>>());
     }
     if json { output::json(&report) } else { output::text(&text) }

@@ -7,9 +7,9 @@ use anyhow::{Result, bail};
 /// The environment variable that names a model.
 const VARIABLE: &str = "MASKGIT_MODEL";
 /// The model that ships with the repository.
-const DEFAULT: &str = "models/avatars-64";
+const DEFAULT: &str = "models/avatars-64-int8";
 /// The same where the program is installed, under the prefix.
-const INSTALLED: &str = "share/maskgit/models/avatars-64";
+const INSTALLED: &str = "share/maskgit/models/avatars-64-int8";
 /// Folders above the program's that are searched: enough for `target/TRIPLE/release/` in the repository.
 const PARENTS: usize = 3;
 
@@ -55,11 +55,11 @@ mod tests {
     #[test]
     fn looks_in_a_repository_and_under_a_prefix() {
         let found = places(Some(Path::new("/nowhere/repo/target/release/maskgit")));
-        assert!(found.contains(&PathBuf::from("/nowhere/repo/models/avatars-64")), "{found:?}");
-        assert_eq!(found.first(), Some(&PathBuf::from("/nowhere/repo/target/release/models/avatars-64")));
-        assert_eq!(found.last(), Some(&PathBuf::from("models/avatars-64")));
+        assert!(found.contains(&PathBuf::from("/nowhere/repo/models/avatars-64-int8")), "{found:?}");
+        assert_eq!(found.first(), Some(&PathBuf::from("/nowhere/repo/target/release/models/avatars-64-int8")));
+        assert_eq!(found.last(), Some(&PathBuf::from("models/avatars-64-int8")));
         let found = places(Some(Path::new("/nowhere/prefix/bin/maskgit")));
-        assert!(found.contains(&PathBuf::from("/nowhere/prefix/share/maskgit/models/avatars-64")), "{found:?}");
-        assert_eq!(places(None), [PathBuf::from("models/avatars-64")]);
+        assert!(found.contains(&PathBuf::from("/nowhere/prefix/share/maskgit/models/avatars-64-int8")), "{found:?}");
+        assert_eq!(places(None), [PathBuf::from("models/avatars-64-int8")]);
     }
 }

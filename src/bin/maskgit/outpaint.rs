@@ -11,7 +11,7 @@ use crate::operation::Operation;
 /// Adds pixels on any sides, as many as you like, in windows that overlap, each drawn from what is there already: first on the left and
 /// the right, then above and below.
 #[derive(clap::Args)]
-#[command(after_help = "Example: maskgit outpaint --image face.png --left 64 --right 64 --class thumbs -o wide.png")]
+#[command(after_help = "Example: maskgit outpaint --image face.png --left 64 --right 64 --class personas -o wide.png")]
 pub struct Args {
     #[command(flatten)]
     files: Files,

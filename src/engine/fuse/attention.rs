@@ -102,9 +102,10 @@ pub(super) fn attention(
     if op.kind != SoftmaxKind::Softmax || op.quant_output_dt.is_some() || !read_once(model, node) {
         return Ok(None);
     }
-    Ok(find(context, model, node, op).map(|(attention, outside, inputs)| {
-        super::replace(model, outside, attention, &inputs, &[])
-    }).transpose()?.flatten())
+    Ok(find(context, model, node, op)
+        .map(|(attention, outside, inputs)| super::replace(model, outside, attention, &inputs, &[]))
+        .transpose()?
+        .flatten())
 }
 
 /// The operator, the node that it takes the place of, and its inputs.
@@ -226,6 +227,7 @@ fn find<'m>(
         shape,
         volumes,
         isa: context.isa,
+        fused: context.fused,
     };
     Some((attention, after, inputs))
 }

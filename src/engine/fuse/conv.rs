@@ -47,9 +47,10 @@ pub(super) fn conv(
         return Ok(None);
     };
     let values = bias.try_as_plain_ram()?.as_slice::<f32>()?;
-    let bias = values.iter().any(|&b| b != 0.0).then(|| {
-        Vector::from(if values.len() == columns { values.to_vec() } else { vec![values[0]; columns] })
-    });
+    let bias = values
+        .iter()
+        .any(|&b| b != 0.0)
+        .then(|| Vector::from(if values.len() == columns { values.to_vec() } else { vec![values[0]; columns] }));
     let before = model.node(node.inputs[0].node);
     let upsample = before.op_as::<NearestUpsample>().is_some_and(|up| up.scales.as_slice() == [1, 1, 2, 2])
         && read_once(model, before);
@@ -66,6 +67,7 @@ pub(super) fn conv(
         activation: Activation::None,
         residual: false,
         isa: context.isa,
+        fused: context.fused,
     };
     let mut patch = TypedModelPatch::default();
     let x = if upsample { before.inputs[0] } else { node.inputs[0] };
@@ -78,11 +80,7 @@ pub(super) fn conv(
 }
 
 /// Packs a kernel laid out as columns, channels, taps.
-fn pack(
-    context: &Context,
-    kernel: &Found,
-    [columns, channels, taps]: [usize; 3],
-) -> TractResult<Option<Weights>> {
+fn pack(context: &Context, kernel: &Found, [columns, channels, taps]: [usize; 3]) -> TractResult<Option<Weights>> {
     let place = |tap: usize, channel: usize, column: usize| (column * channels + channel) * taps + tap;
     Ok(match kernel.load(context)? {
         Constant::F32(tensor) => {

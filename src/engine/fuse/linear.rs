@@ -81,9 +81,11 @@ fn pack(context: &Context, found: &Found, axes: &Axes) -> TractResult<Option<Wei
             Some(Weights::f32(1, inner.len(), columns.len(), |_, k, n| values[inner[k] + columns[n]]))
         }
         Constant::I8 { values, scales } => {
-            let by_column = scales.shape().iter().enumerate().all(|(axis, &d)| {
-                d == 1 || axes.columns.iter().any(|column| column.0 == axis)
-            });
+            let by_column = scales
+                .shape()
+                .iter()
+                .enumerate()
+                .all(|(axis, &d)| d == 1 || axes.columns.iter().any(|column| column.0 == axis));
             if !by_column || inner.len() > MAX_INNER {
                 return Ok(None);
             }
@@ -156,6 +158,7 @@ pub(super) fn linear(
             activation: Activation::None,
             residual: false,
             isa: context.isa,
+            fused: context.fused,
         };
         let mut patch = TypedModelPatch::default();
         let mut wire = patch.tap_model(model, x)?;

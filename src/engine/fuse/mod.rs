@@ -29,13 +29,17 @@ use super::{Isa, OperatorCount, Source};
 #[derive(Default)]
 pub(crate) struct Context {
     pub(crate) isa: Isa,
+    /// Whether f32 products may use fused multiply-add. Not beside int8 weights, so that such a graph gives the same numbers on
+    /// every processor.
+    pub(crate) fused: bool,
     /// Where the weights are.
     pub(crate) source: Source,
 }
 
 /// Puts our operators into a simplified model.
 pub(crate) fn fuse(model: &mut TypedModel, isa: Isa, source: &Source) -> TractResult<()> {
-    let context = Context { isa, source: source.clone() };
+    let fused = !model.nodes().iter().any(|n| n.op_as::<LazyWeight>().is_some_and(LazyWeight::is_int8));
+    let context = Context { isa, fused, source: source.clone() };
     // What tract simplifies once our operators are in place may match a rule that did not match before.
     for _ in 0..2 {
         round(&context, model)?;

@@ -18,8 +18,7 @@ fn centred(model: &TypedModel, outlet: OutletId, axis: usize) -> Option<OutletId
     let op = reduce.op_as::<Reduce>()?;
     let size = *shape_of(model, x)?.get(axis)?;
     let is_mean = (scalar(model, factor)? * size as f32 - 1.0).abs() < 1e-5;
-    (op.axes.as_slice() == [axis] && op.reducer == Reducer::Sum && is_mean && *reduce.inputs.first()? == x)
-        .then_some(x)
+    (op.axes.as_slice() == [axis] && op.reducer == Reducer::Sum && is_mean && *reduce.inputs.first()? == x).then_some(x)
 }
 
 /// tract has found the root mean square norm; where the mean was taken off before, it is a layer norm.

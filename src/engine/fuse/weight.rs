@@ -41,6 +41,10 @@ impl LazyWeight {
         &self.shape
     }
 
+    pub(super) fn is_int8(&self) -> bool {
+        matches!(self.stored, Stored::I8 { .. })
+    }
+
     /// The weight after one more change of its axes.
     fn changed(&self, change: &AxisOp) -> Option<Self> {
         let mut new = self.clone();
@@ -212,8 +216,7 @@ pub(super) fn materialize(context: &Context, model: &mut TypedModel) -> TractRes
             Constant::F32(tensor) => tensor,
             Constant::I8 { values, scales } => {
                 let values = values.cast_to::<f32>()?;
-                let product =
-                    values.to_plain_array_view::<f32>()?.to_owned() * &scales.to_plain_array_view::<f32>()?;
+                let product = values.to_plain_array_view::<f32>()?.to_owned() * &scales.to_plain_array_view::<f32>()?;
                 product.into_tensor().into_arc_tensor()
             }
         };

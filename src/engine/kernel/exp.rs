@@ -90,7 +90,7 @@ fn gelu_erf(x: f32) -> f32 {
 #[inline(always)]
 fn gelu_tanh(x: f32) -> f32 {
     let inner = x + 0.044_715 * x * x * x;
-    x * sigmoid(1.595_769_1 * inner)
+    x * sigmoid(1.595_769 * inner)
 }
 
 #[cfg(test)]

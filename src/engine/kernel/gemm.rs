@@ -64,9 +64,21 @@ struct Block<'a> {
     stretches: &'a [Vec<Segment>],
 }
 
-/// Computes `rows x weights` in f32.
-pub(crate) fn gemm_f32(isa: Isa, a: &Rows<'_, f32>, weights: &PackedF32, epilogue: &Epilogue<'_>, parallel: bool) {
-    drive(a, &weights.layout, parallel, |block| block_f32(isa, a, weights, epilogue, block));
+/// Computes `rows x weights` in f32; `fused` says whether multiply-add may round once, where the instruction set does.
+pub(crate) fn gemm_f32(
+    (isa, fused): (Isa, bool),
+    a: &Rows<'_, f32>,
+    weights: &PackedF32,
+    epilogue: &Epilogue<'_>,
+    parallel: bool,
+) {
+    drive(a, &weights.layout, parallel, |block| {
+        if fused {
+            block_f32(isa, a, weights, epilogue, block);
+        } else {
+            block_f32_unfused(isa, a, weights, epilogue, block);
+        }
+    });
 }
 
 /// Computes `rows x weights` in int8, exactly, and scales it to f32.
@@ -162,12 +174,7 @@ fn finish(epilogue: &Epilogue<'_>, mut values: [f32; NR], bias: &[f32; NR], row:
 }
 
 #[inline(always)]
-fn block_f32_body<const FMA: bool>(
-    a: &Rows<'_, f32>,
-    weights: &PackedF32,
-    epilogue: &Epilogue<'_>,
-    block: &Block<'_>,
-) {
+fn block_f32_body<const FMA: bool>(a: &Rows<'_, f32>, weights: &PackedF32, epilogue: &Epilogue<'_>, block: &Block<'_>) {
     let layout = &weights.layout;
     let offsets = row_offsets(a, block);
     let tiles = offsets.len() / MR;
@@ -203,6 +210,12 @@ fn block_f32_body<const FMA: bool>(
 
 for_isa! {
     fn block_f32(isa, a: &Rows<'_, f32>, weights: &PackedF32, epilogue: &Epilogue<'_>, block: &Block<'_>) = block_f32_body
+}
+
+for_isa! {
+    fn block_f32_unfused(
+        isa, a: &Rows<'_, f32>, weights: &PackedF32, epilogue: &Epilogue<'_>, block: &Block<'_>,
+    ) = block_f32_body, unfused
 }
 
 #[inline(always)]

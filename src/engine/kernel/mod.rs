@@ -81,18 +81,24 @@ impl fmt::Display for Isa {
 
 /// Defines a function that runs an `#[inline(always)]` body compiled for the given instruction set.
 ///
-/// The body must be a generic function of a `FMA` flag: whether multiply-add is fused.
+/// The body must be a generic function of a `FMA` flag: whether multiply-add is fused. After `unfused` it never is.
 macro_rules! for_isa {
     ($(#[$doc:meta])* $vis:vis fn $name:ident($isa:ident $(, $arg:ident: $ty:ty)* $(,)?) = $body:ident) => {
+        $crate::engine::kernel::for_isa! { $(#[$doc])* $vis fn $name($isa $(, $arg: $ty)*) = $body, true }
+    };
+    ($(#[$doc:meta])* $vis:vis fn $name:ident($isa:ident $(, $arg:ident: $ty:ty)* $(,)?) = $body:ident, unfused) => {
+        $crate::engine::kernel::for_isa! { $(#[$doc])* $vis fn $name($isa $(, $arg: $ty)*) = $body, false }
+    };
+    ($(#[$doc:meta])* $vis:vis fn $name:ident($isa:ident $(, $arg:ident: $ty:ty)* $(,)?) = $body:ident, $fused:literal) => {
         $(#[$doc])*
         $vis fn $name($isa: $crate::engine::kernel::Isa $(, $arg: $ty)*) {
             #[cfg(target_arch = "x86_64")]
             #[target_feature(enable = "avx2,fma")]
             fn avx2($($arg: $ty),*) {
-                $body::<true>($($arg),*)
+                $body::<$fused>($($arg),*)
             }
             match $isa {
-                $crate::engine::kernel::Isa::Portable => $body::<{ cfg!(target_arch = "aarch64") }>($($arg),*),
+                $crate::engine::kernel::Isa::Portable => $body::<{ cfg!(target_arch = "aarch64") && $fused }>($($arg),*),
                 // SAFETY: an `Isa` beyond the portable one comes from a check that the processor has it: `CpuEngine` refuses others.
                 #[cfg(target_arch = "x86_64")]
                 $crate::engine::kernel::Isa::Avx2 => unsafe { avx2($($arg),*) },
@@ -130,7 +136,7 @@ pub fn peak_multiply_adds(isa: Isa, int8: bool) -> f64 {
             gemm_i8(isa, &a, RowScales { scales: &[1.0], zeros: &[0] }, &quantized, &epilogue, false);
         } else {
             let a = Rows { data: &float, count: ROWS, offset: &offset, taps: &taps };
-            gemm_f32(isa, &a, &weights, &epilogue, false);
+            gemm_f32((isa, true), &a, &weights, &epilogue, false);
         }
         best = best.min(start.elapsed().as_secs_f64());
     }

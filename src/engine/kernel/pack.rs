@@ -1,6 +1,8 @@
 //! Weights as the kernels read them: panels of [`NR`] columns, each with its inner dimension from first to last.
 
+use super::cell::SharedSlice;
 use super::tile::{NR, Segment};
+use crate::engine::pool;
 
 /// The longest stretch of the inner dimension that is summed before the next panel: a panel of it fits the second cache.
 const MAX_DEPTH: usize = 1024;
@@ -82,8 +84,17 @@ impl Layout {
     }
 
     /// Writes `value(tap, inner place, column)` for `depth` inner places a tap, in the order of the panels.
-    fn fill<T: Copy>(&self, depth: usize, out: &mut [T], value: impl Fn(usize, usize, usize) -> T) {
-        for (panel, out) in out.chunks_exact_mut(self.inner() * NR).enumerate() {
+    fn fill<T: Copy + Send>(
+        &self,
+        depth: usize,
+        out: &mut [T],
+        value: impl Fn(usize, usize, usize) -> T + Send + Sync,
+    ) {
+        let size = self.inner() * NR;
+        let out = SharedSlice::new(out);
+        pool::run(self.panels(), |panel| {
+            // SAFETY: each panel belongs to one task.
+            let out = unsafe { out.slice(panel * size, size) };
             let first = panel * NR;
             let lanes = NR.min(self.columns - first);
             let mut groups = out.chunks_exact_mut(NR * self.group);
@@ -99,7 +110,7 @@ impl Layout {
                     }
                 }
             }
-        }
+        });
     }
 }
 
@@ -112,7 +123,12 @@ pub(crate) struct PackedF32 {
 
 impl PackedF32 {
     /// Packs `value(tap, inner, column)`.
-    pub(crate) fn new(taps: usize, depth: usize, columns: usize, value: impl Fn(usize, usize, usize) -> f32) -> Self {
+    pub(crate) fn new(
+        taps: usize,
+        depth: usize,
+        columns: usize,
+        value: impl Fn(usize, usize, usize) -> f32 + Send + Sync,
+    ) -> Self {
         let layout = Layout::new(taps, depth, columns, 1);
         let mut values = Aligned::new(layout.inner() * layout.panels() * NR);
         layout.fill(depth, values.slice_mut(), value);
@@ -139,7 +155,7 @@ impl PackedI8 {
         depth: usize,
         scales: Vec<f32>,
         group: usize,
-        value: impl Fn(usize, usize, usize) -> i8,
+        value: impl Fn(usize, usize, usize) -> i8 + Send + Sync,
     ) -> Self {
         let layout = Layout::new(taps, depth, scales.len(), group);
         let mut values = Aligned::new(layout.inner() * layout.panels() * NR);

@@ -46,6 +46,8 @@ pub(crate) struct Attention {
     /// The volume of each input.
     pub(crate) volumes: TVec<usize>,
     pub(crate) isa: Isa,
+    /// Whether multiply-add may round once, where the instruction set does.
+    pub(crate) fused: bool,
 }
 
 operator!(Attention, "Attention");
@@ -69,7 +71,8 @@ impl Attention {
         let out = SharedSlice::new(slice_mut(&mut result)?);
         pool::run(self.heads, |head| {
             let mut rows = vec![0f32; self.queries * self.value_dim];
-            one_head(self.isa, self, head, (q, k, v), &mut rows);
+            let run = if self.fused { one_head } else { one_head_unfused };
+            run(self.isa, self, head, (q, k, v), &mut rows);
             for (token, row) in rows.chunks_exact(self.value_dim).enumerate() {
                 if self.out.dim == 1 {
                     // SAFETY: the places of different heads and tokens in the output are disjoint.
@@ -164,4 +167,10 @@ fn exponentials(row: &mut [f32], keys: usize) -> f32 {
 
 for_isa! {
     fn one_head(isa, op: &Attention, head: usize, operands: (&[f32], &[f32], &[f32]), out: &mut [f32]) = one_head_body
+}
+
+for_isa! {
+    fn one_head_unfused(
+        isa, op: &Attention, head: usize, operands: (&[f32], &[f32], &[f32]), out: &mut [f32],
+    ) = one_head_body, unfused
 }

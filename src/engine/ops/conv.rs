@@ -38,6 +38,8 @@ pub(crate) struct Conv2d {
     /// Whether input 1 is added to the output.
     pub(crate) residual: bool,
     pub(crate) isa: Isa,
+    /// Whether multiply-add may round once, where the instruction set does.
+    pub(crate) fused: bool,
 }
 
 operator!(Conv2d, "Conv2d");
@@ -94,7 +96,7 @@ impl Conv2d {
             let epilogue = self.epilogue(SharedSlice::new(out), residual, &place);
             let a = Rows { data: x, count: height * width, offset: &|row| row * self.input[2], taps: &[0] };
             if let Packed::F32(weights) = &*self.weights {
-                gemm_f32(self.isa, &a, weights, &epilogue, volume * self.input[2] >= PARALLEL);
+                gemm_f32((self.isa, self.fused), &a, weights, &epilogue, volume * self.input[2] >= PARALLEL);
             }
             return Ok(result);
         }
@@ -107,7 +109,11 @@ impl Conv2d {
             let place = |row: usize| (first * width + row) * columns;
             self.convolve(x, affine, &band, &self.epilogue(shared, residual, &place), bands == 1);
         };
-        if bands == 1 { work(0) } else { pool::run(bands, work) }
+        if bands == 1 {
+            work(0)
+        } else {
+            pool::run(bands, work)
+        }
         Ok(result)
     }
 
@@ -174,7 +180,7 @@ impl Conv2d {
             (Packed::F32(weights), _) => {
                 let copy = self.padded(x, band, 0.0, |from, to: &mut [f32]| to.copy_from_slice(from));
                 let a = Rows { data: &copy, count, offset: &offset, taps: &taps };
-                gemm_f32(self.isa, &a, weights, epilogue, parallel);
+                gemm_f32((self.isa, self.fused), &a, weights, epilogue, parallel);
             }
             (Packed::I8(weights), affine) => {
                 let (scale, zero) = affine.unwrap_or((f32::NAN, 0));
@@ -189,13 +195,7 @@ impl Conv2d {
     }
 
     /// The rows of the input that a band needs, with padding all round, converted a row at a time.
-    fn padded<T: Copy + Default>(
-        &self,
-        x: &[f32],
-        band: &Band,
-        zero: T,
-        convert: impl Fn(&[f32], &mut [T]),
-    ) -> Vec<T> {
+    fn padded<T: Copy + Default>(&self, x: &[f32], band: &Band, zero: T, convert: impl Fn(&[f32], &mut [T])) -> Vec<T> {
         let [height, width, channels] = self.input;
         let factor = if self.upsample { 2 } else { 1 };
         let depth = band.depth;

@@ -49,9 +49,8 @@ impl GroupNorm {
             add_deviations(self.isa, part(chunk), Some(&mean), sums);
         }));
         let eps = f32::from_bits(self.eps);
-        let scale: Vec<f32> = (0..channels)
-            .map(|c| self.gamma.as_ref().map_or(1.0, |g| g[c]) / (variance[c] + eps).sqrt())
-            .collect();
+        let scale: Vec<f32> =
+            (0..channels).map(|c| self.gamma.as_ref().map_or(1.0, |g| g[c]) / (variance[c] + eps).sqrt()).collect();
         let shift: Vec<f32> =
             (0..channels).map(|c| self.beta.as_ref().map_or(0.0, |b| b[c]) - mean[c] * scale[c]).collect();
         let mut result = output(&self.shape)?;
@@ -110,12 +109,7 @@ for_isa! {
 }
 
 #[inline(always)]
-fn apply_body<const FMA: bool>(
-    x: &[f32],
-    (scale, shift): (&[f32], &[f32]),
-    activation: Activation,
-    out: &mut [f32],
-) {
+fn apply_body<const FMA: bool>(x: &[f32], (scale, shift): (&[f32], &[f32]), activation: Activation, out: &mut [f32]) {
     let channels = scale.len();
     for (x, y) in x.chunks_exact(channels).zip(out.chunks_exact_mut(channels)) {
         for (((y, v), a), b) in y.iter_mut().zip(x).zip(scale).zip(shift) {

@@ -27,6 +27,8 @@ pub(crate) struct Linear {
     pub(crate) activation: Activation,
     pub(crate) residual: bool,
     pub(crate) isa: Isa,
+    /// Whether multiply-add may round once, where the instruction set does.
+    pub(crate) fused: bool,
 }
 
 operator!(Linear, "Linear");
@@ -34,13 +36,9 @@ operator!(Linear, "Linear");
 impl Linear {
     fn describe(&self) -> String {
         let mut text = format!("{} to {}, {}", self.inner, self.columns, self.weights.describe());
-        for part in [
-            self.bias.as_ref().map(|_| "bias"),
-            self.activation.name(),
-            self.residual.then_some("residual"),
-        ]
-        .into_iter()
-        .flatten()
+        for part in [self.bias.as_ref().map(|_| "bias"), self.activation.name(), self.residual.then_some("residual")]
+            .into_iter()
+            .flatten()
         {
             text.push_str(", ");
             text.push_str(part);
@@ -69,7 +67,7 @@ impl Linear {
         match &*self.weights {
             Packed::F32(weights) => {
                 let a = Rows { data: x, count: rows, offset: &|row| row * self.inner, taps: &[0] };
-                gemm_f32(self.isa, &a, weights, &epilogue, parallel);
+                gemm_f32((self.isa, self.fused), &a, weights, &epilogue, parallel);
             }
             Packed::I8(weights) => {
                 let stride = weights.layout.padded;

@@ -42,9 +42,7 @@ macro_rules! operator {
             fn eval_out_of_plan(
                 &self,
                 inputs: tract_onnx::prelude::TVec<tract_onnx::prelude::TValue>,
-            ) -> tract_onnx::prelude::TractResult<
-                Option<tract_onnx::prelude::TVec<tract_onnx::prelude::TValue>>,
-            > {
+            ) -> tract_onnx::prelude::TractResult<Option<tract_onnx::prelude::TVec<tract_onnx::prelude::TValue>>> {
                 self.compute(&inputs).map(|value| Some(tract_onnx::prelude::tvec!(value.into())))
             }
 
@@ -82,7 +80,7 @@ macro_rules! operator {
 pub(crate) use operator;
 
 /// The numbers of an input, which must be `len` of them.
-fn numbers<'a>(inputs: &'a [TValue], index: usize, len: usize) -> TractResult<&'a [f32]> {
+fn numbers(inputs: &[TValue], index: usize, len: usize) -> TractResult<&[f32]> {
     let value = inputs.get(index).with_context(|| format!("input {index} is missing"))?;
     let slice = value.try_as_plain_ram()?.as_slice::<f32>()?;
     ensure!(slice.len() == len, "input {index} has {} numbers, not {len}", slice.len());

@@ -105,6 +105,7 @@ fn linear_is_the_product() {
                     activation,
                     residual: true,
                     isa,
+                    fused: true,
                 };
                 let inputs = [tensor(&[rows, inner], &x), tensor(&[rows, columns], &residual)];
                 let found = numbers(&op.compute(&inputs).unwrap());
@@ -157,6 +158,7 @@ fn rows_do_not_know_each_other() {
                     activation: Activation::None,
                     residual: false,
                     isa,
+                    fused: true,
                 };
                 numbers(&op.compute(&[tensor(&[rows, inner], x)]).unwrap())
             };
@@ -187,6 +189,7 @@ fn numbers_that_are_not_finite_stay_so() {
                     activation: Activation::None,
                     residual: false,
                     isa,
+                    fused: true,
                 };
                 let mut x = vec![0.25; 40];
                 x[5] = bad;
@@ -244,15 +247,15 @@ fn conv_is_the_convolution() {
                     activation: ACTIVATIONS[case % 4],
                     residual: true,
                     isa,
+                    fused: true,
                 };
                 let shape = [1, out_height, out_width, columns];
                 let inputs = [tensor(&[1, height, width, channels], &x), tensor(&shape, &residual)];
                 let found = numbers(&op.compute(&inputs).unwrap());
                 let seen: Vec<f64> = if int8 { quantized(&x) } else { x.iter().map(|&v| v.into()).collect() };
                 let (mut exact, mut magnitudes) = (Vec::new(), Vec::new());
-                for place in 0..out_height * out_width * columns {
-                    let (y, column, n) =
-                        (place / columns / out_width, place / columns % out_width, place % columns);
+                for (place, &rest) in residual.iter().enumerate() {
+                    let (y, column, n) = (place / columns / out_width, place / columns % out_width, place % columns);
                     let (mut sum, mut magnitude) = (0.0, 1.0);
                     for t in 0..taps {
                         let row = (y * strides[0] + t / kernel[1] * dilations[0]).checked_sub(padding[0]);
@@ -272,7 +275,7 @@ fn conv_is_the_convolution() {
                             magnitude += value.abs();
                         }
                     }
-                    exact.push(activate(op.activation, sum + f64::from(bias[n])) + f64::from(residual[place]));
+                    exact.push(activate(op.activation, sum + f64::from(bias[n])) + f64::from(rest));
                     magnitudes.push(magnitude);
                 }
                 let what = format!("case {case}, {isa}, int8 {int8}: {op:?}");
@@ -342,8 +345,10 @@ fn group_norm_follows_its_definition() {
             let value = |p: usize, c: usize| f64::from(x[p * channels + c]);
             let mut exact = vec![0.0; x.len()];
             for g in 0..groups {
-                let all: Vec<f64> =
-                    (0..height * width).flat_map(|p| (g * of..(g + 1) * of).map(move |c| (p, c))).map(|(p, c)| value(p, c)).collect();
+                let all: Vec<f64> = (0..height * width)
+                    .flat_map(|p| (g * of..(g + 1) * of).map(move |c| (p, c)))
+                    .map(|(p, c)| value(p, c))
+                    .collect();
                 let mean = all.iter().sum::<f64>() / all.len() as f64;
                 let variance = all.iter().map(|v| (v - mean).powi(2)).sum::<f64>() / all.len() as f64;
                 let scale = 1.0 / (variance + f64::from(1e-3f32)).sqrt();
@@ -392,6 +397,7 @@ fn attention_is_softmax_of_products() {
                 shape: tvec!(heads * queries * value_dim),
                 volumes: tvec!(q.len(), k.len(), v.len()),
                 isa,
+                fused: true,
             };
             let inputs = [tensor(&[q.len()], &q), tensor(&[k.len()], &k), tensor(&[v.len()], &v)];
             let found = numbers(&op.compute(&inputs).unwrap());
@@ -435,8 +441,55 @@ fn int8_is_the_same_on_every_instruction_set() {
             activation: Activation::GeluErf,
             residual: false,
             isa,
+            fused: true,
         };
-        let bits: Vec<u32> = numbers(&op.compute(&[tensor(&[rows, inner], &x)]).unwrap()).iter().map(|v| v.to_bits()).collect();
+        let bits: Vec<u32> =
+            numbers(&op.compute(&[tensor(&[rows, inner], &x)]).unwrap()).iter().map(|v| v.to_bits()).collect();
         assert_eq!(*first.get_or_insert_with(|| bits.clone()), bits, "{isa}");
+    }
+}
+
+/// Without fused multiply-add, f32 products too are the same on every instruction set.
+#[test]
+fn unfused_products_are_the_same_on_every_instruction_set() {
+    let mut random = Random(8);
+    let (rows, inner, columns) = (31, 1200, 19);
+    let (x, w) = (random.numbers(rows * inner), random.numbers(inner * columns));
+    let mut first: Option<(Vec<u32>, Vec<u32>)> = None;
+    for isa in Isa::available() {
+        let linear = Linear {
+            weights: Weights::f32(1, inner, columns, |_, k, n| w[k * columns + n]),
+            inner,
+            columns,
+            shape: tvec!(rows, columns),
+            bias: None,
+            activation: Activation::GeluErf,
+            residual: false,
+            isa,
+            fused: false,
+        };
+        let view = View { input: 0, base: 0, head: 40, token: 120, dim: 1 };
+        let attention = Attention {
+            heads: 3,
+            queries: rows,
+            keys: rows,
+            dim: 40,
+            value_dim: 40,
+            scale: 0.7f32.to_bits(),
+            q: view,
+            k: view,
+            v: view,
+            out: view,
+            shape: tvec!(rows * 120),
+            volumes: tvec!(rows * 120),
+            isa,
+            fused: false,
+        };
+        let bits = |tensor: Tensor| numbers(&tensor).iter().map(|v| v.to_bits()).collect::<Vec<_>>();
+        let found = (
+            bits(linear.compute(&[tensor(&[rows, inner], &x)]).unwrap()),
+            bits(attention.compute(&[tensor(&[rows * 120], &x[..rows * 120])]).unwrap()),
+        );
+        assert_eq!(*first.get_or_insert_with(|| found.clone()), found, "{isa}");
     }
 }

@@ -22,7 +22,12 @@ impl Weights {
     }
 
     /// Packs weights given in f32 as `value(tap, inner, column)`.
-    pub(crate) fn f32(taps: usize, inner: usize, columns: usize, value: impl Fn(usize, usize, usize) -> f32) -> Self {
+    pub(crate) fn f32(
+        taps: usize,
+        inner: usize,
+        columns: usize,
+        value: impl Fn(usize, usize, usize) -> f32 + Send + Sync,
+    ) -> Self {
         Self::new(Packed::F32(PackedF32::new(taps, inner, columns, value)))
     }
 
@@ -32,7 +37,7 @@ impl Weights {
         taps: usize,
         inner: usize,
         scales: Vec<f32>,
-        value: impl Fn(usize, usize, usize) -> i8,
+        value: impl Fn(usize, usize, usize) -> i8 + Send + Sync,
     ) -> Self {
         Self::new(Packed::I8(PackedI8::new(taps, inner, scales, isa.int8_group(), value)))
     }

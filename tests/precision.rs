@@ -1,0 +1,90 @@
+//! int8: the same tokens everywhere, near the fp32 model, and the operators that the bundles are expected to run.
+
+use std::fs;
+use std::path::PathBuf;
+
+use maskgit::engine::{CpuEngine, Isa};
+use maskgit::{Bundle, Generator, OpenOptions, pipeline};
+
+fn path(name: &str) -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("models").join(name)
+}
+
+fn tokens(isa: Isa, threads: usize) -> Vec<i64> {
+    let engine = CpuEngine::new(threads).unwrap().with_isa(isa).unwrap();
+    let bundle = Bundle::open(path("avatars-64-int8")).unwrap();
+    let mut generator = Generator::with_engine(bundle, Box::new(engine), &OpenOptions::default()).unwrap();
+    let mut request = generator.request("lorelei").unwrap();
+    request.seed = 3;
+    request.options.steps = 6;
+    generator.generate(&request, &mut ()).unwrap().images.remove(0).tokens
+}
+
+/// Every kernel that this processor has, and one thread or several, give the tokens in `tests/golden`, on any machine.
+#[test]
+fn int8_tokens_are_the_same_everywhere() {
+    let file = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/golden/avatars-64-int8.json");
+    if std::env::var_os("MASKGIT_BLESS").is_some() {
+        fs::write(&file, serde_json::to_string(&tokens(Isa::best(), 1)).unwrap() + "\n").unwrap();
+    }
+    let golden: Vec<i64> = serde_json::from_str(&fs::read_to_string(&file).unwrap()).unwrap();
+    assert_eq!(golden.len(), 256);
+    let sets = Isa::available();
+    assert!(sets.contains(&Isa::Portable));
+    for isa in sets {
+        for threads in [1, 2, 3] {
+            assert_eq!(tokens(isa, threads), golden, "{isa}, {threads} threads");
+        }
+    }
+}
+
+#[test]
+fn int8_logits_are_near_those_of_fp32() {
+    let (mut fp32, mut int8) =
+        (Generator::open(path("avatars-64")).unwrap(), Generator::open(path("avatars-64-int8")).unwrap());
+    let manifest = fp32.manifest().clone();
+    let drawn = {
+        let mut request = fp32.request("personas").unwrap();
+        request.seed = 11;
+        fp32.generate(&request, &mut ()).unwrap().images.remove(0).tokens
+    };
+    for keep in [1, 3, 7] {
+        let tokens: Vec<i64> =
+            drawn.iter().enumerate().map(|(i, &t)| if i % 8 < keep { t } else { manifest.mask_id }).collect();
+        let (a, b) = (fp32.logits(&tokens, 6).unwrap(), int8.logits(&tokens, 6).unwrap());
+        let dot = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(x, y)| f64::from(*x) * f64::from(*y)).sum::<f64>();
+        let cosine = dot(&a, &b) / (dot(&a, &a) * dot(&b, &b)).sqrt();
+        assert!(cosine > 0.9997, "with {keep} of 8 tokens known: cosine {cosine}");
+        assert!(cosine < 1.0 - 1e-9, "int8 gives the numbers of fp32: is it int8?");
+    }
+}
+
+/// What the rules must find. A rule that stops matching leaves a correct but slower graph, which no other test sees.
+#[test]
+fn the_graphs_are_fused() {
+    for (model, int8) in [("avatars-64", false), ("avatars-64-int8", true)] {
+        let graphs = pipeline::operators(&Bundle::open(path(model)).unwrap()).unwrap();
+        assert_eq!(graphs.len(), 3);
+        for (kind, operators) in graphs {
+            let count = |name: &str, detail: &str| -> usize {
+                let fits = |o: &&maskgit::engine::OperatorCount| {
+                    o.name == name && o.detail.as_deref().is_some_and(|d| d.contains(detail))
+                };
+                operators.iter().filter(fits).map(|o| o.count).sum()
+            };
+            let found = ["Attention", "Linear", "Conv2d", "RowNorm"].map(|name| count(name, ""));
+            let expected = match kind.as_str() {
+                "transformer" => [6, 29, 6, 17],
+                "decoder" => [0, 0, 9, 0],
+                _ => [0, 1, 5, 0],
+            };
+            let expected = if kind.as_str() == "encoder" { [0, found[1], found[2], 0] } else { expected };
+            assert_eq!(found, expected, "{model}, {kind}: {operators:?}");
+            assert_eq!(operators.iter().filter(|o| o.name.contains("MatMul") || o.name.contains("EinSum")).count(), 0);
+            if int8 && kind.as_str() != "encoder" {
+                let products = count("Linear", "int8") + count("Conv2d", "int8");
+                assert!(products * 10 >= (found[1] + found[2]) * 8, "{model}, {kind}: {operators:?}");
+            }
+        }
+    }
+}
