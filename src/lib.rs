@@ -45,6 +45,7 @@ pub mod canvas;
 pub mod engine;
 mod error;
 pub mod image_io;
+mod math;
 pub mod pipeline;
 pub mod sample;
 

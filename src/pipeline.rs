@@ -16,13 +16,13 @@ use sha2::{Digest, Sha256};
 
 pub use edit::{EditRequest, Edited, MAX_RESULT_BYTES};
 pub use graphs::operators;
-use graphs::{check_tokens, decode_row, load, one, to_image, transformer_row};
+use graphs::{Graphs, check_tokens, to_image};
 pub use label::find_label;
 use predict::{Blank, Predictor};
 pub use types::{Generated, Observer, Picture, Preview, Progress, Request, Timings};
 
-use crate::bundle::{Bundle, GraphKind, Manifest};
-use crate::engine::{CpuEngine, Engine, Input, Session};
+use crate::bundle::{Bundle, Manifest};
+use crate::engine::{CpuEngine, Engine};
 use crate::error::{Error, Result};
 use crate::sample::{self, Canvas, Grid, Guidance, Options, Problem, StepReport};
 
@@ -39,11 +39,16 @@ pub struct OpenOptions {
     /// The most bytes to hold logits in, 64 MiB by default; one picture always fits. A batch that needs more is drawn in
     /// parts, one after the other. It does not change the tokens.
     pub logits_bytes: usize,
+    /// Whether to hold one graph at a time, false by default: the transformer is dropped before the decoder is loaded, and loaded
+    /// again for the next request. For devices where both do not fit; each change of graph costs its load time, and so does
+    /// each preview. It does not change a token or a pixel.
+    pub low_memory: bool,
 }
 
 impl Default for OpenOptions {
     fn default() -> Self {
-        Self { threads: std::thread::available_parallelism().map_or(1, usize::from), logits_bytes: 64 << 20 }
+        let threads = std::thread::available_parallelism().map_or(1, usize::from);
+        Self { threads, logits_bytes: 64 << 20, low_memory: false }
     }
 }
 
@@ -56,12 +61,8 @@ impl OpenOptions {
 
 /// A loaded model, ready to draw. Two generators share nothing.
 pub struct Generator {
-    bundle: Bundle,
-    engine: Box<dyn Engine>,
-    transformer: Box<dyn Session>,
-    decoder: Box<dyn Session>,
-    /// Loaded when first used: drawing does not need it.
-    encoder: Option<Box<dyn Session>>,
+    /// The encoder is loaded when it is first used: drawing does not need it.
+    graphs: Graphs,
     /// The logits of a canvas with every token masked, by label: they are the same for every seed.
     blank: Blank,
     logits_bytes: usize,
@@ -108,30 +109,20 @@ impl Generator {
     /// As [`Generator::from_bundle`].
     pub fn with_engine(bundle: Bundle, engine: Box<dyn Engine>, options: &OpenOptions) -> Result<Self> {
         let start = Instant::now();
-        let transformer = load(&bundle, engine.as_ref(), GraphKind::Transformer)?;
-        let decoder = load(&bundle, engine.as_ref(), GraphKind::Decoder)?;
+        let graphs = Graphs::open(bundle, engine, options.low_memory)?;
         let load_seconds = start.elapsed().as_secs_f64();
         let logits_bytes = options.logits_bytes;
-        Ok(Self {
-            bundle,
-            engine,
-            transformer,
-            decoder,
-            encoder: None,
-            blank: Blank::new(logits_bytes),
-            logits_bytes,
-            load_seconds,
-        })
+        Ok(Self { graphs, blank: Blank::new(logits_bytes), logits_bytes, load_seconds })
     }
 
     /// What the model says about itself.
     pub fn manifest(&self) -> &Manifest {
-        self.bundle.manifest()
+        self.graphs.manifest()
     }
 
     /// The name of the engine that runs the graphs.
     pub fn engine_name(&self) -> &str {
-        self.engine.name()
+        self.graphs.engine.name()
     }
 
     /// Seconds that opening took: reading, checking, and preparing the transformer and the decoder.
@@ -188,7 +179,7 @@ impl Generator {
     pub fn generate(&mut self, request: &Request, observer: &mut dyn Observer) -> Result<Generated> {
         self.check(request)?;
         let start = Instant::now();
-        let manifest = self.bundle.manifest();
+        let manifest = self.graphs.manifest();
         let (n, k) = (manifest.tokens(), manifest.codes);
         let rows_per_image = if request.options.guidance.scale == 0.0 { 1 } else { 2 };
         let row_bytes = n.saturating_mul(k).saturating_mul(size_of::<f32>() * rows_per_image).max(1);
@@ -197,7 +188,7 @@ impl Generator {
         let observer = RefCell::new(observer);
         let mut timings = Timings { steps: vec![0.0; run_steps], ..Timings::default() };
         let mut predictor = Predictor {
-            session: self.transformer.as_mut(),
+            graphs: &self.graphs,
             blank: &mut self.blank,
             mask_id: manifest.mask_id,
             label: label_input(request.label)?,
@@ -212,14 +203,13 @@ impl Generator {
                 .map(|i| Canvas { seed: request.seed.wrapping_add(i as u64), tokens: vec![manifest.mask_id; n] })
                 .collect();
             let part = Part::new(first, request.seed, &request.options);
-            let masked =
-                decode_part(manifest, &mut canvases, &part, &mut predictor, self.decoder.as_mut(), &mut timings)?;
+            let masked = decode_part(&mut canvases, &part, &mut predictor, &mut timings)?;
             drawn.extend(canvases.into_iter().zip(masked));
         }
         let decode_start = Instant::now();
         let mut images = Vec::with_capacity(drawn.len());
         for (canvas, masked) in drawn {
-            let image = to_image(manifest, &decode_row(manifest, self.decoder.as_mut(), &canvas.tokens)?)?;
+            let image = to_image(manifest, &self.graphs.decode(&canvas.tokens)?)?;
             images.push(Picture { seed: canvas.seed, image, tokens: canvas.tokens, masked });
             let event = Progress::Decoded { done: images.len(), total: request.count };
             go_on(observer.borrow_mut().progress(&event))?;
@@ -236,13 +226,13 @@ impl Generator {
     ///
     /// Kind [`Request`](crate::ErrorKind::Request) for tokens or a label out of range, [`Engine`](crate::ErrorKind::Engine).
     pub fn logits(&mut self, tokens: &[i64], label: i64) -> Result<Vec<f32>> {
-        let manifest = self.bundle.manifest();
+        let manifest = self.graphs.manifest();
         check_tokens(manifest, tokens, true)?;
         let known = usize::try_from(label).is_ok_and(|l| l < manifest.labels.len());
         if !known && manifest.null_label != Some(label) {
             return Err(Error::request(format!("label {label} is neither a class of the model nor its null label")));
         }
-        transformer_row(self.transformer.as_mut(), tokens, label)
+        self.graphs.logits(&[(tokens, label)])?.pop().ok_or_else(|| Error::internal("the transformer gave no row"))
     }
 
     /// Decodes tokens (N of them, codes only) to a picture.
@@ -252,7 +242,7 @@ impl Generator {
     /// Kind [`Request`](crate::ErrorKind::Request) for tokens out of range, [`Engine`](crate::ErrorKind::Engine).
     pub fn decode(&mut self, tokens: &[i64]) -> Result<RgbImage> {
         let pixels = self.decode_raw(tokens)?;
-        to_image(self.bundle.manifest(), &pixels)
+        to_image(self.graphs.manifest(), &pixels)
     }
 
     /// As [`Generator::decode`], with the decoder's own numbers: three planes (red, green, blue) of height times width,
@@ -262,9 +252,9 @@ impl Generator {
     ///
     /// As [`Generator::decode`].
     pub fn decode_raw(&mut self, tokens: &[i64]) -> Result<Vec<f32>> {
-        let manifest = self.bundle.manifest();
+        let manifest = self.graphs.manifest();
         check_tokens(manifest, tokens, false)?;
-        decode_row(manifest, self.decoder.as_mut(), tokens)
+        self.graphs.decode(tokens)
     }
 
     /// Encodes a picture of exactly the model's size to N tokens.
@@ -294,7 +284,7 @@ impl Generator {
     ///
     /// As [`Generator::encode`].
     pub fn encode_raw(&mut self, planes: &[f32]) -> Result<Vec<i64>> {
-        let manifest = self.bundle.manifest();
+        let manifest = self.graphs.manifest();
         let shape = [1, 3, manifest.image.height, manifest.image.width];
         if planes.len() != shape.iter().product::<usize>() {
             return Err(Error::request(format!(
@@ -308,18 +298,7 @@ impl Generator {
         if let Some(bad) = planes.iter().find(|v| !v.is_finite()) {
             return Err(Error::request(format!("the picture has a value that is not a number in 0..1: {bad}")));
         }
-        let encoder = match &mut self.encoder {
-            Some(encoder) => encoder,
-            none => {
-                if !self.bundle.has_graph(GraphKind::Encoder) {
-                    return Err(Error::request("this model has no encoder: it can draw but not read pictures"));
-                }
-                none.insert(load(&self.bundle, self.engine.as_ref(), GraphKind::Encoder)?)
-            }
-        };
-        let tokens = one(encoder.run(&[Input::F32 { shape: &shape, data: planes }])?)?.into_i64()?;
-        check_tokens(manifest, &tokens, false).map_err(|e| Error::engine("the encoder's output").with_source(e))?;
-        Ok(tokens)
+        self.graphs.encode(planes)
     }
 }
 
@@ -374,13 +353,13 @@ impl<'a> Part<'a> {
 
 /// Draws some canvases; returns how many tokens were masked after each step, per canvas.
 fn decode_part(
-    manifest: &Manifest,
     canvases: &mut [Canvas],
     part: &Part<'_>,
     predictor: &mut Predictor<'_, '_>,
-    decoder: &mut dyn Session,
     timings: &mut Timings,
 ) -> Result<Vec<Vec<usize>>> {
+    let graphs = predictor.graphs;
+    let manifest = graphs.manifest();
     let problem = Problem {
         grid: Grid { rows: manifest.grid.rows, cols: manifest.grid.cols },
         codes: manifest.codes,
@@ -395,7 +374,7 @@ fn decode_part(
             *seconds += mark.elapsed().as_secs_f64();
         }
         let preview_start = Instant::now();
-        let flow = tell(manifest, decoder, part, report, observer).unwrap_or_else(|error| {
+        let flow = tell(graphs, part, report, observer).unwrap_or_else(|error| {
             failed = Some(error);
             ControlFlow::Break(())
         });
@@ -412,8 +391,7 @@ fn decode_part(
 
 /// Tells the observer of a step, with previews when it wants them.
 fn tell(
-    manifest: &Manifest,
-    decoder: &mut dyn Session,
+    graphs: &Graphs,
     part: &Part<'_>,
     report: &StepReport<'_>,
     observer: &RefCell<&mut dyn Observer>,
@@ -432,7 +410,7 @@ fn tell(
                 seed: part.seed.wrapping_add(index as u64),
                 window: part.window.0,
                 windows: part.window.1,
-                image: (part.show)(to_image(manifest, &decode_row(manifest, decoder, tokens)?)?)?,
+                image: (part.show)(to_image(graphs.manifest(), &graphs.decode(tokens)?)?)?,
             };
             if observer.preview(preview).is_break() {
                 return Ok(ControlFlow::Break(()));

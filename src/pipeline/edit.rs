@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use image::RgbImage;
 
-use super::graphs::{check_tokens, decode_row, to_image};
+use super::graphs::{check_tokens, to_image};
 use super::{
     Generator, MAX_COUNT, Observer, Part, Picture, Predictor, Progress, Request, Timings, decode_part, find_label,
     go_on, label_input, recommended,
@@ -332,7 +332,7 @@ impl Generator {
         show: &dyn Fn(RgbImage) -> Result<RgbImage>,
         drawing: &mut Drawing<'_>,
     ) -> Result<(Canvas, Vec<usize>)> {
-        let (manifest, request) = (self.bundle.manifest(), drawing.request);
+        let (manifest, request) = (self.graphs.manifest(), drawing.request);
         check_tokens(manifest, &tokens, true)?;
         let label = match (request.label, manifest.null_label) {
             (Some(label), _) => label_input(label)?,
@@ -342,7 +342,7 @@ impl Generator {
         let seed = request.seed.wrapping_add(index as u64);
         let mut canvases = [Canvas { seed: part_seed(seed, window.0), tokens }];
         let mut predictor = Predictor {
-            session: self.transformer.as_mut(),
+            graphs: &self.graphs,
             blank: &mut self.blank,
             mask_id: manifest.mask_id,
             label,
@@ -352,8 +352,7 @@ impl Generator {
             total: drawing.total,
         };
         let part = Part { first: index, seed: request.seed, options: &drawing.options, window, show };
-        let masked =
-            decode_part(manifest, &mut canvases, &part, &mut predictor, self.decoder.as_mut(), &mut drawing.timings)?;
+        let masked = decode_part(&mut canvases, &part, &mut predictor, &mut drawing.timings)?;
         drawing.done = predictor.done;
         let [canvas] = canvases;
         Ok((canvas, masked.into_iter().next().unwrap_or_default()))
@@ -361,8 +360,8 @@ impl Generator {
 
     fn decode_timed(&mut self, tokens: &[i64], drawing: &mut Drawing<'_>) -> Result<RgbImage> {
         let start = Instant::now();
-        let manifest = self.bundle.manifest();
-        let image = to_image(manifest, &decode_row(manifest, self.decoder.as_mut(), tokens)?)?;
+        let manifest = self.graphs.manifest();
+        let image = to_image(manifest, &self.graphs.decode(tokens)?)?;
         drawing.timings.decode += start.elapsed().as_secs_f64();
         Ok(image)
     }

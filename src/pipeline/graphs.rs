@@ -1,5 +1,7 @@
 //! A bundle's graphs on an engine, one row at a time.
 
+use std::cell::RefCell;
+
 use image::RgbImage;
 
 use crate::bundle::{Bundle, GraphKind, Manifest};
@@ -21,8 +23,97 @@ fn signature(manifest: &Manifest, kind: GraphKind) -> Signature {
     }
 }
 
+/// A bundle and those of its graphs that are loaded.
+pub(super) struct Graphs {
+    pub(super) bundle: Bundle,
+    pub(super) engine: Box<dyn Engine>,
+    /// Whether a graph is dropped before another one is loaded.
+    one_at_a_time: bool,
+    /// In the order of [`GraphKind::ALL`].
+    sessions: RefCell<[Option<Box<dyn Session>>; 3]>,
+}
+
+impl Graphs {
+    /// Loads the decoder and the transformer; with `one_at_a_time`, the decoder to see that it is sound.
+    pub(super) fn open(bundle: Bundle, engine: Box<dyn Engine>, one_at_a_time: bool) -> Result<Self> {
+        let graphs = Self { bundle, engine, one_at_a_time, sessions: RefCell::default() };
+        graphs.with(GraphKind::Decoder, |_| Ok(()))?;
+        graphs.with(GraphKind::Transformer, |_| Ok(()))?;
+        Ok(graphs)
+    }
+
+    pub(super) fn manifest(&self) -> &Manifest {
+        self.bundle.manifest()
+    }
+
+    /// Lends a graph, which is loaded first where it is not. `work` asks for no other.
+    fn with<T>(&self, kind: GraphKind, work: impl FnOnce(&mut dyn Session) -> Result<T>) -> Result<T> {
+        let mut sessions = self.sessions.borrow_mut();
+        let [transformer, decoder, encoder] = &mut *sessions;
+        let slots = [
+            (GraphKind::Transformer, transformer),
+            (GraphKind::Decoder, decoder),
+            (GraphKind::Encoder, encoder),
+        ];
+        let mut wanted = None;
+        for (of, slot) in slots {
+            if of == kind {
+                wanted = Some(slot);
+            } else if self.one_at_a_time {
+                *slot = None;
+            }
+        }
+        let slot = wanted.ok_or_else(|| Error::internal("a graph of an unknown kind"))?;
+        let session = match slot {
+            Some(session) => session,
+            none => none.insert(load(&self.bundle, self.engine.as_ref(), kind)?),
+        };
+        work(session.as_mut())
+    }
+
+    /// Runs the transformer for several rows of tokens, each with its label: N times K logits a row, those it has alone.
+    pub(super) fn logits(&self, rows: &[(&[i64], i64)]) -> Result<Vec<Vec<f32>>> {
+        let shapes: Vec<[usize; 2]> = rows.iter().map(|(tokens, _)| [1, tokens.len()]).collect();
+        let inputs: Vec<[Input<'_>; 2]> = rows
+            .iter()
+            .zip(&shapes)
+            .map(|((tokens, label), shape)| {
+                [Input::I64 { shape, data: tokens }, Input::I64 { shape: &[1], data: std::slice::from_ref(label) }]
+            })
+            .collect();
+        let inputs: Vec<&[Input<'_>]> = inputs.iter().map(|row| row.as_slice()).collect();
+        let results = self.with(GraphKind::Transformer, |session| session.run_rows(&inputs))?;
+        results.into_iter().map(|outputs| one(outputs)?.into_f32()).collect()
+    }
+
+    /// Runs the decoder once: three planes.
+    pub(super) fn decode(&self, tokens: &[i64]) -> Result<Vec<f32>> {
+        let input = [Input::I64 { shape: &[1, tokens.len()], data: tokens }];
+        let data = one(self.with(GraphKind::Decoder, |session| session.run(&input))?)?.into_f32()?;
+        let image = &self.manifest().image;
+        let expected = image.height.saturating_mul(image.width).saturating_mul(3);
+        if data.len() != expected {
+            return Err(Error::engine(format!("the decoder gave {} values, not {expected}", data.len())));
+        }
+        Ok(data)
+    }
+
+    /// Runs the encoder once: three planes of the model's size to N tokens.
+    pub(super) fn encode(&self, planes: &[f32]) -> Result<Vec<i64>> {
+        if !self.bundle.has_graph(GraphKind::Encoder) {
+            return Err(Error::request("this model has no encoder: it can draw but not read pictures"));
+        }
+        let image = &self.manifest().image;
+        let input = [Input::F32 { shape: &[1, 3, image.height, image.width], data: planes }];
+        let tokens = one(self.with(GraphKind::Encoder, |session| session.run(&input))?)?.into_i64()?;
+        check_tokens(self.manifest(), &tokens, false)
+            .map_err(|e| Error::engine("the encoder's output").with_source(e))?;
+        Ok(tokens)
+    }
+}
+
 /// Reads, checks and prepares one graph of a bundle.
-pub(super) fn load(bundle: &Bundle, engine: &dyn Engine, kind: GraphKind) -> Result<Box<dyn Session>> {
+fn load(bundle: &Bundle, engine: &dyn Engine, kind: GraphKind) -> Result<Box<dyn Session>> {
     let graph = bundle.source(kind)?;
     engine
         .load(&graph, &signature(bundle.manifest(), kind))
@@ -40,38 +131,8 @@ pub fn operators(bundle: &Bundle) -> Result<Vec<(GraphKind, Vec<OperatorCount>)>
     kinds.map(|kind| Ok((kind, load(bundle, &engine, kind)?.describe()))).collect()
 }
 
-/// Runs the transformer once: N times K logits.
-pub(super) fn transformer_row(session: &mut dyn Session, tokens: &[i64], label: i64) -> Result<Vec<f32>> {
-    let inputs = [Input::I64 { shape: &[1, tokens.len()], data: tokens }, Input::I64 { shape: &[1], data: &[label] }];
-    one(session.run(&inputs)?)?.into_f32()
-}
-
-/// Runs the transformer for several rows of tokens, each with its label: a row's logits are those it has alone.
-pub(super) fn transformer_rows(session: &mut dyn Session, rows: &[(&[i64], i64)]) -> Result<Vec<Vec<f32>>> {
-    let shapes: Vec<[usize; 2]> = rows.iter().map(|(tokens, _)| [1, tokens.len()]).collect();
-    let inputs: Vec<[Input<'_>; 2]> = rows
-        .iter()
-        .zip(&shapes)
-        .map(|((tokens, label), shape)| {
-            [Input::I64 { shape, data: tokens }, Input::I64 { shape: &[1], data: std::slice::from_ref(label) }]
-        })
-        .collect();
-    let inputs: Vec<&[Input<'_>]> = inputs.iter().map(|row| row.as_slice()).collect();
-    session.run_rows(&inputs)?.into_iter().map(|outputs| one(outputs)?.into_f32()).collect()
-}
-
-/// Runs the decoder once: three planes.
-pub(super) fn decode_row(manifest: &Manifest, session: &mut dyn Session, tokens: &[i64]) -> Result<Vec<f32>> {
-    let data = one(session.run(&[Input::I64 { shape: &[1, tokens.len()], data: tokens }])?)?.into_f32()?;
-    let expected = manifest.image.height.saturating_mul(manifest.image.width).saturating_mul(3);
-    if data.len() != expected {
-        return Err(Error::engine(format!("the decoder gave {} values, not {expected}", data.len())));
-    }
-    Ok(data)
-}
-
 /// The only output of a graph.
-pub(super) fn one(outputs: Vec<Output>) -> Result<Output> {
+fn one(outputs: Vec<Output>) -> Result<Output> {
     outputs.into_iter().next().ok_or_else(|| Error::engine("a graph gave no output"))
 }
 

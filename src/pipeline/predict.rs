@@ -3,9 +3,8 @@
 use std::cell::RefCell;
 use std::collections::HashMap;
 
-use super::graphs::transformer_rows;
+use super::graphs::Graphs;
 use super::{Observer, Progress, go_on};
-use crate::engine::Session;
 use crate::error::{Error, Result};
 use crate::sample::{Predict, Row};
 
@@ -39,7 +38,7 @@ impl Blank {
 
 /// Runs the transformer row by row, so that a row's logits do not depend on its neighbours; never twice for the same row.
 pub(super) struct Predictor<'a, 'o> {
-    pub(super) session: &'a mut dyn Session,
+    pub(super) graphs: &'a Graphs,
     pub(super) blank: &'a mut Blank,
     pub(super) mask_id: i64,
     pub(super) label: i64,
@@ -66,7 +65,7 @@ impl Predictor<'_, '_> {
                 wanted.push((tokens, label));
             }
         }
-        for (row, logits) in wanted.iter().zip(transformer_rows(self.session, &wanted)?) {
+        for (row, logits) in wanted.iter().zip(self.graphs.logits(&wanted)?) {
             self.blank.keep(row.1, &logits);
         }
         Ok(())
@@ -110,13 +109,13 @@ impl Predict for Predictor<'_, '_> {
                     Some(logits) => fill(places[i], logits)?,
                     // Too large to keep.
                     None => {
-                        let logits = transformer_rows(self.session, &[inputs[i]])?;
+                        let logits = self.graphs.logits(&[inputs[i]])?;
                         fill(places[i], logits.first().map_or(&[], Vec::as_slice))?;
                     }
                 }
             }
             let other_rows: Vec<(&[i64], i64)> = other.iter().map(|&i| inputs[i]).collect();
-            for (i, logits) in other.into_iter().zip(transformer_rows(self.session, &other_rows)?) {
+            for (i, logits) in other.into_iter().zip(self.graphs.logits(&other_rows)?) {
                 fill(places[i], &logits)?;
             }
             self.tell(rows.len())?;

@@ -1,6 +1,11 @@
 //! One position: draws a token from its logits and says how confident the model is of it.
 
 use crate::error::{Error, Result};
+use crate::math::exp;
+
+/// Weights whose sum is taken together, in [`LANES`] parts.
+const BLOCK: usize = 64;
+const LANES: usize = 8;
 
 /// A drawn token and the logarithm of its probability.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -16,6 +21,8 @@ pub struct Drawn {
 #[derive(Debug, Default)]
 pub struct Categorical {
     weights: Vec<f32>,
+    /// The sum of each [`BLOCK`] of weights.
+    blocks: Vec<f64>,
     order: Vec<f32>,
 }
 
@@ -28,35 +35,26 @@ impl Categorical {
     ///
     /// Kind [`Engine`](crate::ErrorKind::Engine) when a logit is NaN or +infinity or all are -infinity: there is no distribution to draw from.
     pub fn draw(&mut self, logits: &[f32], temperature: f32, top_k: Option<usize>, uniform: f64) -> Result<Drawn> {
-        let mut max = f32::NEG_INFINITY;
-        let mut best = 0;
-        for (index, &logit) in logits.iter().enumerate() {
-            if logit > max {
-                (max, best) = (logit, index);
-            }
-            if logit.is_nan() {
-                max = f32::NAN;
-                break;
-            }
-        }
+        let max = greatest(logits);
         if !max.is_finite() {
             return Err(Error::engine(
                 "the transformer gave logits that are no distribution (NaN or infinity); the model is damaged, its precision too low or the guidance too large",
             ));
         }
         self.weights.clear();
-        self.weights.extend(logits.iter().map(|&logit| libm::expf(logit - max)));
-        let total = sum(&self.weights);
+        self.weights.extend(logits.iter().map(|&logit| exp(logit - max)));
+        let total = self.sum();
         let log_total = libm::log(total) as f32;
         let token = if temperature == 0.0 {
-            best
+            logits.iter().position(|&logit| logit == max).unwrap_or(0)
         } else {
             let limited = top_k.is_some_and(|k| k < logits.len());
             if temperature != 1.0 || limited {
                 self.reweigh(logits, max, temperature, top_k.filter(|_| limited));
-                invert(&self.weights, sum(&self.weights), uniform)
+                let total = self.sum();
+                self.invert(total, uniform)
             } else {
-                invert(&self.weights, total, uniform)
+                self.invert(total, uniform)
             }
         };
         let logit = logits.get(token).copied().unwrap_or(max);
@@ -68,7 +66,7 @@ impl Categorical {
         // At temperature 1 they are there already.
         if temperature != 1.0 {
             self.weights.clear();
-            self.weights.extend(logits.iter().map(|&logit| libm::expf((logit - max) / temperature)));
+            self.weights.extend(logits.iter().map(|&logit| exp((logit - max) / temperature)));
         }
         let Some(k) = top_k.filter(|&k| k > 0) else { return };
         self.order.clear();
@@ -86,28 +84,54 @@ impl Categorical {
             }
         }
     }
-}
 
-/// The sum, left to right in float64: the order is part of the result.
-fn sum(weights: &[f32]) -> f64 {
-    weights.iter().map(|&weight| f64::from(weight)).sum()
-}
-
-/// The first index whose cumulative weight exceeds `uniform` times the total.
-fn invert(weights: &[f32], total: f64, uniform: f64) -> usize {
-    let target = uniform * total;
-    let mut cumulative = 0.0;
-    let mut last = 0;
-    for (index, &weight) in weights.iter().enumerate() {
-        if weight > 0.0 {
-            cumulative += f64::from(weight);
-            last = index;
-            if cumulative > target {
-                break;
+    /// The sum of the weights in float64: eight parts of each block from its first weight to its last, added up in order,
+    /// then the blocks. The order is part of the result.
+    fn sum(&mut self) -> f64 {
+        self.blocks.clear();
+        self.blocks.extend(self.weights.chunks(BLOCK).map(|block| {
+            let mut parts = [0f64; LANES];
+            for weights in block.chunks(LANES) {
+                parts.iter_mut().zip(weights).for_each(|(part, &weight)| *part += f64::from(weight));
             }
+            parts.iter().sum::<f64>()
+        }));
+        self.blocks.iter().sum()
+    }
+
+    /// The first index whose cumulative weight exceeds `uniform` times the total; [`sum`](Self::sum) comes before it.
+    fn invert(&self, total: f64, uniform: f64) -> usize {
+        let target = uniform * total;
+        let (mut cumulative, mut last) = (0.0, 0);
+        for (block, (weights, &sum)) in self.weights.chunks(BLOCK).zip(&self.blocks).enumerate() {
+            // Rounding may put the target beyond every weight: then the last that is possible is drawn.
+            if cumulative + sum > target || sum > 0.0 && self.blocks[block + 1..].iter().all(|&sum| sum == 0.0) {
+                for (index, &weight) in weights.iter().enumerate().filter(|&(_, &weight)| weight > 0.0) {
+                    cumulative += f64::from(weight);
+                    last = block * BLOCK + index;
+                    if cumulative > target {
+                        break;
+                    }
+                }
+                return last;
+            }
+            cumulative += sum;
+        }
+        last
+    }
+}
+
+/// The largest logit; NaN where one of them is.
+fn greatest(logits: &[f32]) -> f32 {
+    let mut parts = [f32::NEG_INFINITY; LANES];
+    let mut odd = false;
+    for logits in logits.chunks(LANES) {
+        for (part, &logit) in parts.iter_mut().zip(logits) {
+            *part = if logit > *part { logit } else { *part };
+            odd |= logit.is_nan();
         }
     }
-    last
+    if odd { f32::NAN } else { parts.iter().fold(f32::NEG_INFINITY, |a, &b| if b > a { b } else { a }) }
 }
 
 #[cfg(test)]

@@ -22,25 +22,32 @@ pub struct Model {
 
 /// How to run it.
 #[derive(clap::Args)]
-pub struct Threads {
+pub struct Resources {
     /// Number of threads that compute [default: the number of cores]
     ///
     /// The tokens do not depend on it.
     #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = RangedU64ValueParser::<usize>::new().range(1..=1024))]
     pub threads: Option<usize>,
+    /// Hold one of the model's graphs at a time, and load it again when it is needed again
+    ///
+    /// Takes less memory and more time; the pictures do not depend on it.
+    #[arg(long)]
+    pub low_memory: bool,
 }
 
-impl Threads {
+impl Resources {
     /// The options to open a model with.
     pub fn options(&self) -> OpenOptions {
-        self.threads.map_or_else(OpenOptions::default, OpenOptions::with_threads)
+        let mut options = self.threads.map_or_else(OpenOptions::default, OpenOptions::with_threads);
+        options.low_memory = self.low_memory;
+        options
     }
 }
 
 /// Opens the model for the CPU; returns its path too.
-pub fn open(model: &Model, threads: &Threads) -> Result<(Generator, PathBuf)> {
+pub fn open(model: &Model, resources: &Resources) -> Result<(Generator, PathBuf)> {
     let path = model::find(model.model.as_deref())?;
-    let generator = Generator::open_with(&path, &threads.options())?;
+    let generator = Generator::open_with(&path, &resources.options())?;
     Ok((generator, path))
 }
 

@@ -18,7 +18,7 @@ pub struct Args {
     #[command(flatten)]
     model: args::Model,
     #[command(flatten)]
-    threads: args::Threads,
+    resources: args::Resources,
     /// Number of runs
     #[arg(long, value_name = "N", allow_negative_numbers = true, default_value_t = 5, value_parser = RangedU64ValueParser::<usize>::new().range(1..=1000))]
     runs: usize,
@@ -50,7 +50,7 @@ struct Report<'a> {
 
 pub fn run(args: &Args) -> Result<()> {
     cancel::install()?;
-    let (mut generator, path) = args::open(&args.model, &args.threads)?;
+    let (mut generator, path) = args::open(&args.model, &args.resources)?;
     let mut request = generator.request("0")?;
     request.label = 0;
     args.sampling.apply(&mut request.options);
@@ -67,7 +67,7 @@ pub fn run(args: &Args) -> Result<()> {
         model,
         model_path: path.display().to_string(),
         engine: generator.engine_name(),
-        threads: args.threads.options().threads,
+        threads: args.resources.options().threads,
         runs: args.runs,
         sampling: Settings::from(&request.options),
         load: generator.load_seconds(),

@@ -36,13 +36,13 @@ pub struct Args {
     #[command(flatten)]
     model: args::Model,
     #[command(flatten)]
-    threads: args::Threads,
+    resources: args::Resources,
 }
 
 pub fn run(args: &Args) -> Result<()> {
     editing::run(&Task {
         model: &args.model,
-        threads: &args.threads,
+        resources: &args.resources,
         files: &args.files,
         mask: args.mask.as_deref(),
         drawing: Some(&args.drawing),

@@ -99,7 +99,7 @@ struct Report<'a> {
 /// One command line, resolved.
 pub struct Task<'a> {
     pub model: &'a args::Model,
-    pub threads: &'a args::Threads,
+    pub resources: &'a args::Resources,
     pub files: &'a Files,
     pub mask: Option<&'a Path>,
     pub drawing: Option<&'a Drawing>,
@@ -113,7 +113,7 @@ pub fn run(task: &Task<'_>) -> Result<()> {
     let files = files(&task.files.output, count)?;
     cancel::install()?;
     let mut inputs = Inputs::read(&task.files.image, task.mask)?;
-    let (mut generator, model_path) = args::open(task.model, task.threads)?;
+    let (mut generator, model_path) = args::open(task.model, task.resources)?;
     let mut request = request(&generator, task.drawing)?;
     let operation = (task.operation)(inputs.mask_id.take());
     operation.apply(&mut request);
@@ -171,7 +171,7 @@ fn tell(
             model: &record.model,
             model_path: model_path.display().to_string(),
             engine: generator.engine_name(),
-            threads: task.threads.options().threads,
+            threads: task.resources.options().threads,
             class: &record.class,
             label: record.label,
             seed: record.seed,

@@ -58,7 +58,7 @@ pub struct Args {
     #[command(flatten)]
     sampling: args::Sampling,
     #[command(flatten)]
-    threads: args::Threads,
+    resources: args::Resources,
 }
 
 /// What `--json` prints.
@@ -115,7 +115,7 @@ impl Times {
 pub fn run(args: &Args) -> Result<()> {
     let files = files(&args.output, if args.grid { 1 } else { args.count })?;
     cancel::install()?;
-    let (mut generator, model_path) = args::open(&args.model, &args.threads)?;
+    let (mut generator, model_path) = args::open(&args.model, &args.resources)?;
     let mut request = generator.request(&args.class)?;
     request.seed = args.seed;
     request.count = args.count;
@@ -153,7 +153,7 @@ pub fn run(args: &Args) -> Result<()> {
             model: record.model.clone(),
             model_path: model_path.display().to_string(),
             engine: generator.engine_name(),
-            threads: args.threads.options().threads,
+            threads: args.resources.options().threads,
             class: record.class.as_deref().unwrap_or_default(),
             label: request.label,
             seed: record.seed,

@@ -39,7 +39,7 @@ pub struct Args {
     #[command(flatten)]
     model: args::Model,
     #[command(flatten)]
-    threads: args::Threads,
+    resources: args::Resources,
 }
 
 #[derive(Serialize)]
@@ -67,7 +67,7 @@ pub fn run(args: &Args) -> Result<()> {
     let shown = args.file.display();
     let record = Record::read(&args.file)?;
     cancel::install()?;
-    let (mut generator, model_path) = args::open(&args.model, &args.threads)?;
+    let (mut generator, model_path) = args::open(&args.model, &args.resources)?;
     let again = match &record.edit {
         None => draw(args, &record, &mut generator)?,
         Some(edit) => edit_again(args, &record, edit, &mut generator)?,

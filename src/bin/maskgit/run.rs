@@ -25,7 +25,7 @@ pub struct Args {
     #[command(flatten)]
     model: args::Model,
     #[command(flatten)]
-    threads: args::Threads,
+    resources: args::Resources,
     /// The graph
     #[arg(long, value_enum)]
     graph: Graph,
@@ -62,7 +62,7 @@ enum Graph {
 
 pub fn run(args: &Args) -> Result<()> {
     cancel::install()?;
-    let (mut generator, _) = args::open(&args.model, &args.threads)?;
+    let (mut generator, _) = args::open(&args.model, &args.resources)?;
     let mut out = Vec::new();
     match (args.graph, &args.tokens, &args.image) {
         (Graph::Encoder, _, Some(image)) => {

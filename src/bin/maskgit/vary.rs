@@ -23,13 +23,13 @@ pub struct Args {
     #[command(flatten)]
     model: args::Model,
     #[command(flatten)]
-    threads: args::Threads,
+    resources: args::Resources,
 }
 
 pub fn run(args: &Args) -> Result<()> {
     editing::run(&Task {
         model: &args.model,
-        threads: &args.threads,
+        resources: &args.resources,
         files: &args.files,
         mask: None,
         drawing: Some(&args.drawing),

@@ -5,10 +5,11 @@ use tract_onnx::tract_core::internal::*;
 use tract_onnx::tract_core::ops::cnn::{Conv, KernelFormat};
 use tract_onnx::tract_core::ops::nn::{DataFormat, NearestUpsample};
 
+use super::epilogue::activation_of;
 use super::weight::{Constant, Found};
-use super::{Context, constant, read_once, shape_of};
-use crate::engine::kernel::Activation;
-use crate::engine::ops::{Conv2d, Vector, Weights};
+use super::{Context, constant, read_once, shape_of, wire_axes};
+use crate::engine::kernel::{Activation, Matrix};
+use crate::engine::ops::{Before, Conv2d, GroupNorm, Vector, Weights};
 
 /// Longer sums of 8-bit products could overflow 32 bits.
 const MAX_INNER: usize = 1 << 16;
@@ -63,6 +64,7 @@ pub(super) fn conv(
         dilations,
         padding: [padded[0].pad_before, padded[1].pad_before],
         upsample,
+        before: Before::Activation(Activation::None),
         bias,
         activation: Activation::None,
         residual: false,
@@ -79,13 +81,58 @@ pub(super) fn conv(
     Ok(Some(patch))
 }
 
+/// Folds the group norm or the activation before a convolution into it.
+pub(super) fn before(
+    _: &Context,
+    model: &TypedModel,
+    node: &TypedNode,
+    name: &str,
+    op: &Conv2d,
+) -> TractResult<Option<TypedModelPatch>> {
+    if op.before != Before::Activation(Activation::None) {
+        return Ok(None);
+    }
+    let mut axes = Vec::new();
+    let mut inner = model.node(node.inputs[0].node);
+    while let Some(axis) = inner.op_as::<AxisOp>() {
+        if !read_once(model, inner) {
+            return Ok(None);
+        }
+        axes.push(axis.clone());
+        inner = model.node(inner.inputs[0].node);
+    }
+    axes.reverse();
+    let [height, width, channels] = op.input;
+    let before = match inner.op_as::<GroupNorm>() {
+        Some(norm) if axes.is_empty() && norm.shape.as_slice() == [1, height, width, channels] => {
+            Before::Norm(Box::new(norm.clone()))
+        }
+        Some(_) => return Ok(None),
+        None => match activation_of(inner) {
+            Some(activation) => Before::Activation(activation),
+            None => return Ok(None),
+        },
+    };
+    if !read_once(model, inner) {
+        return Ok(None);
+    }
+    let mut patch = TypedModelPatch::default();
+    let mut inputs = patch.taps(model, &node.inputs)?;
+    let x = patch.tap_model(model, inner.inputs[0])?;
+    inputs[0] = wire_axes(&mut patch, &format!("{name}.before"), &axes, x)?;
+    let wire = patch.wire_node(format!("{name}.fused"), Conv2d { before, ..op.clone() }, &inputs)?[0];
+    patch.shunt_outside(model, node.id.into(), wire)?;
+    Ok(Some(patch))
+}
+
 /// Packs a kernel laid out as columns, channels, taps.
 fn pack(context: &Context, kernel: &Found, [columns, channels, taps]: [usize; 3]) -> TractResult<Option<Weights>> {
-    let place = |tap: usize, channel: usize, column: usize| (column * channels + channel) * taps + tap;
+    let inner: Vec<usize> = (0..channels).map(|channel| channel * taps).collect();
+    let places: Vec<usize> = (0..columns).map(|column| column * channels * taps).collect();
     Ok(match kernel.load(context)? {
         Constant::F32(tensor) => {
             let values = tensor.try_as_plain_ram()?.as_slice::<f32>()?;
-            Some(Weights::f32(taps, channels, columns, |t, k, n| values[place(t, k, n)]))
+            Some(Weights::f32(&Matrix { values, taps, tap: 1, inner: &inner, columns: &places }))
         }
         Constant::I8 { values, scales } => {
             let by_column = scales.shape().iter().skip(1).all(|&d| d == 1);
@@ -95,7 +142,8 @@ fn pack(context: &Context, kernel: &Found, [columns, channels, taps]: [usize; 3]
             let scales = scales.try_as_plain_ram()?.as_slice::<f32>()?;
             let scales = if scales.len() == columns { scales.to_vec() } else { vec![scales[0]; columns] };
             let values = values.try_as_plain_ram()?.as_slice::<i8>()?;
-            Some(Weights::i8(context.isa, taps, channels, scales, |t, k, n| values[place(t, k, n)]))
+            let matrix = Matrix { values, taps, tap: 1, inner: &inner, columns: &places };
+            Some(Weights::i8(context.isa, &matrix, scales))
         }
     })
 }

@@ -7,7 +7,7 @@ use tract_onnx::tract_core::ops::einsum::EinSum;
 
 use super::weight::{Constant, Found};
 use super::{Context, shape_of, wire_axes};
-use crate::engine::kernel::Activation;
+use crate::engine::kernel::{Activation, Matrix};
 use crate::engine::ops::{Linear, Weights};
 
 /// Longer sums of 8-bit products could overflow 32 bits.
@@ -78,7 +78,7 @@ fn pack(context: &Context, found: &Found, axes: &Axes) -> TractResult<Option<Wei
     Ok(match found.load(context)? {
         Constant::F32(tensor) => {
             let values = tensor.try_as_plain_ram()?.as_slice::<f32>()?;
-            Some(Weights::f32(1, inner.len(), columns.len(), |_, k, n| values[inner[k] + columns[n]]))
+            Some(Weights::f32(&Matrix { values, taps: 1, tap: 0, inner: &inner, columns: &columns }))
         }
         Constant::I8 { values, scales } => {
             let by_column = scales
@@ -95,7 +95,8 @@ fn pack(context: &Context, found: &Found, axes: &Axes) -> TractResult<Option<Wei
             let scales =
                 places(axes.columns.iter().map(|a| (a.2, column_strides[a.0]))).iter().map(|&p| scales[p]).collect();
             let values = values.try_as_plain_ram()?.as_slice::<i8>()?;
-            Some(Weights::i8(context.isa, 1, inner.len(), scales, |_, k, n| values[inner[k] + columns[n]]))
+            let matrix = Matrix { values, taps: 1, tap: 0, inner: &inner, columns: &columns };
+            Some(Weights::i8(context.isa, &matrix, scales))
         }
     })
 }

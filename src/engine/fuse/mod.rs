@@ -45,6 +45,8 @@ pub(crate) fn fuse(model: &mut TypedModel, isa: Isa, source: &Source) -> TractRe
         round(&context, model)?;
         model.declutter()?;
     }
+    Rewriter::default().with_rule_for::<Conv2d>("before a convolution", conv::before).rewrite(&context, model)?;
+    model.declutter()?;
     weight::materialize(&context, model)
 }
 

@@ -6,8 +6,8 @@
 
 use std::ops::Range;
 
+use super::activation::Activation;
 use super::cell::SharedSlice;
-use super::exp::Activation;
 use super::pack::{Layout, PackedF32, PackedI8};
 #[cfg(target_arch = "x86_64")]
 use super::tile::Avx2;
@@ -38,8 +38,10 @@ pub(crate) struct Epilogue<'a> {
     /// Laid out as `out`.
     pub(crate) residual: Option<&'a [f32]>,
     pub(crate) out: SharedSlice<'a, f32>,
-    /// Where row `m` starts in `out`; rows do not overlap.
-    pub(crate) place: &'a (dyn Fn(usize) -> usize + Sync),
+    /// Where the first row starts in `out`.
+    pub(crate) first: usize,
+    /// From one row to the next in `out`; at least the number of columns.
+    pub(crate) stride: usize,
 }
 
 /// The scale and zero point of each row of A: one for all, or one a row.
@@ -153,21 +155,27 @@ fn lanes<T: Copy + Default>(values: &[T], panel: usize) -> [T; NR] {
 
 /// Finishes one row of a tile and writes it.
 #[inline(always)]
-fn finish(epilogue: &Epilogue<'_>, mut values: [f32; NR], bias: &[f32; NR], row: usize, first: usize, width: usize) {
+fn finish(epilogue: &Epilogue<'_>, mut values: [f32; NR], bias: &[f32; NR], row: usize, column: usize, width: usize) {
     for j in 0..NR {
         values[j] += bias[j];
     }
     epilogue.activation.apply(&mut values);
-    let start = (epilogue.place)(row) + first;
+    let start = epilogue.first + row * epilogue.stride + column;
     // SAFETY: each (row, panel) belongs to one task.
     let out = unsafe { epilogue.out.slice(start, width) };
     if let Some(residual) = epilogue.residual {
         let residual = &residual[start..start + width];
-        for j in 0..width {
-            out[j] = values[j] + residual[j];
+        // Whole panels apart: their length is known when this is compiled.
+        if let (Some(residual), true) = (residual.first_chunk::<NR>(), width == NR) {
+            for j in 0..NR {
+                values[j] += residual[j];
+            }
+        } else {
+            values.iter_mut().zip(residual).for_each(|(value, residual)| *value += residual);
         }
-    } else if width == NR {
-        out.copy_from_slice(&values);
+    }
+    if let (Some(out), true) = (out.first_chunk_mut::<NR>(), width == NR) {
+        *out = values;
     } else {
         out.copy_from_slice(&values[..width]);
     }
@@ -232,6 +240,7 @@ fn block_i8_body<T: IntTile>(
     let tiles = offsets.len() / MR;
     let stretches = block.stretches;
     let mut partial = vec![[[0i32; NR]; MR]; if stretches.len() > 1 { tiles * block.panels.len() } else { 0 }];
+    let mut panel_values = Vec::new();
     let mut done = 0;
     for (s, segments) in stretches.iter().enumerate() {
         let depth: usize = segments.iter().map(|s| s.len).sum();
@@ -239,6 +248,7 @@ fn block_i8_body<T: IntTile>(
         for (p, panel) in block.panels.clone().enumerate() {
             let b = &weights.values.slice()[(panel * layout.inner() + done) * NR..][..depth * NR];
             let bias = epilogue.bias.map_or([0.0; NR], |bias| lanes(bias, panel));
+            let b = T::prepare(b, &mut panel_values);
             let (units, sums) = (lanes(&weights.scales, panel), lanes(&weights.sums, panel));
             let width = (layout.columns - panel * NR).min(NR);
             for tile in 0..tiles {

@@ -6,17 +6,17 @@
 //! accumulator for each output. So the result depends neither on the number of threads nor on the width of a vector. All
 //! instruction sets with fused multiply-add agree to the bit in f32; integer products agree on all.
 
+mod activation;
 mod cell;
-mod exp;
 mod gemm;
 mod pack;
 mod quantize;
 mod tile;
 
+pub(crate) use activation::Activation;
 pub(crate) use cell::SharedSlice;
-pub(crate) use exp::{Activation, exp};
 pub(crate) use gemm::{Epilogue, RowScales, Rows, gemm_f32, gemm_i8};
-pub(crate) use pack::{PackedF32, PackedI8};
+pub(crate) use pack::{Matrix, PackedF32, PackedI8};
 pub(crate) use quantize::{QuantRows, affine, quantize_into, quantize_rows, range_of};
 pub(crate) use tile::{MR, NR, Segment, float as float_tile};
 
@@ -116,19 +116,28 @@ pub fn peak_multiply_adds(isa: Isa, int8: bool) -> f64 {
     const ROWS: usize = 48 * MR;
     let taps = [0];
     let offset = |_: usize| 0;
-    let place = |row: usize| row * NR;
     let mut out = vec![0f32; ROWS * NR];
     let mut best = f64::INFINITY;
     let (float, levels) = (vec![0.5f32; DEPTH], vec![3i16; DEPTH]);
-    let weights = PackedF32::new(1, DEPTH, NR, |_, _, _| 0.5);
-    let quantized = PackedI8::new(1, DEPTH, vec![1.0; NR], isa.int8_group(), |_, _, _| 3);
+    let (inner, columns): (Vec<usize>, Vec<usize>) = ((0..DEPTH).map(|k| k * NR).collect(), (0..NR).collect());
+    let weights = PackedF32::new(&Matrix {
+        values: &[0.5; DEPTH * NR],
+        taps: 1,
+        tap: 0,
+        inner: &inner,
+        columns: &columns,
+    });
+    let levels_of_weights =
+        Matrix { values: &[3; DEPTH * NR], taps: 1, tap: 0, inner: &inner, columns: &columns };
+    let quantized = PackedI8::new(&levels_of_weights, vec![1.0; NR], isa.int8_group());
     for _ in 0..50 {
         let epilogue = Epilogue {
             bias: None,
             activation: Activation::None,
             residual: None,
             out: SharedSlice::new(&mut out),
-            place: &place,
+            first: 0,
+            stride: NR,
         };
         let start = std::time::Instant::now();
         if int8 {

@@ -83,34 +83,68 @@ impl Layout {
         blocks
     }
 
-    /// Writes `value(tap, inner place, column)` for `depth` inner places a tap, in the order of the panels.
-    fn fill<T: Copy + Send>(
-        &self,
-        depth: usize,
-        out: &mut [T],
-        value: impl Fn(usize, usize, usize) -> T + Send + Sync,
-    ) {
+    /// Writes a matrix in the order of the panels.
+    fn fill<T: Copy + Send + Sync>(&self, matrix: &Matrix<'_, T>, out: &mut [T]) {
+        matrix.check(self);
         let size = self.inner() * NR;
         let out = SharedSlice::new(out);
         pool::run(self.panels(), |panel| {
             // SAFETY: each panel belongs to one task.
             let out = unsafe { out.slice(panel * size, size) };
             let first = panel * NR;
-            let lanes = NR.min(self.columns - first);
-            let mut groups = out.chunks_exact_mut(NR * self.group);
-            for tap in 0..self.taps {
-                for start in (0..self.padded).step_by(self.group) {
-                    let Some(group) = groups.next() else { return };
-                    for (lane, group) in group.chunks_exact_mut(self.group).enumerate().take(lanes) {
-                        for (within, place) in group.iter_mut().enumerate() {
-                            if start + within < depth {
-                                *place = value(tap, start + within, first + lane);
-                            }
-                        }
-                    }
+            let columns = &matrix.columns[first..self.columns.min(first + NR)];
+            let is_row = columns.first_chunk::<NR>().is_some_and(|c| c.windows(2).all(|c| c[1] == c[0] + 1));
+            for (tap, out) in out.chunks_exact_mut(self.padded * NR).enumerate() {
+                let values = &matrix.values[tap * matrix.tap..];
+                match self.group {
+                    1 if is_row => fill_rows::<T, 1>(values, matrix.inner, columns[0], out),
+                    2 if is_row => fill_rows::<T, 2>(values, matrix.inner, columns[0], out),
+                    group => fill_columns(values, matrix.inner, columns, group, out),
                 }
             }
         });
+    }
+}
+
+/// The weights of a product where they stand: `values[t * tap + inner[k] + columns[n]]` for tap t, inner place k, column n.
+#[derive(Clone, Copy)]
+pub(crate) struct Matrix<'a, T> {
+    pub(crate) values: &'a [T],
+    pub(crate) taps: usize,
+    pub(crate) tap: usize,
+    pub(crate) inner: &'a [usize],
+    pub(crate) columns: &'a [usize],
+}
+
+impl<T> Matrix<'_, T> {
+    fn check(&self, layout: &Layout) {
+        let furthest = |places: &[usize]| places.iter().max().copied().unwrap_or(0);
+        let last = (self.taps - 1) * self.tap + furthest(self.inner) + furthest(self.columns);
+        assert!(self.inner.is_empty() || self.columns.is_empty() || last < self.values.len(), "a weight is missing");
+        assert_eq!((self.taps, self.columns.len()), (layout.taps, layout.columns));
+    }
+}
+
+/// Fills one tap of a whole panel whose columns stand side by side.
+fn fill_rows<T: Copy, const GROUP: usize>(values: &[T], inner: &[usize], column: usize, out: &mut [T]) {
+    for (places, group) in inner.chunks(GROUP).zip(out.chunks_exact_mut(NR * GROUP)) {
+        for (within, place) in places.iter().enumerate() {
+            let row: &[T; NR] = values[place + column..].first_chunk().expect("a whole panel");
+            for lane in 0..NR {
+                group[lane * GROUP + within] = row[lane];
+            }
+        }
+    }
+}
+
+/// Fills one tap of a panel, column by column.
+fn fill_columns<T: Copy>(values: &[T], inner: &[usize], columns: &[usize], group: usize, out: &mut [T]) {
+    for (lane, column) in columns.iter().enumerate() {
+        for (places, out) in inner.chunks(group).zip(out.chunks_exact_mut(NR * group)) {
+            for (place, out) in places.iter().zip(&mut out[lane * group..]) {
+                *out = values[place + column];
+            }
+        }
     }
 }
 
@@ -122,16 +156,10 @@ pub(crate) struct PackedF32 {
 }
 
 impl PackedF32 {
-    /// Packs `value(tap, inner, column)`.
-    pub(crate) fn new(
-        taps: usize,
-        depth: usize,
-        columns: usize,
-        value: impl Fn(usize, usize, usize) -> f32 + Send + Sync,
-    ) -> Self {
-        let layout = Layout::new(taps, depth, columns, 1);
+    pub(crate) fn new(matrix: &Matrix<'_, f32>) -> Self {
+        let layout = Layout::new(matrix.taps, matrix.inner.len(), matrix.columns.len(), 1);
         let mut values = Aligned::new(layout.inner() * layout.panels() * NR);
-        layout.fill(depth, values.slice_mut(), value);
+        layout.fill(matrix, values.slice_mut());
         Self { layout, values }
     }
 }
@@ -148,27 +176,40 @@ pub(crate) struct PackedI8 {
 }
 
 impl PackedI8 {
-    /// Packs `value(tap, inner, column)`, whose unit in each column is `scales[column]`, for a kernel that takes `group`
-    /// values at once.
-    pub(crate) fn new(
-        taps: usize,
-        depth: usize,
-        scales: Vec<f32>,
-        group: usize,
-        value: impl Fn(usize, usize, usize) -> i8 + Send + Sync,
-    ) -> Self {
-        let layout = Layout::new(taps, depth, scales.len(), group);
+    /// Packs a matrix, whose unit in each column is `scales[column]`, for a kernel that takes `group` values at once.
+    pub(crate) fn new(matrix: &Matrix<'_, i8>, scales: Vec<f32>, group: usize) -> Self {
+        assert_eq!(scales.len(), matrix.columns.len(), "a scale for each column");
+        let layout = Layout::new(matrix.taps, matrix.inner.len(), scales.len(), group);
         let mut values = Aligned::new(layout.inner() * layout.panels() * NR);
-        layout.fill(depth, values.slice_mut(), value);
+        layout.fill(matrix, values.slice_mut());
         let mut sums = vec![0i32; scales.len().next_multiple_of(NR)];
-        for (sums, panel) in sums.chunks_exact_mut(NR).zip(values.slice().chunks_exact(layout.inner() * NR)) {
-            for group in panel.chunks_exact(NR * group) {
-                for (sum, lane) in sums.iter_mut().zip(group.chunks_exact(group.len() / NR)) {
-                    *sum += lane.iter().map(|&weight| i32::from(weight)).sum::<i32>();
-                }
+        let packed = SharedSlice::new(&mut sums);
+        pool::run(layout.panels(), |panel| {
+            let values = &values.slice()[panel * layout.inner() * NR..][..layout.inner() * NR];
+            // SAFETY: each panel belongs to one task.
+            let sums = unsafe { packed.slice(panel * NR, NR) };
+            match group {
+                1 => add_columns::<1>(values, sums),
+                2 => add_columns::<2>(values, sums),
+                4 => add_columns::<4>(values, sums),
+                8 => add_columns::<8>(values, sums),
+                _ => unreachable!("no kernel takes {group} values at once"),
             }
-        }
+        });
         sums.truncate(scales.len());
         Self { layout, values, scales, sums }
     }
+}
+
+/// The sum of each of a panel's columns.
+fn add_columns<const GROUP: usize>(values: &[i8], sums: &mut [i32]) {
+    let mut totals = [0i32; NR];
+    for group in values.chunks_exact(NR * GROUP) {
+        for lane in 0..NR {
+            for within in 0..GROUP {
+                totals[lane] += i32::from(group[lane * GROUP + within]);
+            }
+        }
+    }
+    sums.copy_from_slice(&totals);
 }

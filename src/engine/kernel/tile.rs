@@ -59,12 +59,18 @@ pub(super) trait IntTile {
     /// How many values along the inner dimension stand side by side in a panel.
     const GROUP: usize;
 
+    /// A weight as the product takes it.
+    type Weight: Copy;
+
+    /// Makes a panel ready for all the tiles that will pass over it.
+    fn prepare<'a>(b: &'a [i8], room: &'a mut Vec<Self::Weight>) -> &'a [Self::Weight];
+
     /// Adds to `acc` the product of `MR` rows of `a` and a panel of B, exactly.
     ///
     /// # Safety
     ///
     /// As [`float`], and the lengths of the segments are multiples of `GROUP`; the processor has the instruction set.
-    unsafe fn run(a: &[i16], rows: &[usize; MR], segments: &[Segment], b: &[i8], acc: &mut [[i32; NR]; MR]);
+    unsafe fn run(a: &[i16], rows: &[usize; MR], segments: &[Segment], b: &[Self::Weight], acc: &mut [[i32; NR]; MR]);
 }
 
 /// Any processor; the compiler finds the widening multiply-add of NEON.
@@ -72,6 +78,13 @@ pub(super) struct Portable;
 
 impl IntTile for Portable {
     const GROUP: usize = 1;
+
+    type Weight = i8;
+
+    #[inline(always)]
+    fn prepare<'a>(b: &'a [i8], _: &'a mut Vec<i8>) -> &'a [i8] {
+        b
+    }
 
     #[inline(always)]
     unsafe fn run(a: &[i16], rows: &[usize; MR], segments: &[Segment], b: &[i8], acc: &mut [[i32; NR]; MR]) {
@@ -106,8 +119,17 @@ pub(super) struct Avx2;
 impl IntTile for Avx2 {
     const GROUP: usize = 2;
 
+    type Weight = i16;
+
     #[inline(always)]
-    unsafe fn run(a: &[i16], rows: &[usize; MR], segments: &[Segment], b: &[i8], acc: &mut [[i32; NR]; MR]) {
+    fn prepare<'a>(b: &'a [i8], room: &'a mut Vec<i16>) -> &'a [i16] {
+        room.clear();
+        room.extend(b.iter().map(|&weight| i16::from(weight)));
+        room
+    }
+
+    #[inline(always)]
+    unsafe fn run(a: &[i16], rows: &[usize; MR], segments: &[Segment], b: &[i16], acc: &mut [[i32; NR]; MR]) {
         // SAFETY: the same promises.
         unsafe { avx2_int(a, rows, segments, b, acc) }
     }
@@ -116,7 +138,7 @@ impl IntTile for Avx2 {
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2")]
 #[inline]
-unsafe fn avx2_int(a: &[i16], rows: &[usize; MR], segments: &[Segment], b: &[i8], acc: &mut [[i32; NR]; MR]) {
+unsafe fn avx2_int(a: &[i16], rows: &[usize; MR], segments: &[Segment], b: &[i16], acc: &mut [[i32; NR]; MR]) {
     use std::arch::x86_64::*;
     // SAFETY: `acc` has 16 values a row; `a` and `b` are read within the caller's promises.
     unsafe {
@@ -130,8 +152,8 @@ unsafe fn avx2_int(a: &[i16], rows: &[usize; MR], segments: &[Segment], b: &[i8]
             let from: [*const i16; MR] = std::array::from_fn(|i| a.as_ptr().add(rows[i]).add(segment.start));
             let mut p = 0;
             while p < segment.len {
-                let low = _mm256_cvtepi8_epi16(_mm_loadu_si128(panel.cast()));
-                let high = _mm256_cvtepi8_epi16(_mm_loadu_si128(panel.add(16).cast()));
+                let low = _mm256_loadu_si256(panel.cast());
+                let high = _mm256_loadu_si256(panel.add(NR).cast());
                 for i in 0..MR {
                     let pair = _mm256_set1_epi32(from[i].add(p).cast::<i32>().read_unaligned());
                     c[i][0] = _mm256_add_epi32(c[i][0], _mm256_madd_epi16(pair, low));

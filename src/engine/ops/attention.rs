@@ -3,8 +3,9 @@
 use tract_onnx::tract_core::internal::*;
 
 use super::{numbers, operator, output, slice_mut};
-use crate::engine::kernel::{MR, NR, Segment, SharedSlice, exp, float_tile, for_isa};
+use crate::engine::kernel::{MR, NR, Segment, SharedSlice, float_tile, for_isa};
 use crate::engine::{Isa, pool};
+use crate::math::exp;
 
 /// Where the numbers of one operand stand in its tensor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -92,22 +93,38 @@ impl Attention {
 #[inline(always)]
 fn one_head_body<const FMA: bool>(op: &Attention, head: usize, (q, k, v): (&[f32], &[f32], &[f32]), out: &mut [f32]) {
     let scale = f32::from_bits(op.scale);
-    let queries: Vec<f32> = (0..op.queries)
-        .flat_map(|m| (0..op.dim).map(move |d| (m, d)))
-        .map(|(m, d)| q[op.q.at(head, m, d)] * scale)
-        .collect();
+    let mut copied = Vec::new();
+    // Queries whose numbers stand side by side are read where they are.
+    let (queries, first_query, stride) = if op.q.dim == 1 {
+        (q, op.q.at(head, 0, 0), op.q.token)
+    } else {
+        copied.reserve_exact(op.queries * op.dim);
+        for m in 0..op.queries {
+            copied.extend((0..op.dim).map(|d| q[op.q.at(head, m, d)]));
+        }
+        (copied.as_slice(), 0, op.dim)
+    };
+    let reach = first_query + (op.queries - 1) * stride + op.dim;
+    assert!(reach <= queries.len(), "a query is out of bounds");
     let key_panels = op.keys.div_ceil(NR);
     let mut keys = vec![0f32; key_panels * NR * op.dim];
-    for n in 0..op.keys {
-        for d in 0..op.dim {
-            keys[((n / NR) * op.dim + d) * NR + n % NR] = k[op.k.at(head, n, d)];
+    for (p, panel) in keys.chunks_exact_mut(NR * op.dim).enumerate() {
+        for n in 0..NR.min(op.keys - p * NR) {
+            let start = op.k.at(head, p * NR + n, 0);
+            let key = &k[start..=start + (op.dim - 1) * op.k.dim];
+            for (lanes, x) in panel.chunks_exact_mut(NR).zip(key.iter().step_by(op.k.dim.max(1))) {
+                lanes[n] = x * scale;
+            }
         }
     }
     let value_panels = op.value_dim.div_ceil(NR);
     let mut values = vec![0f32; value_panels * NR * op.keys];
-    for n in 0..op.keys {
-        for d in 0..op.value_dim {
-            values[((d / NR) * op.keys + n) * NR + d % NR] = v[op.v.at(head, n, d)];
+    for (p, panel) in values.chunks_exact_mut(NR * op.keys).enumerate() {
+        let used = NR.min(op.value_dim - p * NR);
+        for (n, lanes) in panel.chunks_exact_mut(NR).enumerate() {
+            let start = op.v.at(head, n, p * NR);
+            let value = &v[start..=start + (used - 1) * op.v.dim];
+            lanes.iter_mut().zip(value.iter().step_by(op.v.dim.max(1))).for_each(|(lane, x)| *lane = *x);
         }
     }
     let width = key_panels * NR;
@@ -115,12 +132,12 @@ fn one_head_body<const FMA: bool>(op: &Attention, head: usize, (q, k, v): (&[f32
     let places: [usize; MR] = std::array::from_fn(|i| i * width);
     for first in (0..op.queries).step_by(MR) {
         let height = MR.min(op.queries - first);
-        let rows: [usize; MR] = std::array::from_fn(|i| (first + i.min(height - 1)) * op.dim);
+        let rows: [usize; MR] = std::array::from_fn(|i| first_query + (first + i.min(height - 1)) * stride);
         let along = [Segment { start: 0, len: op.dim }];
         for (p, panel) in keys.chunks_exact(op.dim * NR).enumerate() {
             let mut acc = [[0f32; NR]; MR];
-            // SAFETY: `rows` are rows of `queries`, which have `dim` numbers; a panel has `dim` times NR.
-            unsafe { float_tile::<FMA>(&queries, &rows, &along, panel, &mut acc) };
+            // SAFETY: `rows` are rows of `queries` with `dim` numbers, in bounds by the assertion; a panel has `dim` times NR.
+            unsafe { float_tile::<FMA>(queries, &rows, &along, panel, &mut acc) };
             for (i, row) in acc.iter().enumerate() {
                 scores[i * width + p * NR..][..NR].copy_from_slice(row);
             }

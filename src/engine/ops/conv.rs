@@ -3,8 +3,9 @@
 use tract_onnx::tract_core::internal::*;
 
 use super::linear::PARALLEL;
+use super::group_norm::{activate, scale_shift};
 use super::weights::Packed;
-use super::{Vector, Weights, numbers, operator, output, slice_mut};
+use super::{GroupNorm, Vector, Weights, numbers, operator, output, slice_mut};
 use crate::engine::kernel::{
     Activation, Epilogue, RowScales, Rows, SharedSlice, affine, gemm_f32, gemm_i8, quantize_into, range_of,
 };
@@ -16,9 +17,9 @@ const BAND: usize = 2048;
 /// Numbers whose range is taken in one task.
 const CHUNK: usize = 1 << 16;
 
-/// `activation(convolution(x) + bias) + residual` of `[1, height, width, channels]`, padded with zeros.
+/// `activation(convolution(before(x)) + bias) + residual` of `[1, height, width, channels]`, padded with zeros.
 ///
-/// With `upsample`, every pixel of x is first doubled in both directions (nearest neighbour). With int8 weights, x is quantised to
+/// `before` is computed as a band is read, so a normalised copy of the picture never exists. With `upsample`, every pixel of x is first doubled in both directions (nearest neighbour). With int8 weights, x is quantised to
 /// 8 bits with one scale, and the products are summed exactly.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Conv2d {
@@ -33,6 +34,7 @@ pub(crate) struct Conv2d {
     /// Rows above, columns to the left.
     pub(crate) padding: [usize; 2],
     pub(crate) upsample: bool,
+    pub(crate) before: Before,
     pub(crate) bias: Option<Vector>,
     pub(crate) activation: Activation,
     /// Whether input 1 is added to the output.
@@ -42,7 +44,50 @@ pub(crate) struct Conv2d {
     pub(crate) fused: bool,
 }
 
+/// What becomes of the input of a convolution first.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Before {
+    /// An activation, or nothing.
+    Activation(Activation),
+    /// A norm over the whole picture, with its activation.
+    Norm(Box<GroupNorm>),
+}
+
+impl Before {
+    fn is_nothing(&self) -> bool {
+        *self == Self::Activation(Activation::None)
+    }
+}
+
 operator!(Conv2d, "Conv2d");
+
+/// [`Before`] for one picture: a norm has become a factor and a term for each channel.
+struct Ready<'a> {
+    isa: Isa,
+    affine: Option<(Vec<f32>, Vec<f32>)>,
+    activation: Activation,
+    x: &'a [f32],
+}
+
+impl Ready<'_> {
+    /// Whether it leaves everything as it is.
+    fn is_plain(&self) -> bool {
+        self.affine.is_none() && self.activation == Activation::None
+    }
+
+    /// Computes whole pixels.
+    fn write(&self, from: &[f32], to: &mut [f32]) {
+        match &self.affine {
+            Some((scale, shift)) => scale_shift(self.isa, from, (scale, shift), self.activation, to),
+            None => {
+                to.copy_from_slice(from);
+                if self.activation != Activation::None {
+                    activate(self.isa, self.activation, to);
+                }
+            }
+        }
+    }
+}
 
 /// The scale and the zero point of the whole input.
 type Affine = (f32, i32);
@@ -64,6 +109,17 @@ impl Conv2d {
         let [height, width, channels] = self.input;
         let mut text = format!("{}x{} of {height}x{width}x{channels}", self.kernel[0], self.kernel[1]);
         text.push_str(&format!(" to {:?}, {}", &self.shape[1..], self.weights.describe()));
+        match &self.before {
+            Before::Activation(activation) => {
+                if let Some(name) = activation.name() {
+                    text.push_str(&format!(", {name} before"));
+                }
+            }
+            Before::Norm(norm) => {
+                let activation = norm.activation.name().map(|name| format!(" and {name}")).unwrap_or_default();
+                text.push_str(&format!(", group norm of {}{activation} before", norm.groups));
+            }
+        }
         for part in [
             self.upsample.then_some("nearest upsampling"),
             self.bias.as_ref().map(|_| "bias"),
@@ -90,10 +146,15 @@ impl Conv2d {
         let mut result = output(&self.shape)?;
         let out = slice_mut(&mut result)?;
         let (height, width, columns) = (self.shape[1], self.shape[2], self.shape[3]);
-        let affine = self.weights.is_int8().then(|| self.quantization(x));
+        let ready = match &self.before {
+            Before::Activation(activation) => Ready { isa: self.isa, affine: None, activation: *activation, x },
+            Before::Norm(norm) => {
+                Ready { isa: self.isa, affine: Some(norm.affine(x)), activation: norm.activation, x }
+            }
+        };
+        let affine = self.weights.is_int8().then(|| self.quantization(&ready));
         if self.is_pointwise() && affine.is_none() {
-            let place = |row: usize| row * columns;
-            let epilogue = self.epilogue(SharedSlice::new(out), residual, &place);
+            let epilogue = self.epilogue(SharedSlice::new(out), residual, 0);
             let a = Rows { data: x, count: height * width, offset: &|row| row * self.input[2], taps: &[0] };
             if let Packed::F32(weights) = &*self.weights {
                 gemm_f32((self.isa, self.fused), &a, weights, &epilogue, volume * self.input[2] >= PARALLEL);
@@ -106,8 +167,7 @@ impl Conv2d {
         let work = |index: usize| {
             let first = index * rows;
             let band = self.band(first, rows.min(height - first));
-            let place = |row: usize| (first * width + row) * columns;
-            self.convolve(x, affine, &band, &self.epilogue(shared, residual, &place), bands == 1);
+            self.convolve(&ready, affine, &band, &self.epilogue(shared, residual, first * width * columns), bands == 1);
         };
         if bands == 1 {
             work(0)
@@ -117,29 +177,36 @@ impl Conv2d {
         Ok(result)
     }
 
-    fn epilogue<'a>(
-        &'a self,
-        out: SharedSlice<'a, f32>,
-        residual: Option<&'a [f32]>,
-        place: &'a (dyn Fn(usize) -> usize + Sync),
-    ) -> Epilogue<'a> {
-        Epilogue { bias: self.bias.as_deref(), activation: self.activation, residual, out, place }
+    /// What follows the product; `first` is where its first pixel stands in the output.
+    fn epilogue<'a>(&'a self, out: SharedSlice<'a, f32>, residual: Option<&'a [f32]>, first: usize) -> Epilogue<'a> {
+        let stride = self.shape[3];
+        Epilogue { bias: self.bias.as_deref(), activation: self.activation, residual, out, first, stride }
     }
 
-    /// Whether each output pixel is made of the same pixel of the input only.
+    /// Whether each output pixel is a product of the same pixel of the input only.
     fn is_pointwise(&self) -> bool {
-        self.kernel == [1, 1] && self.strides == [1, 1] && self.padding == [0, 0] && !self.upsample
+        let whole = self.kernel == [1, 1] && self.strides == [1, 1] && self.padding == [0, 0] && !self.upsample;
+        whole && self.before.is_nothing()
     }
 
-    /// The scale and zero point of the input.
-    fn quantization(&self, x: &[f32]) -> Affine {
-        let chunks = x.len().div_ceil(CHUNK);
+    /// The scale and zero point of the convolution's input.
+    fn quantization(&self, input: &Ready<'_>) -> Affine {
+        let x = input.x;
+        let size = (CHUNK / self.input[2]).max(1) * self.input[2];
+        let chunks = x.len().div_ceil(size);
         let mut ranges = vec![(0f32, 0f32); chunks];
         let shared = SharedSlice::new(&mut ranges);
         pool::run(chunks, |chunk| {
-            let part = &x[chunk * CHUNK..((chunk + 1) * CHUNK).min(x.len())];
+            let part = &x[chunk * size..((chunk + 1) * size).min(x.len())];
             // SAFETY: each chunk belongs to one task.
-            range_of(self.isa, part, unsafe { &mut shared.slice(chunk, 1)[0] });
+            let range = unsafe { &mut shared.slice(chunk, 1)[0] };
+            if input.is_plain() {
+                range_of(self.isa, part, range);
+            } else {
+                let mut values = vec![0f32; part.len()];
+                input.write(part, &mut values);
+                range_of(self.isa, &values, range);
+            }
         });
         let (mut low, mut high) = (0f32, 0f32);
         for (least, greatest) in ranges {
@@ -164,7 +231,14 @@ impl Conv2d {
         }
     }
 
-    fn convolve(&self, x: &[f32], affine: Option<Affine>, band: &Band, epilogue: &Epilogue<'_>, parallel: bool) {
+    fn convolve(
+        &self,
+        input: &Ready<'_>,
+        affine: Option<Affine>,
+        band: &Band,
+        epilogue: &Epilogue<'_>,
+        parallel: bool,
+    ) {
         let taps: Vec<usize> = (0..self.kernel[0])
             .flat_map(|ky| (0..self.kernel[1]).map(move |kx| (ky, kx)))
             .map(|(ky, kx)| (ky * self.dilations[0] * band.width + kx * self.dilations[1]) * band.depth)
@@ -178,14 +252,21 @@ impl Conv2d {
         let parallel = parallel && count * self.shape[3] * self.input[2] * taps.len() >= PARALLEL;
         match (&*self.weights, affine) {
             (Packed::F32(weights), _) => {
-                let copy = self.padded(x, band, 0.0, |from, to: &mut [f32]| to.copy_from_slice(from));
+                let copy = self.padded(input.x, band, 0.0, |from, to: &mut [f32]| input.write(from, to));
                 let a = Rows { data: &copy, count, offset: &offset, taps: &taps };
                 gemm_f32((self.isa, self.fused), &a, weights, epilogue, parallel);
             }
             (Packed::I8(weights), affine) => {
                 let (scale, zero) = affine.unwrap_or((f32::NAN, 0));
-                let copy = self.padded(x, band, zero as i16, |from, to: &mut [i16]| {
-                    quantize_into(self.isa, from, scale, zero, to);
+                let mut values = vec![0f32; if input.is_plain() { 0 } else { self.input[1] * self.input[2] }];
+                let copy = self.padded(input.x, band, zero as i16, |from, to: &mut [i16]| {
+                    if input.is_plain() {
+                        quantize_into(self.isa, from, scale, zero, to);
+                    } else {
+                        let values = &mut values[..from.len()];
+                        input.write(from, values);
+                        quantize_into(self.isa, values, scale, zero, to);
+                    }
                 });
                 let a = Rows { data: &copy, count, offset: &offset, taps: &taps };
                 let scales = RowScales { scales: &[scale], zeros: &[zero] };
@@ -195,7 +276,13 @@ impl Conv2d {
     }
 
     /// The rows of the input that a band needs, with padding all round, converted a row at a time.
-    fn padded<T: Copy + Default>(&self, x: &[f32], band: &Band, zero: T, convert: impl Fn(&[f32], &mut [T])) -> Vec<T> {
+    fn padded<T: Copy + Default>(
+        &self,
+        x: &[f32],
+        band: &Band,
+        zero: T,
+        mut convert: impl FnMut(&[f32], &mut [T]),
+    ) -> Vec<T> {
         let [height, width, channels] = self.input;
         let factor = if self.upsample { 2 } else { 1 };
         let depth = band.depth;

@@ -38,10 +38,25 @@ impl GroupNorm {
     pub(super) fn compute(&self, inputs: &[TValue]) -> TractResult<Tensor> {
         let volume: usize = self.shape.iter().product();
         let x = numbers(inputs, 0, volume)?;
+        let (scale, shift) = self.affine(x);
+        let mut result = output(&self.shape)?;
+        let out = SharedSlice::new(slice_mut(&mut result)?);
+        let size = CHUNK * scale.len();
+        pool::run(volume.div_ceil(size), |chunk| {
+            let x = &x[chunk * size..((chunk + 1) * size).min(volume)];
+            // SAFETY: each pixel belongs to one task.
+            let out = unsafe { out.slice(chunk * size, x.len()) };
+            scale_shift(self.isa, x, (&scale, &shift), self.activation, out);
+        });
+        Ok(result)
+    }
+
+    /// For each channel the factor and the term that the norm comes to on this picture.
+    pub(super) fn affine(&self, x: &[f32]) -> (Vec<f32>, Vec<f32>) {
         let channels = self.shape.last().copied().unwrap_or(1);
         let size = CHUNK * channels;
-        let chunks = volume.div_ceil(size);
-        let part = |chunk: usize| &x[chunk * size..((chunk + 1) * size).min(volume)];
+        let chunks = x.len().div_ceil(size);
+        let part = |chunk: usize| &x[chunk * size..((chunk + 1) * size).min(x.len())];
         let mean = self.per_group(&self.totals(chunks, channels, |chunk, sums| {
             add_deviations(self.isa, part(chunk), None, sums);
         }));
@@ -53,15 +68,7 @@ impl GroupNorm {
             (0..channels).map(|c| self.gamma.as_ref().map_or(1.0, |g| g[c]) / (variance[c] + eps).sqrt()).collect();
         let shift: Vec<f32> =
             (0..channels).map(|c| self.beta.as_ref().map_or(0.0, |b| b[c]) - mean[c] * scale[c]).collect();
-        let mut result = output(&self.shape)?;
-        let out = SharedSlice::new(slice_mut(&mut result)?);
-        pool::run(chunks, |chunk| {
-            let x = part(chunk);
-            // SAFETY: each pixel belongs to one task.
-            let out = unsafe { out.slice(chunk * size, x.len()) };
-            apply(self.isa, x, (&scale, &shift), self.activation, out);
-        });
-        Ok(result)
+        (scale, shift)
     }
 
     /// Sums over the pixels for each channel: each chunk in f32, the chunks in order in f64.
@@ -109,14 +116,30 @@ for_isa! {
 }
 
 #[inline(always)]
-fn apply_body<const FMA: bool>(x: &[f32], (scale, shift): (&[f32], &[f32]), activation: Activation, out: &mut [f32]) {
-    let channels = scale.len();
-    for (x, y) in x.chunks_exact(channels).zip(out.chunks_exact_mut(channels)) {
+fn scale_shift_body<const FMA: bool>(
+    x: &[f32],
+    (scale, shift): (&[f32], &[f32]),
+    activation: Activation,
+    out: &mut [f32],
+) {
+    for (x, y) in x.chunks_exact(scale.len()).zip(out.chunks_exact_mut(scale.len())) {
         for (((y, v), a), b) in y.iter_mut().zip(x).zip(scale).zip(shift) {
             *y = v * a + b;
         }
     }
-    let mut rest = out.chunks_exact_mut(16);
+    activate_body::<FMA>(activation, out);
+}
+
+for_isa! {
+    /// `activation(x * scale + shift)` of whole pixels, with a scale and a shift for each channel.
+    pub(super) fn scale_shift(
+        isa, x: &[f32], affine: (&[f32], &[f32]), activation: Activation, out: &mut [f32],
+    ) = scale_shift_body
+}
+
+#[inline(always)]
+fn activate_body<const FMA: bool>(activation: Activation, values: &mut [f32]) {
+    let mut rest = values.chunks_exact_mut(16);
     for chunk in &mut rest {
         if let Some(values) = chunk.first_chunk_mut::<16>() {
             activation.apply(values);
@@ -126,5 +149,6 @@ fn apply_body<const FMA: bool>(x: &[f32], (scale, shift): (&[f32], &[f32]), acti
 }
 
 for_isa! {
-    fn apply(isa, x: &[f32], affine: (&[f32], &[f32]), activation: Activation, out: &mut [f32]) = apply_body
+    /// Applies an activation in place.
+    pub(super) fn activate(isa, activation: Activation, values: &mut [f32]) = activate_body
 }

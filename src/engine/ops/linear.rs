@@ -61,7 +61,8 @@ impl Linear {
             activation: self.activation,
             residual,
             out: SharedSlice::new(slice_mut(&mut result)?),
-            place: &|row| row * self.columns,
+            first: 0,
+            stride: self.columns,
         };
         let parallel = volume.saturating_mul(self.inner) >= PARALLEL;
         match &*self.weights {

@@ -13,7 +13,7 @@ mod tests;
 mod weights;
 
 pub(crate) use attention::{Attention, View};
-pub(crate) use conv::Conv2d;
+pub(crate) use conv::{Before, Conv2d};
 pub(crate) use group_norm::GroupNorm;
 pub(crate) use linear::Linear;
 pub(crate) use row_norm::RowNorm;

@@ -4,9 +4,9 @@ use random::Random;
 use tract_onnx::prelude::*;
 
 use super::weights::Weights;
-use super::{Attention, Conv2d, GroupNorm, Linear, RowNorm, Vector, View};
+use super::{Attention, Before, Conv2d, GroupNorm, Linear, RowNorm, Vector, View};
 use crate::engine::Isa;
-use crate::engine::kernel::Activation;
+use crate::engine::kernel::{Activation, Matrix};
 
 /// A small generator, so that every case is the same at every run.
 mod random {
@@ -30,6 +30,53 @@ mod random {
         pub(super) fn numbers(&mut self, n: usize) -> Vec<f32> {
             (0..n).map(|_| self.number()).collect()
         }
+    }
+}
+
+/// Weights in f32 from `value(tap, inner, column)`, laid out as matrix products have them or as convolutions do.
+fn fp32_weights(taps: usize, inner: usize, columns: usize, value: impl Fn(usize, usize, usize) -> f32) -> Weights {
+    dense(taps, inner, columns, value, |matrix| Weights::f32(&matrix))
+}
+
+/// The same in int8.
+fn int8_weights(
+    isa: Isa,
+    taps: usize,
+    inner: usize,
+    scales: Vec<f32>,
+    value: impl Fn(usize, usize, usize) -> i8,
+) -> Weights {
+    dense(taps, inner, scales.len(), value, |matrix| Weights::i8(isa, &matrix, scales))
+}
+
+fn dense<T: Copy>(
+    taps: usize,
+    inner: usize,
+    columns: usize,
+    value: impl Fn(usize, usize, usize) -> T,
+    pack: impl FnOnce(Matrix<'_, T>) -> Weights,
+) -> Weights {
+    let all = |order: [usize; 3], place: &dyn Fn([usize; 3]) -> (usize, usize, usize)| -> Vec<T> {
+        let mut values = Vec::new();
+        for a in 0..order[0] {
+            for b in 0..order[1] {
+                for c in 0..order[2] {
+                    let (t, k, n) = place([a, b, c]);
+                    values.push(value(t, k, n));
+                }
+            }
+        }
+        values
+    };
+    if taps == 1 {
+        let values = all([1, inner, columns], &|[t, k, n]| (t, k, n));
+        let (rows, places): (Vec<_>, Vec<_>) = ((0..inner).map(|k| k * columns).collect(), (0..columns).collect());
+        pack(Matrix { values: &values, taps, tap: 0, inner: &rows, columns: &places })
+    } else {
+        let values = all([columns, inner, taps], &|[n, k, t]| (t, k, n));
+        let rows: Vec<_> = (0..inner).map(|k| k * taps).collect();
+        let places: Vec<_> = (0..columns).map(|n| n * inner * taps).collect();
+        pack(Matrix { values: &values, taps, tap: 1, inner: &rows, columns: &places })
     }
 }
 
@@ -94,9 +141,9 @@ fn linear_is_the_product() {
                 let at = |k: usize, n: usize| k * columns + n;
                 let op = Linear {
                     weights: if int8 {
-                        Weights::i8(isa, 1, inner, scales.clone(), |_, k, n| levels[at(k, n)])
+                        int8_weights(isa, 1, inner, scales.clone(), |_, k, n| levels[at(k, n)])
                     } else {
-                        Weights::f32(1, inner, columns, |_, k, n| w[at(k, n)])
+                        fp32_weights(1, inner, columns, |_, k, n| w[at(k, n)])
                     },
                     inner,
                     columns,
@@ -144,9 +191,9 @@ fn rows_do_not_know_each_other() {
     for isa in Isa::available() {
         for int8 in [false, true] {
             let weights = if int8 {
-                Weights::i8(isa, 1, inner, scales.clone(), |_, k, n| (w[k * columns + n] * 127.0) as i8)
+                int8_weights(isa, 1, inner, scales.clone(), |_, k, n| (w[k * columns + n] * 127.0) as i8)
             } else {
-                Weights::f32(1, inner, columns, |_, k, n| w[k * columns + n])
+                fp32_weights(1, inner, columns, |_, k, n| w[k * columns + n])
             };
             let run = |rows: usize, x: &[f32]| {
                 let op = Linear {
@@ -178,9 +225,9 @@ fn numbers_that_are_not_finite_stay_so() {
             for int8 in [false, true] {
                 let op = Linear {
                     weights: if int8 {
-                        Weights::i8(isa, 1, 20, vec![0.5; 3], |_, _, _| 1)
+                        int8_weights(isa, 1, 20, vec![0.5; 3], |_, _, _| 1)
                     } else {
-                        Weights::f32(1, 20, 3, |_, _, _| 1.0)
+                        fp32_weights(1, 20, 3, |_, _, _| 1.0)
                     },
                     inner: 20,
                     columns: 3,
@@ -232,9 +279,9 @@ fn conv_is_the_convolution() {
             for int8 in [false, true] {
                 let op = Conv2d {
                     weights: if int8 {
-                        Weights::i8(isa, taps, channels, scales.clone(), |t, k, n| levels[at(t, k, n)])
+                        int8_weights(isa, taps, channels, scales.clone(), |t, k, n| levels[at(t, k, n)])
                     } else {
-                        Weights::f32(taps, channels, columns, |t, k, n| weights[at(t, k, n)])
+                        fp32_weights(taps, channels, columns, |t, k, n| weights[at(t, k, n)])
                     },
                     input: [height, width, channels],
                     shape: tvec!(1, out_height, out_width, columns),
@@ -243,6 +290,7 @@ fn conv_is_the_convolution() {
                     dilations,
                     padding,
                     upsample,
+                    before: Before::Activation(Activation::None),
                     bias: Some(Vector::from(bias.clone())),
                     activation: ACTIVATIONS[case % 4],
                     residual: true,
@@ -280,6 +328,76 @@ fn conv_is_the_convolution() {
                 }
                 let what = format!("case {case}, {isa}, int8 {int8}: {op:?}");
                 compare(&what[..what.len().min(200)], &found, &exact, &magnitudes, 3e-6);
+            }
+        }
+    }
+}
+
+/// A norm or an activation inside a convolution gives the very numbers that it gives before one.
+#[test]
+fn what_comes_before_a_convolution_may_be_part_of_it() {
+    let mut random = Random(8);
+    for case in 0..24 {
+        let (height, width) = if case == 0 { (80, 70) } else { (1 + random.below(20), 1 + random.below(20)) };
+        let (groups, columns) = (1 + random.below(4), 1 + random.below(20));
+        let channels = groups * (1 + random.below(6));
+        let side = if case % 4 == 3 { 1 } else { 3 };
+        let upsample = case % 3 == 0;
+        let factor = if upsample { 2 } else { 1 };
+        let x = random.numbers(height * width * channels);
+        let weights = random.numbers(side * side * channels * columns);
+        let at = |t: usize, k: usize, n: usize| (t * channels + k) * columns + n;
+        let (gamma, beta) = (random.numbers(channels), random.numbers(channels));
+        for isa in Isa::available() {
+            for int8 in [false, true] {
+                let norm = GroupNorm {
+                    shape: tvec!(1, height, width, channels),
+                    groups,
+                    eps: 1e-6f32.to_bits(),
+                    gamma: Some(Vector::from(gamma.clone())),
+                    beta: Some(Vector::from(beta.clone())),
+                    activation: ACTIVATIONS[case % 4],
+                    isa,
+                };
+                let conv = Conv2d {
+                    weights: if int8 {
+                        let level = |t, k, n| (weights[at(t, k, n)] * 127.0).round() as i8;
+                        int8_weights(isa, side * side, channels, vec![0.01; columns], level)
+                    } else {
+                        fp32_weights(side * side, channels, columns, |t, k, n| weights[at(t, k, n)])
+                    },
+                    input: [height, width, channels],
+                    shape: tvec!(1, height * factor, width * factor, columns),
+                    kernel: [side, side],
+                    strides: [1, 1],
+                    dilations: [1, 1],
+                    padding: [side / 2, side / 2],
+                    upsample,
+                    before: Before::Activation(Activation::None),
+                    bias: None,
+                    activation: Activation::None,
+                    residual: false,
+                    isa,
+                    fused: !int8,
+                };
+                let picture = tensor(&[1, height, width, channels], &x);
+                let apart = conv.compute(&[norm.compute(std::slice::from_ref(&picture)).unwrap().into()]).unwrap();
+                let together = Conv2d { before: Before::Norm(Box::new(norm)), ..conv.clone() };
+                let found = numbers(&together.compute(std::slice::from_ref(&picture)).unwrap());
+                assert_eq!(found, numbers(&apart), "case {case}, {isa}, int8 {int8}, norm");
+                let activation = ACTIVATIONS[case % 4];
+                let mut activated = x.clone();
+                activated.iter_mut().for_each(|v| activation.apply(std::array::from_mut(v)));
+                let apart = conv.compute(&[tensor(&[1, height, width, channels], &activated)]).unwrap();
+                let together = Conv2d { before: Before::Activation(activation), ..conv };
+                let found = numbers(&together.compute(&[picture]).unwrap());
+                // One number alone and a vector of them may fuse differently where that is allowed.
+                if int8 {
+                    assert_eq!(found, numbers(&apart), "case {case}, {isa}, activation");
+                } else {
+                    let exact: Vec<f64> = numbers(&apart).iter().map(|&v| v.into()).collect();
+                    compare(&format!("case {case}, {isa}"), &found, &exact, &vec![50.0; exact.len()], 1e-6);
+                }
             }
         }
     }
@@ -433,7 +551,7 @@ fn int8_is_the_same_on_every_instruction_set() {
     let mut first = None;
     for isa in Isa::available() {
         let op = Linear {
-            weights: Weights::i8(isa, 1, inner, vec![0.003; columns], |_, k, n| signs[k * columns + n]),
+            weights: int8_weights(isa, 1, inner, vec![0.003; columns], |_, k, n| signs[k * columns + n]),
             inner,
             columns,
             shape: tvec!(rows, columns),
@@ -458,7 +576,7 @@ fn unfused_products_are_the_same_on_every_instruction_set() {
     let mut first: Option<(Vec<u32>, Vec<u32>)> = None;
     for isa in Isa::available() {
         let linear = Linear {
-            weights: Weights::f32(1, inner, columns, |_, k, n| w[k * columns + n]),
+            weights: fp32_weights(1, inner, columns, |_, k, n| w[k * columns + n]),
             inner,
             columns,
             shape: tvec!(rows, columns),

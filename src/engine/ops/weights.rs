@@ -4,7 +4,7 @@ use std::ops::Deref;
 use std::sync::Arc;
 
 use crate::engine::Isa;
-use crate::engine::kernel::{PackedF32, PackedI8};
+use crate::engine::kernel::{Matrix, PackedF32, PackedI8};
 
 /// A product's weights, in the order of its instruction set. Two are equal when they are the same object.
 #[derive(Clone, Debug)]
@@ -21,25 +21,14 @@ impl Weights {
         Self(Arc::new(packed))
     }
 
-    /// Packs weights given in f32 as `value(tap, inner, column)`.
-    pub(crate) fn f32(
-        taps: usize,
-        inner: usize,
-        columns: usize,
-        value: impl Fn(usize, usize, usize) -> f32 + Send + Sync,
-    ) -> Self {
-        Self::new(Packed::F32(PackedF32::new(taps, inner, columns, value)))
+    /// Packs weights in f32.
+    pub(crate) fn f32(matrix: &Matrix<'_, f32>) -> Self {
+        Self::new(Packed::F32(PackedF32::new(matrix)))
     }
 
-    /// Packs weights given in int8 with a scale for each column.
-    pub(crate) fn i8(
-        isa: Isa,
-        taps: usize,
-        inner: usize,
-        scales: Vec<f32>,
-        value: impl Fn(usize, usize, usize) -> i8 + Send + Sync,
-    ) -> Self {
-        Self::new(Packed::I8(PackedI8::new(taps, inner, scales, isa.int8_group(), value)))
+    /// Packs weights in int8 with a scale for each column.
+    pub(crate) fn i8(isa: Isa, matrix: &Matrix<'_, i8>, scales: Vec<f32>) -> Self {
+        Self::new(Packed::I8(PackedI8::new(matrix, scales, isa.int8_group())))
     }
 
     pub(crate) fn is_int8(&self) -> bool {
