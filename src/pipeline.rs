@@ -15,8 +15,8 @@ use image::RgbImage;
 use sha2::{Digest, Sha256};
 
 pub use edit::{EditRequest, Edited, MAX_RESULT_BYTES};
-pub use graphs::operators;
 use graphs::{Graphs, check_tokens, to_image};
+pub use graphs::{MemoryUse, operators};
 pub use label::find_label;
 use predict::{Blank, Predictor};
 pub use types::{Generated, Observer, Picture, Preview, Progress, Request, Timings};
@@ -39,16 +39,14 @@ pub struct OpenOptions {
     /// The most bytes to hold logits in, 64 MiB by default; one picture always fits. A batch that needs more is drawn in
     /// parts, one after the other. It does not change the tokens.
     pub logits_bytes: usize,
-    /// Whether to hold one graph at a time, false by default: the transformer is dropped before the decoder is loaded, and loaded
-    /// again for the next request. For devices where both do not fit; each change of graph costs its load time, and so does
-    /// each preview. It does not change a token or a pixel.
-    pub low_memory: bool,
+    /// Which graphs to hold in memory, all by default.
+    pub memory: MemoryUse,
 }
 
 impl Default for OpenOptions {
     fn default() -> Self {
         let threads = std::thread::available_parallelism().map_or(1, usize::from);
-        Self { threads, logits_bytes: 64 << 20, low_memory: false }
+        Self { threads, logits_bytes: 64 << 20, memory: MemoryUse::KeepAll }
     }
 }
 
@@ -109,7 +107,7 @@ impl Generator {
     /// As [`Generator::from_bundle`].
     pub fn with_engine(bundle: Bundle, engine: Box<dyn Engine>, options: &OpenOptions) -> Result<Self> {
         let start = Instant::now();
-        let graphs = Graphs::open(bundle, engine, options.low_memory)?;
+        let graphs = Graphs::open(bundle, engine, options.memory)?;
         let load_seconds = start.elapsed().as_secs_f64();
         let logits_bytes = options.logits_bytes;
         Ok(Self { graphs, blank: Blank::new(logits_bytes), logits_bytes, load_seconds })

@@ -471,7 +471,7 @@ fn graphs_that_do_not_fit_the_manifest_are_errors() {
         (
             "no label",
             &[("/graphs/transformer", entry("decoder")), ("/graphs/decoder", entry("transformer"))],
-            "has no input \"label\"",
+            "the graph has the inputs \"tokens\", \"label\"; it must have exactly \"tokens\"",
         ),
         (
             "swapped",

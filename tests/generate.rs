@@ -1,11 +1,14 @@
 //! The library's generator, on the tiny bundle.
 
 use std::ops::ControlFlow;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use image::RgbImage;
+use maskgit::engine::{CpuEngine, Engine, Session, Signature, Source};
 use maskgit::pipeline::{MAX_COUNT, find_label, recommended, tokens_sha256};
 use maskgit::sample::{Sampler, Schedule};
-use maskgit::{Bundle, ErrorKind, Generated, Generator, Observer, OpenOptions, Preview, Progress, Request};
+use maskgit::{Bundle, ErrorKind, Generated, Generator, MemoryUse, Observer, OpenOptions, Preview, Progress, Request};
 
 const TINY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/tiny");
 
@@ -85,6 +88,56 @@ fn a_batch_in_parts_is_the_same() {
         let last: Vec<_> = counter.previews.iter().filter(|p| p.0 == 5).map(|p| (p.1, p.2, p.3.clone())).collect();
         let expected: Vec<_> = drawn.images.iter().enumerate().map(|(i, p)| (i, p.seed, p.image.clone())).collect();
         assert_eq!(last, expected);
+    }
+}
+
+/// An engine that counts the graphs it loads.
+struct Counting {
+    engine: CpuEngine,
+    loads: Arc<AtomicUsize>,
+}
+
+impl Engine for Counting {
+    fn name(&self) -> &str {
+        "counting"
+    }
+
+    fn load(&self, graph: &Source, signature: &Signature) -> maskgit::Result<Box<dyn Session>> {
+        self.loads.fetch_add(1, Ordering::Relaxed);
+        self.engine.load(graph, signature)
+    }
+}
+
+/// What is dropped is loaded again, and the pictures are those of a generator that holds everything.
+#[test]
+fn memory_use_changes_no_picture() {
+    let mut whole = generator(1);
+    let request = request(&whole, 1);
+    let drawn = whole.generate(&request, &mut ()).unwrap().images;
+    let codes = whole.encode(&drawn[0].image).unwrap();
+    // Loads after opening, after one request, after two, after one with previews at every step, after encoding.
+    for (memory, expected) in [
+        (MemoryUse::KeepAll, [2, 2, 2, 2, 3]),
+        (MemoryUse::DropTransformer, [2, 2, 3, 9, 10]),
+        (MemoryUse::OneAtATime, [2, 3, 5, 17, 18]),
+    ] {
+        let loads = Arc::new(AtomicUsize::new(0));
+        let counted = || loads.load(Ordering::Relaxed);
+        let engine = Counting { engine: CpuEngine::new(1).unwrap(), loads: Arc::clone(&loads) };
+        let mut options = OpenOptions::with_threads(1);
+        options.memory = memory;
+        let mut generator = Generator::with_engine(Bundle::open(TINY).unwrap(), Box::new(engine), &options).unwrap();
+        let mut found = vec![counted()];
+        for _ in 0..2 {
+            assert_eq!(generator.generate(&request, &mut ()).unwrap().images, drawn, "{memory:?}");
+            found.push(counted());
+        }
+        let mut previews = Counter { want_previews: true, ..Counter::default() };
+        assert_eq!(generator.generate(&request, &mut previews).unwrap().images, drawn, "{memory:?}");
+        found.push(counted());
+        assert_eq!(generator.encode(&drawn[0].image).unwrap(), codes, "{memory:?}");
+        found.push(counted());
+        assert_eq!(found, expected, "{memory:?}");
     }
 }
 

@@ -5,7 +5,8 @@ The weights of dense layers and convolutions become symmetric int8, one scale fo
 runs, each row (each picture, for a convolution) with its own range. Embeddings, positions, norms and biases stay fp32.
 
 Each layer is simulated so on real inputs, tokens with masks as they occur while the model draws; one whose relative error is above
---max-error stays fp32, and the worst of the transformer's do until its logits are near enough (--min-cosine). The report, ``quantization.json``, has every layer's error, and the whole's.
+--max-error stays fp32, and the worst of the transformer's and of the decoder's do until logits (--min-cosine) and pictures (--min-psnr) are
+near enough. The report, ``quantization.json``, has every layer's error, and the whole's.
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ from .precision import Inputs, Writer, compare, open_fp32, real_inputs, show
 
 #: Smaller weights stay fp32: they take no time.
 MIN_NUMBERS = 1024
+#: At most this part of a graph's weights stays fp32 to bring the whole nearer.
+MAX_KEPT = {"transformer": 0.1, "decoder": 0.25}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -32,6 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--name", help="name in the manifest (default: the bundle's, with -int8)")
     parser.add_argument("--max-error", type=float, default=0.05, help="largest relative error (L2) of a layer in int8")
     parser.add_argument("--min-cosine", type=float, default=0.9999, help="cosine of the logits to reach; else the transformer's worst layers stay fp32, at most a tenth of its weights")
+    parser.add_argument("--min-psnr", type=float, default=45.0, help="PSNR in dB of decoded pictures against fp32 to reach; else the decoder's worst layers stay fp32, at most a quarter of its weights")
     parser.add_argument("--min-agreement", type=float, default=0.99, help="part of the encoder's tokens that must stay; else the encoder stays fp32")
     parser.add_argument("--command", help="the maskgit program, to measure with our engine")
     parser.add_argument("--steps", type=int, help="steps of the pictures drawn to measure on (default: the model's)")
@@ -191,12 +195,18 @@ def _feeds(graph: str, inputs: Inputs, images: np.ndarray) -> list[dict]:
     }[graph]
 
 
-def _worst(layers: list[Layer]) -> Layer | None:
-    """The transformer's quantised layer with the largest error, unless a tenth of its weights would be fp32 with it."""
-    mine = [layer for layer in layers if layer.graph == "transformer"]
+def _worst(graph: str, layers: list[Layer]) -> Layer | None:
+    """What to keep in fp32 next: the decoder's last layer, whose error is in the pixels as it is, then a graph's layer with the largest error.
+
+    None when more than ``MAX_KEPT`` of the graph's weights would be fp32 with it.
+    """
+    mine = [layer for layer in layers if layer.graph == graph]
     size = {layer.node: int(np.prod(layer.shape)) for layer in mine}
     kept = sum(size[layer.node] for layer in mine if layer.kept is not None)
-    fitting = [layer for layer in mine if layer.kept is None and kept + size[layer.node] <= sum(size.values()) / 10]
+    room = MAX_KEPT[graph] * sum(size.values()) - kept
+    fitting = [layer for layer in mine if layer.kept is None and size[layer.node] <= room]
+    if graph == "decoder" and mine[-1] in fitting:
+        return mine[-1]
     return max(fitting, key=lambda layer: layer.error, default=None)
 
 
@@ -227,14 +237,17 @@ def run(args: argparse.Namespace) -> int:
                 layers += found
             writer.manifest()
             report = compare(args.bundle, writer.folder, inputs, args.command)
-            while report["logits_cosine"] < args.min_cosine and (layer := _worst(layers)) is not None:
-                layer.kept = f"the logits' cosine was {report['logits_cosine']:.6f}, below {args.min_cosine}"
-                model = onnx.load(args.bundle / graphs["transformer"]["file"])
-                fold_transposes(model)
-                quantize_graph(model, [layer for layer in layers if layer.graph == "transformer"])
-                onnx.save(model, writer.folder / "transformer.onnx")
-                writer.manifest()
-                report = compare(args.bundle, writer.folder, inputs, args.command)
+            aims = (("transformer", "logits_cosine", args.min_cosine), ("decoder", "image_psnr", args.min_psnr))
+            for graph, figure, aim in aims:
+                while report[figure] < aim and (layer := _worst(graph, layers)) is not None:
+                    layer.kept = f"{figure} was {report[figure]:.6g}, below {aim:g}"
+                    print(f"{graph}: {figure} {report[figure]:.6g}, {layer.node} stays fp32", file=sys.stderr, flush=True)
+                    model = onnx.load(args.bundle / graphs[graph]["file"])
+                    fold_transposes(model)
+                    quantize_graph(model, [layer for layer in layers if layer.graph == graph])
+                    onnx.save(model, writer.folder / f"{graph}.onnx")
+                    writer.manifest()
+                    report = compare(args.bundle, writer.folder, inputs, args.command)
             if report.get("encoder_same_tokens", 1.0) < args.min_agreement:
                 reason = f"only {report['encoder_same_tokens']:.3f} of the tokens stay"
                 for layer in layers:

@@ -23,20 +23,44 @@ fn signature(manifest: &Manifest, kind: GraphKind) -> Signature {
     }
 }
 
+/// Which graphs a generator holds in memory. It does not change a token or a pixel.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum MemoryUse {
+    /// All that it has needed so far: the fastest.
+    #[default]
+    KeepAll,
+    /// All but the transformer, which is dropped when the decoder runs: nothing is loaded twice by a program that draws one request
+    /// without previews, and the decoder's pictures take the memory that the transformer had.
+    DropTransformer,
+    /// One at a time: a graph is dropped before another one is loaded. Each change costs a load, and so does each preview.
+    OneAtATime,
+}
+
+impl MemoryUse {
+    /// Whether a graph goes when another one is asked for.
+    fn drops(self, held: GraphKind, wanted: GraphKind) -> bool {
+        match self {
+            Self::KeepAll => false,
+            Self::DropTransformer => held == GraphKind::Transformer && wanted != held,
+            Self::OneAtATime => held != wanted,
+        }
+    }
+}
+
 /// A bundle and those of its graphs that are loaded.
 pub(super) struct Graphs {
     pub(super) bundle: Bundle,
     pub(super) engine: Box<dyn Engine>,
-    /// Whether a graph is dropped before another one is loaded.
-    one_at_a_time: bool,
+    memory: MemoryUse,
     /// In the order of [`GraphKind::ALL`].
     sessions: RefCell<[Option<Box<dyn Session>>; 3]>,
 }
 
 impl Graphs {
-    /// Loads the decoder and the transformer; with `one_at_a_time`, the decoder to see that it is sound.
-    pub(super) fn open(bundle: Bundle, engine: Box<dyn Engine>, one_at_a_time: bool) -> Result<Self> {
-        let graphs = Self { bundle, engine, one_at_a_time, sessions: RefCell::default() };
+    /// Loads the decoder and the transformer, both to see that they are sound.
+    pub(super) fn open(bundle: Bundle, engine: Box<dyn Engine>, memory: MemoryUse) -> Result<Self> {
+        let graphs = Self { bundle, engine, memory, sessions: RefCell::default() };
         graphs.with(GraphKind::Decoder, |_| Ok(()))?;
         graphs.with(GraphKind::Transformer, |_| Ok(()))?;
         Ok(graphs)
@@ -50,16 +74,13 @@ impl Graphs {
     fn with<T>(&self, kind: GraphKind, work: impl FnOnce(&mut dyn Session) -> Result<T>) -> Result<T> {
         let mut sessions = self.sessions.borrow_mut();
         let [transformer, decoder, encoder] = &mut *sessions;
-        let slots = [
-            (GraphKind::Transformer, transformer),
-            (GraphKind::Decoder, decoder),
-            (GraphKind::Encoder, encoder),
-        ];
+        let slots =
+            [(GraphKind::Transformer, transformer), (GraphKind::Decoder, decoder), (GraphKind::Encoder, encoder)];
         let mut wanted = None;
         for (of, slot) in slots {
             if of == kind {
                 wanted = Some(slot);
-            } else if self.one_at_a_time {
+            } else if self.memory.drops(of, kind) {
                 *slot = None;
             }
         }

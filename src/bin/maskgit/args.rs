@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use anyhow::Result;
 use clap::builder::RangedU64ValueParser;
 use maskgit::sample::{Options, Sampler, Schedule};
-use maskgit::{Generator, OpenOptions};
+use maskgit::{Generator, MemoryUse, OpenOptions};
 
 use crate::model;
 
@@ -39,15 +39,30 @@ impl Resources {
     /// The options to open a model with.
     pub fn options(&self) -> OpenOptions {
         let mut options = self.threads.map_or_else(OpenOptions::default, OpenOptions::with_threads);
-        options.low_memory = self.low_memory;
+        if self.low_memory {
+            options.memory = MemoryUse::OneAtATime;
+        }
         options
     }
 }
 
 /// Opens the model for the CPU; returns its path too.
 pub fn open(model: &Model, resources: &Resources) -> Result<(Generator, PathBuf)> {
+    open_with(model, &resources.options())
+}
+
+/// As [`open`], for one request whose tokens are all drawn before a picture is decoded.
+pub fn open_once(model: &Model, resources: &Resources) -> Result<(Generator, PathBuf)> {
+    let mut options = resources.options();
+    if options.memory == MemoryUse::KeepAll {
+        options.memory = MemoryUse::DropTransformer;
+    }
+    open_with(model, &options)
+}
+
+fn open_with(model: &Model, options: &OpenOptions) -> Result<(Generator, PathBuf)> {
     let path = model::find(model.model.as_deref())?;
-    let generator = Generator::open_with(&path, &resources.options())?;
+    let generator = Generator::open_with(&path, options)?;
     Ok((generator, path))
 }
 

@@ -115,7 +115,8 @@ impl Times {
 pub fn run(args: &Args) -> Result<()> {
     let files = files(&args.output, if args.grid { 1 } else { args.count })?;
     cancel::install()?;
-    let (mut generator, model_path) = args::open(&args.model, &args.resources)?;
+    let open = if args.preview.is_some() { args::open } else { args::open_once };
+    let (mut generator, model_path) = open(&args.model, &args.resources)?;
     let mut request = generator.request(&args.class)?;
     request.seed = args.seed;
     request.count = args.count;

@@ -30,13 +30,22 @@ pub(crate) struct Rows<'a, T> {
     pub(crate) taps: &'a [usize],
 }
 
+/// What is added at the end.
+#[derive(Clone, Copy)]
+pub(crate) enum Residual<'a> {
+    None,
+    /// Laid out as the output.
+    Add(&'a [f32]),
+    /// What the output held before.
+    InPlace,
+}
+
 /// What becomes of a product: `activation(product + bias) + residual`, written to `out`.
 pub(crate) struct Epilogue<'a> {
     /// One value a column.
     pub(crate) bias: Option<&'a [f32]>,
     pub(crate) activation: Activation,
-    /// Laid out as `out`.
-    pub(crate) residual: Option<&'a [f32]>,
+    pub(crate) residual: Residual<'a>,
     pub(crate) out: SharedSlice<'a, f32>,
     /// Where the first row starts in `out`.
     pub(crate) first: usize,
@@ -163,8 +172,12 @@ fn finish(epilogue: &Epilogue<'_>, mut values: [f32; NR], bias: &[f32; NR], row:
     let start = epilogue.first + row * epilogue.stride + column;
     // SAFETY: each (row, panel) belongs to one task.
     let out = unsafe { epilogue.out.slice(start, width) };
-    if let Some(residual) = epilogue.residual {
-        let residual = &residual[start..start + width];
+    let residual = match epilogue.residual {
+        Residual::None => None,
+        Residual::Add(residual) => Some(&residual[start..start + width]),
+        Residual::InPlace => Some(&*out),
+    };
+    if let Some(residual) = residual {
         // Whole panels apart: their length is known when this is compiled.
         if let (Some(residual), true) = (residual.first_chunk::<NR>(), width == NR) {
             for j in 0..NR {

@@ -15,7 +15,7 @@ mod tile;
 
 pub(crate) use activation::Activation;
 pub(crate) use cell::SharedSlice;
-pub(crate) use gemm::{Epilogue, RowScales, Rows, gemm_f32, gemm_i8};
+pub(crate) use gemm::{Epilogue, Residual, RowScales, Rows, gemm_f32, gemm_i8};
 pub(crate) use pack::{Matrix, PackedF32, PackedI8};
 pub(crate) use quantize::{QuantRows, affine, quantize_into, quantize_rows, range_of};
 pub(crate) use tile::{MR, NR, Segment, float as float_tile};
@@ -120,21 +120,15 @@ pub fn peak_multiply_adds(isa: Isa, int8: bool) -> f64 {
     let mut best = f64::INFINITY;
     let (float, levels) = (vec![0.5f32; DEPTH], vec![3i16; DEPTH]);
     let (inner, columns): (Vec<usize>, Vec<usize>) = ((0..DEPTH).map(|k| k * NR).collect(), (0..NR).collect());
-    let weights = PackedF32::new(&Matrix {
-        values: &[0.5; DEPTH * NR],
-        taps: 1,
-        tap: 0,
-        inner: &inner,
-        columns: &columns,
-    });
-    let levels_of_weights =
-        Matrix { values: &[3; DEPTH * NR], taps: 1, tap: 0, inner: &inner, columns: &columns };
+    let weights =
+        PackedF32::new(&Matrix { values: &[0.5; DEPTH * NR], taps: 1, tap: 0, inner: &inner, columns: &columns });
+    let levels_of_weights = Matrix { values: &[3; DEPTH * NR], taps: 1, tap: 0, inner: &inner, columns: &columns };
     let quantized = PackedI8::new(&levels_of_weights, vec![1.0; NR], isa.int8_group());
     for _ in 0..50 {
         let epilogue = Epilogue {
             bias: None,
             activation: Activation::None,
-            residual: None,
+            residual: Residual::None,
             out: SharedSlice::new(&mut out),
             first: 0,
             stride: NR,

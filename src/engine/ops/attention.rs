@@ -62,9 +62,9 @@ impl Attention {
         &self.shape
     }
 
-    pub(super) fn compute(&self, inputs: &[TValue]) -> TractResult<Tensor> {
+    pub(super) fn run(&self, inputs: TVec<TValue>) -> TractResult<Tensor> {
         let slices: Vec<&[f32]> =
-            self.volumes.iter().enumerate().map(|(i, &len)| numbers(inputs, i, len)).collect::<TractResult<_>>()?;
+            self.volumes.iter().enumerate().map(|(i, &len)| numbers(&inputs, i, len)).collect::<TractResult<_>>()?;
         let of = |view: &View| slices.get(view.input).copied().context("an operand of attention is missing");
         let (q, k, v) = (of(&self.q)?, of(&self.k)?, of(&self.v)?);
         let mut result = output(&self.shape)?;

@@ -2,12 +2,12 @@
 
 use tract_onnx::tract_core::internal::*;
 
-use super::linear::PARALLEL;
 use super::group_norm::{activate, scale_shift};
+use super::linear::PARALLEL;
 use super::weights::Packed;
-use super::{GroupNorm, Vector, Weights, numbers, operator, output, slice_mut};
+use super::{GroupNorm, Vector, Weights, numbers, operator, output_over, residual, slice_mut};
 use crate::engine::kernel::{
-    Activation, Epilogue, RowScales, Rows, SharedSlice, affine, gemm_f32, gemm_i8, quantize_into, range_of,
+    Activation, Epilogue, Residual, RowScales, Rows, SharedSlice, affine, gemm_f32, gemm_i8, quantize_into, range_of,
 };
 use crate::engine::{Isa, pool};
 
@@ -139,18 +139,16 @@ impl Conv2d {
         &self.shape
     }
 
-    pub(super) fn compute(&self, inputs: &[TValue]) -> TractResult<Tensor> {
+    pub(super) fn run(&self, mut inputs: TVec<TValue>) -> TractResult<Tensor> {
         let volume: usize = self.shape.iter().product();
-        let x = numbers(inputs, 0, self.input.iter().product())?;
-        let residual = self.residual.then(|| numbers(inputs, 1, volume)).transpose()?;
-        let mut result = output(&self.shape)?;
+        let (mut result, in_place) = output_over(&mut inputs, self.residual, &self.shape)?;
+        let x = numbers(&inputs, 0, self.input.iter().product())?;
+        let residual = residual(&inputs, self.residual, in_place, volume)?;
         let out = slice_mut(&mut result)?;
         let (height, width, columns) = (self.shape[1], self.shape[2], self.shape[3]);
         let ready = match &self.before {
             Before::Activation(activation) => Ready { isa: self.isa, affine: None, activation: *activation, x },
-            Before::Norm(norm) => {
-                Ready { isa: self.isa, affine: Some(norm.affine(x)), activation: norm.activation, x }
-            }
+            Before::Norm(norm) => Ready { isa: self.isa, affine: Some(norm.affine(x)), activation: norm.activation, x },
         };
         let affine = self.weights.is_int8().then(|| self.quantization(&ready));
         if self.is_pointwise() && affine.is_none() {
@@ -178,7 +176,7 @@ impl Conv2d {
     }
 
     /// What follows the product; `first` is where its first pixel stands in the output.
-    fn epilogue<'a>(&'a self, out: SharedSlice<'a, f32>, residual: Option<&'a [f32]>, first: usize) -> Epilogue<'a> {
+    fn epilogue<'a>(&'a self, out: SharedSlice<'a, f32>, residual: Residual<'a>, first: usize) -> Epilogue<'a> {
         let stride = self.shape[3];
         Epilogue { bias: self.bias.as_deref(), activation: self.activation, residual, out, first, stride }
     }

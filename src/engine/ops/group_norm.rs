@@ -35,9 +35,9 @@ impl GroupNorm {
         &self.shape
     }
 
-    pub(super) fn compute(&self, inputs: &[TValue]) -> TractResult<Tensor> {
+    pub(super) fn run(&self, inputs: TVec<TValue>) -> TractResult<Tensor> {
         let volume: usize = self.shape.iter().product();
-        let x = numbers(inputs, 0, volume)?;
+        let x = numbers(&inputs, 0, volume)?;
         let (scale, shift) = self.affine(x);
         let mut result = output(&self.shape)?;
         let out = SharedSlice::new(slice_mut(&mut result)?);

@@ -3,7 +3,7 @@
 use tract_onnx::tract_core::internal::*;
 
 use super::weights::Packed;
-use super::{Vector, Weights, numbers, operator, output, slice_mut};
+use super::{Vector, Weights, numbers, operator, output_over, residual, slice_mut};
 use crate::engine::Isa;
 use crate::engine::kernel::{
     Activation, Epilogue, QuantRows, RowScales, Rows, SharedSlice, gemm_f32, gemm_i8, quantize_rows,
@@ -50,12 +50,12 @@ impl Linear {
         &self.shape
     }
 
-    pub(super) fn compute(&self, inputs: &[TValue]) -> TractResult<Tensor> {
+    pub(super) fn run(&self, mut inputs: TVec<TValue>) -> TractResult<Tensor> {
         let volume: usize = self.shape.iter().product();
         let rows = volume / self.columns;
-        let x = numbers(inputs, 0, rows * self.inner)?;
-        let residual = self.residual.then(|| numbers(inputs, 1, volume)).transpose()?;
-        let mut result = output(&self.shape)?;
+        let (mut result, in_place) = output_over(&mut inputs, self.residual, &self.shape)?;
+        let x = numbers(&inputs, 0, rows * self.inner)?;
+        let residual = residual(&inputs, self.residual, in_place, volume)?;
         let epilogue = Epilogue {
             bias: self.bias.as_deref(),
             activation: self.activation,

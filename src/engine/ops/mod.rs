@@ -21,6 +21,8 @@ pub(crate) use weights::{Vector, Weights};
 
 use tract_onnx::tract_core::internal::*;
 
+use super::kernel::Residual;
+
 /// What every operator here has in common for tract.
 macro_rules! operator {
     ($type:ty, $name:literal) => {
@@ -43,7 +45,7 @@ macro_rules! operator {
                 &self,
                 inputs: tract_onnx::prelude::TVec<tract_onnx::prelude::TValue>,
             ) -> tract_onnx::prelude::TractResult<Option<tract_onnx::prelude::TVec<tract_onnx::prelude::TValue>>> {
-                self.compute(&inputs).map(|value| Some(tract_onnx::prelude::tvec!(value.into())))
+                self.run(inputs).map(|value| Some(tract_onnx::prelude::tvec!(value.into())))
             }
 
             fn eval(
@@ -51,7 +53,7 @@ macro_rules! operator {
                 _: &tract_onnx::tract_core::internal::EvalContext,
                 inputs: tract_onnx::prelude::TVec<tract_onnx::prelude::TValue>,
             ) -> tract_onnx::prelude::TractResult<tract_onnx::prelude::TVec<tract_onnx::prelude::TValue>> {
-                self.compute(&inputs).map(|value| tract_onnx::prelude::tvec!(value.into()))
+                self.run(inputs).map(|value| tract_onnx::prelude::tvec!(value.into()))
             }
         }
 
@@ -87,6 +89,32 @@ fn numbers(inputs: &[TValue], index: usize, len: usize) -> TractResult<&[f32]> {
     Ok(slice)
 }
 
+/// The output of a product with or without a residual, input 1, and how the residual gets there: where nothing else will read
+/// it, it becomes the output.
+fn output_over(inputs: &mut TVec<TValue>, residual: bool, shape: &[usize]) -> TractResult<(Tensor, bool)> {
+    if residual
+        && inputs.len() == 2
+        && inputs[1].shape() == shape
+        && inputs[1].datum_type() == DatumType::F32
+        && let Some(value) = inputs.pop()
+    {
+        match Arc::try_unwrap(value.into_arc_tensor()) {
+            Ok(tensor) => return Ok((tensor, true)),
+            Err(shared) => inputs.push(shared.into_tvalue()),
+        }
+    }
+    Ok((output(shape)?, false))
+}
+
+/// The residual of a product with an output of `len` numbers.
+fn residual(inputs: &[TValue], wanted: bool, in_place: bool, len: usize) -> TractResult<Residual<'_>> {
+    Ok(match (wanted, in_place) {
+        (false, _) => Residual::None,
+        (true, true) => Residual::InPlace,
+        (true, false) => Residual::Add(numbers(inputs, 1, len)?),
+    })
+}
+
 /// A tensor to be filled.
 fn output(shape: &[usize]) -> TractResult<Tensor> {
     // SAFETY: any bits are an f32, and the operator writes every one before the tensor is seen.
@@ -94,6 +122,6 @@ fn output(shape: &[usize]) -> TractResult<Tensor> {
 }
 
 fn slice_mut(tensor: &mut Tensor) -> TractResult<&mut [f32]> {
-    // SAFETY: `output` made it a plain, contiguous tensor of f32.
+    // SAFETY: `output` made it a plain, contiguous tensor of f32, or `output_over` took one.
     Ok(unsafe { tensor.as_slice_mut_unchecked::<f32>() })
 }

@@ -84,6 +84,14 @@ fn tensor(shape: &[usize], values: &[f32]) -> TValue {
     Tensor::from_shape(shape, values).unwrap().into()
 }
 
+/// Runs an operator whose inputs somebody else holds as well.
+macro_rules! compute {
+    ($op:expr, $inputs:expr) => {{
+        let inputs: &[TValue] = $inputs;
+        $op.run(inputs.iter().cloned().collect())
+    }};
+}
+
 fn numbers(tensor: &Tensor) -> Vec<f32> {
     tensor.try_as_plain_ram().unwrap().as_slice::<f32>().unwrap().to_vec()
 }
@@ -155,7 +163,12 @@ fn linear_is_the_product() {
                     fused: true,
                 };
                 let inputs = [tensor(&[rows, inner], &x), tensor(&[rows, columns], &residual)];
-                let found = numbers(&op.compute(&inputs).unwrap());
+                let found = numbers(&compute!(op, &inputs).unwrap());
+                // Nobody else holds the residual now: it becomes the output.
+                let place = inputs[1].try_as_plain_ram().unwrap().as_ptr::<f32>().unwrap();
+                let in_place = op.run(inputs.into_iter().collect()).unwrap();
+                assert_eq!(place, in_place.try_as_plain_ram().unwrap().as_ptr::<f32>().unwrap());
+                assert_eq!(found, numbers(&in_place));
                 let (mut exact, mut magnitudes) = (Vec::new(), Vec::new());
                 for (m, row) in x.chunks(inner).enumerate() {
                     let row: Vec<f64> = if int8 { quantized(row) } else { row.iter().map(|&v| v.into()).collect() };
@@ -207,7 +220,7 @@ fn rows_do_not_know_each_other() {
                     isa,
                     fused: true,
                 };
-                numbers(&op.compute(&[tensor(&[rows, inner], x)]).unwrap())
+                numbers(&compute!(op, &[tensor(&[rows, inner], x)]).unwrap())
             };
             let all = run(rows, &x);
             for row in [0, 1, 7, 287, 288, 299] {
@@ -240,10 +253,10 @@ fn numbers_that_are_not_finite_stay_so() {
                 };
                 let mut x = vec![0.25; 40];
                 x[5] = bad;
-                let found = numbers(&op.compute(&[tensor(&[2, 20], &x)]).unwrap());
+                let found = numbers(&compute!(op, &[tensor(&[2, 20], &x)]).unwrap());
                 assert!(found[..3].iter().all(|v| !v.is_finite()), "{isa}, int8 {int8}, {bad}: {found:?}");
                 assert!(found[3..].iter().all(|v| (v - if int8 { 2.5 } else { 5.0 }).abs() < 1e-5), "{found:?}");
-                let zero = numbers(&op.compute(&[tensor(&[2, 20], &[0.0; 40])]).unwrap());
+                let zero = numbers(&compute!(op, &[tensor(&[2, 20], &[0.0; 40])]).unwrap());
                 assert_eq!(zero, [0.0; 6]);
             }
         }
@@ -299,7 +312,8 @@ fn conv_is_the_convolution() {
                 };
                 let shape = [1, out_height, out_width, columns];
                 let inputs = [tensor(&[1, height, width, channels], &x), tensor(&shape, &residual)];
-                let found = numbers(&op.compute(&inputs).unwrap());
+                let found = numbers(&compute!(op, &inputs).unwrap());
+                assert_eq!(found, numbers(&op.run(inputs.into_iter().collect()).unwrap()), "in place");
                 let seen: Vec<f64> = if int8 { quantized(&x) } else { x.iter().map(|&v| v.into()).collect() };
                 let (mut exact, mut magnitudes) = (Vec::new(), Vec::new());
                 for (place, &rest) in residual.iter().enumerate() {
@@ -381,16 +395,16 @@ fn what_comes_before_a_convolution_may_be_part_of_it() {
                     fused: !int8,
                 };
                 let picture = tensor(&[1, height, width, channels], &x);
-                let apart = conv.compute(&[norm.compute(std::slice::from_ref(&picture)).unwrap().into()]).unwrap();
+                let apart = compute!(conv, &[compute!(norm, std::slice::from_ref(&picture)).unwrap().into()]).unwrap();
                 let together = Conv2d { before: Before::Norm(Box::new(norm)), ..conv.clone() };
-                let found = numbers(&together.compute(std::slice::from_ref(&picture)).unwrap());
+                let found = numbers(&compute!(together, std::slice::from_ref(&picture)).unwrap());
                 assert_eq!(found, numbers(&apart), "case {case}, {isa}, int8 {int8}, norm");
                 let activation = ACTIVATIONS[case % 4];
                 let mut activated = x.clone();
                 activated.iter_mut().for_each(|v| activation.apply(std::array::from_mut(v)));
-                let apart = conv.compute(&[tensor(&[1, height, width, channels], &activated)]).unwrap();
+                let apart = compute!(conv, &[tensor(&[1, height, width, channels], &activated)]).unwrap();
                 let together = Conv2d { before: Before::Activation(activation), ..conv };
-                let found = numbers(&together.compute(&[picture]).unwrap());
+                let found = numbers(&compute!(together, &[picture]).unwrap());
                 // One number alone and a vector of them may fuse differently where that is allowed.
                 if int8 {
                     assert_eq!(found, numbers(&apart), "case {case}, {isa}, activation");
@@ -421,7 +435,7 @@ fn row_norms_follow_their_definitions() {
                 beta: Some(Vector::from(beta.clone())),
                 isa,
             };
-            let found = numbers(&op.compute(&[tensor(&[rows, inner], &x)]).unwrap());
+            let found = numbers(&compute!(op, &[tensor(&[rows, inner], &x)]).unwrap());
             let mut exact = Vec::new();
             for row in x.chunks(inner) {
                 let n = inner as f64;
@@ -459,7 +473,7 @@ fn group_norm_follows_its_definition() {
                 activation,
                 isa,
             };
-            let found = numbers(&op.compute(&[tensor(&[1, height, width, channels], &x)]).unwrap());
+            let found = numbers(&compute!(op, &[tensor(&[1, height, width, channels], &x)]).unwrap());
             let value = |p: usize, c: usize| f64::from(x[p * channels + c]);
             let mut exact = vec![0.0; x.len()];
             for g in 0..groups {
@@ -518,7 +532,7 @@ fn attention_is_softmax_of_products() {
                 fused: true,
             };
             let inputs = [tensor(&[q.len()], &q), tensor(&[k.len()], &k), tensor(&[v.len()], &v)];
-            let found = numbers(&op.compute(&inputs).unwrap());
+            let found = numbers(&compute!(op, &inputs).unwrap());
             let read = |values: &[f32], view: &View, h: usize, t: usize, d: usize| {
                 f64::from(values[h * view.head + t * view.token + d * view.dim])
             };
@@ -562,7 +576,7 @@ fn int8_is_the_same_on_every_instruction_set() {
             fused: true,
         };
         let bits: Vec<u32> =
-            numbers(&op.compute(&[tensor(&[rows, inner], &x)]).unwrap()).iter().map(|v| v.to_bits()).collect();
+            numbers(&compute!(op, &[tensor(&[rows, inner], &x)]).unwrap()).iter().map(|v| v.to_bits()).collect();
         assert_eq!(*first.get_or_insert_with(|| bits.clone()), bits, "{isa}");
     }
 }
@@ -605,8 +619,8 @@ fn unfused_products_are_the_same_on_every_instruction_set() {
         };
         let bits = |tensor: Tensor| numbers(&tensor).iter().map(|v| v.to_bits()).collect::<Vec<_>>();
         let found = (
-            bits(linear.compute(&[tensor(&[rows, inner], &x)]).unwrap()),
-            bits(attention.compute(&[tensor(&[rows * 120], &x[..rows * 120])]).unwrap()),
+            bits(compute!(linear, &[tensor(&[rows, inner], &x)]).unwrap()),
+            bits(compute!(attention, &[tensor(&[rows * 120], &x[..rows * 120])]).unwrap()),
         );
         assert_eq!(*first.get_or_insert_with(|| found.clone()), found, "{isa}");
     }
