@@ -119,7 +119,7 @@ avatars-64: own $(VENV_STAMP)
 	$(EXPORT) verify "$(WORK)/bundle" --checkpoint "$(WORK)/tokenizer-final.pt" "$(WORK)/mvtm.pt" --command "$(MASKGIT)" --write-reference
 	$(EXPORT) train-classifier --data "$(WORK)/data" --images 16000 -o "$(WORK)/classifier.pt"
 	$(EXPORT) evaluate "$(WORK)/bundle" --data "$(WORK)/data" --command "$(MASKGIT)" --classifier "$(WORK)/classifier.pt" \
-		--per-class 40 --heldout 60 -o "$(WORK)/evaluation"
+		--per-class 160 --heldout 60 -o "$(WORK)/evaluation"
 	$(EXPORT) quantize "$(WORK)/bundle" --name avatars-64-int8 --command "$(MASKGIT)" -o "$(WORK)/bundle-int8"
 	$(EXPORT) evaluate "$(WORK)/bundle-int8" --data "$(WORK)/data" --command "$(MASKGIT)" --classifier "$(WORK)/classifier.pt" \
-		--per-class 40 --heldout 60 -o "$(WORK)/evaluation-int8"
+		--per-class 160 --heldout 60 -o "$(WORK)/evaluation-int8"

@@ -8,11 +8,15 @@ use tract_onnx::tract_core::ops::nn::{DataFormat, NearestUpsample};
 use super::epilogue::activation_of;
 use super::weight::{Constant, Found};
 use super::{Context, constant, read_once, shape_of, wire_axes};
-use crate::engine::kernel::{Activation, Matrix};
+use crate::engine::kernel::{Activation, Matrix, winograd};
 use crate::engine::ops::{Before, Conv2d, GroupNorm, Vector, Weights};
 
 /// Longer sums of 8-bit products could overflow 32 bits.
 const MAX_INNER: usize = 1 << 16;
+/// Fewer channels than these, in or out, leave Winograd's products too thin to be worth their transforms.
+const WINOGRAD_CHANNELS: usize = 32;
+/// Winograd's weights up to this many numbers are worth their memory whatever the size of the picture.
+const WINOGRAD_NUMBERS: usize = 1 << 19;
 
 pub(super) fn conv(
     context: &Context,
@@ -44,7 +48,14 @@ pub(super) fn conv(
     let (strides, dilations) = (spec.strides(), spec.dilations());
     let (strides, dilations) = ([strides[0], strides[1]], [dilations[0], dilations[1]]);
     let padded = spec.padding.compute(&[height, width], &[kernel_height, kernel_width], &dilations, &strides);
-    let Some(weights) = pack(context, &kernel, [columns, channels, kernel_height * kernel_width])? else {
+    // Winograd's products take 36 / 9 of the weights' memory: where the pictures are large beside them, or all is small.
+    let is_plain = [kernel_height, kernel_width] == [3, 3] && strides == [1, 1] && dilations == [1, 1];
+    let transformed = winograd::PRODUCTS * channels * columns;
+    let winograd = is_plain
+        && channels.min(columns) >= WINOGRAD_CHANNELS
+        && out_height.min(out_width) >= 2 * winograd::OUT
+        && transformed <= (out_height * out_width * (channels + columns)).max(WINOGRAD_NUMBERS);
+    let Some(weights) = pack(context, &kernel, [columns, channels, kernel_height * kernel_width], winograd)? else {
         return Ok(None);
     };
     let values = bias.try_as_plain_ram()?.as_slice::<f32>()?;
@@ -126,13 +137,19 @@ pub(super) fn before(
 }
 
 /// Packs a kernel laid out as columns, channels, taps.
-fn pack(context: &Context, kernel: &Found, [columns, channels, taps]: [usize; 3]) -> TractResult<Option<Weights>> {
+fn pack(
+    context: &Context,
+    kernel: &Found,
+    [columns, channels, taps]: [usize; 3],
+    winograd: bool,
+) -> TractResult<Option<Weights>> {
     let inner: Vec<usize> = (0..channels).map(|channel| channel * taps).collect();
     let places: Vec<usize> = (0..columns).map(|column| column * channels * taps).collect();
     Ok(match kernel.load(context)? {
         Constant::F32(tensor) => {
             let values = tensor.try_as_plain_ram()?.as_slice::<f32>()?;
-            Some(Weights::f32(&Matrix { values, taps, tap: 1, inner: &inner, columns: &places }))
+            let matrix = Matrix { values, taps, tap: 1, inner: &inner, columns: &places };
+            Some(if winograd { Weights::winograd(&matrix) } else { Weights::f32(&matrix) })
         }
         Constant::I8 { values, scales } => {
             let by_column = scales.shape().iter().skip(1).all(|&d| d == 1);

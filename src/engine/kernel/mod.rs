@@ -12,6 +12,7 @@ mod gemm;
 mod pack;
 mod quantize;
 mod tile;
+pub(crate) mod winograd;
 
 pub(crate) use activation::Activation;
 pub(crate) use cell::SharedSlice;

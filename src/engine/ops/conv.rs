@@ -6,8 +6,10 @@ use super::group_norm::{activate, scale_shift};
 use super::linear::PARALLEL;
 use super::weights::Packed;
 use super::{GroupNorm, Vector, Weights, numbers, operator, output_over, residual, slice_mut};
+use crate::engine::kernel::winograd::{self, Finish, IN, OUT, PRODUCTS, Tiles};
 use crate::engine::kernel::{
-    Activation, Epilogue, Residual, RowScales, Rows, SharedSlice, affine, gemm_f32, gemm_i8, quantize_into, range_of,
+    Activation, Epilogue, PackedF32, Residual, RowScales, Rows, SharedSlice, affine, gemm_f32, gemm_i8, quantize_into,
+    range_of,
 };
 use crate::engine::{Isa, pool};
 
@@ -16,6 +18,8 @@ const WHOLE: usize = 4096;
 const BAND: usize = 2048;
 /// Numbers whose range is taken in one task.
 const CHUNK: usize = 1 << 16;
+/// Winograd's tiles that are computed together.
+const TILES: usize = 64;
 
 /// `activation(convolution(before(x)) + bias) + residual` of `[1, height, width, channels]`, padded with zeros.
 ///
@@ -159,6 +163,10 @@ impl Conv2d {
             }
             return Ok(result);
         }
+        if let Packed::Winograd(weights) = &*self.weights {
+            self.winograd(weights, &ready, SharedSlice::new(out), residual);
+            return Ok(result);
+        }
         let rows = if height * width <= WHOLE { height } else { (BAND / width).max(1) };
         let bands = height.div_ceil(rows);
         let shared = SharedSlice::new(out);
@@ -225,6 +233,7 @@ impl Conv2d {
             depth: match &*self.weights {
                 Packed::F32(weights) => weights.layout.padded,
                 Packed::I8(weights) => weights.layout.padded,
+                Packed::Winograd(_) => self.input[2],
             },
         }
     }
@@ -254,6 +263,7 @@ impl Conv2d {
                 let a = Rows { data: &copy, count, offset: &offset, taps: &taps };
                 gemm_f32((self.isa, self.fused), &a, weights, epilogue, parallel);
             }
+            (Packed::Winograd(_), _) => unreachable!("it has a way of its own"),
             (Packed::I8(weights), affine) => {
                 let (scale, zero) = affine.unwrap_or((f32::NAN, 0));
                 let mut values = vec![0f32; if input.is_plain() { 0 } else { self.input[1] * self.input[2] }];
@@ -271,6 +281,56 @@ impl Conv2d {
                 gemm_i8(self.isa, &a, scales, weights, epilogue, parallel);
             }
         }
+    }
+
+    /// Convolves by Winograd's products, a band of rows of tiles at a time.
+    fn winograd(&self, weights: &[PackedF32], input: &Ready<'_>, out: SharedSlice<'_, f32>, residual: Residual<'_>) {
+        let (height, width, columns, channels) = (self.shape[1], self.shape[2], self.shape[3], self.input[2]);
+        let (tile_rows, tile_columns) = (height.div_ceil(OUT), width.div_ceil(OUT));
+        let rows = (TILES / tile_columns).clamp(1, tile_rows);
+        pool::run(tile_rows.div_ceil(rows), |index| {
+            let tiles = Tiles { rows: rows.min(tile_rows - index * rows), columns: tile_columns };
+            let top = index * rows * OUT;
+            let band = Band {
+                first: top,
+                rows: tiles.rows * OUT,
+                width: tile_columns * OUT + IN - OUT,
+                height: tiles.rows * OUT + IN - OUT,
+                depth: channels,
+            };
+            let copy = self.padded(input.x, &band, 0.0, |from, to: &mut [f32]| input.write(from, to));
+            let mut spread = vec![0f32; PRODUCTS * tiles.count() * channels];
+            let spread_tiles = if self.fused { winograd::spread_tiles } else { winograd::spread_tiles_unfused };
+            spread_tiles(self.isa, &copy, band.width, channels, tiles, &mut spread);
+            let mut products = vec![0f32; PRODUCTS * tiles.count() * columns];
+            let parts = spread.chunks_exact(tiles.count() * channels);
+            for ((weights, x), product) in
+                weights.iter().zip(parts).zip(products.chunks_exact_mut(tiles.count() * columns))
+            {
+                let a = Rows { data: x, count: tiles.count(), offset: &|row| row * channels, taps: &[0] };
+                let epilogue = Epilogue {
+                    bias: None,
+                    activation: Activation::None,
+                    residual: Residual::None,
+                    out: SharedSlice::new(product),
+                    first: 0,
+                    stride: columns,
+                };
+                gemm_f32((self.isa, self.fused), &a, weights, &epilogue, false);
+            }
+            let finish = Finish {
+                bias: self.bias.as_deref(),
+                activation: self.activation,
+                residual,
+                out,
+                top,
+                height,
+                width,
+                columns,
+            };
+            let gather_tiles = if self.fused { winograd::gather_tiles } else { winograd::gather_tiles_unfused };
+            gather_tiles(self.isa, &products, tiles, &finish);
+        });
     }
 
     /// The rows of the input that a band needs, with padding all round, converted a row at a time.

@@ -70,6 +70,7 @@ impl Linear {
                 let a = Rows { data: x, count: rows, offset: &|row| row * self.inner, taps: &[0] };
                 gemm_f32((self.isa, self.fused), &a, weights, &epilogue, parallel);
             }
+            Packed::Winograd(_) => bail!("a dense layer has the weights of a convolution"),
             Packed::I8(weights) => {
                 let stride = weights.layout.padded;
                 let mut quantized = QuantRows { stride, ..QuantRows::default() };

@@ -347,6 +347,58 @@ fn conv_is_the_convolution() {
     }
 }
 
+/// Winograd's products against plain sums, over sizes that fill tiles and lanes and sizes that do not.
+#[test]
+fn winograd_is_the_convolution() {
+    let mut random = Random(9);
+    for case in 0..40 {
+        let (height, width) = if case == 0 { (70, 66) } else { (1 + random.below(20), 1 + random.below(20)) };
+        let (channels, columns) = (1 + random.below(40), 1 + random.below(40));
+        let upsample = case % 3 == 0;
+        let factor = if upsample { 2 } else { 1 };
+        let padding = if case % 5 == 0 { [0, 0] } else { [1, 1] };
+        let size = |axis: usize, n: usize| (n * factor + 2 * padding[axis]).checked_sub(2).filter(|&n| n > 0);
+        let (Some(out_height), Some(out_width)) = (size(0, height), size(1, width)) else { continue };
+        let x = random.numbers(height * width * channels);
+        let weights = random.numbers(9 * channels * columns);
+        let (bias, residual) = (random.numbers(columns), random.numbers(out_height * out_width * columns));
+        let inner: Vec<usize> = (0..channels).map(|k| k * 9).collect();
+        let places: Vec<usize> = (0..columns).map(|n| n * channels * 9).collect();
+        let matrix = Matrix { values: &weights, taps: 9, tap: 1, inner: &inner, columns: &places };
+        for isa in Isa::available() {
+            for fused in [false, true] {
+                let plain = Conv2d {
+                    weights: Weights::f32(&matrix),
+                    input: [height, width, channels],
+                    shape: tvec!(1, out_height, out_width, columns),
+                    kernel: [3, 3],
+                    strides: [1, 1],
+                    dilations: [1, 1],
+                    padding,
+                    upsample,
+                    before: Before::Activation(ACTIVATIONS[case / 4 % 4]),
+                    bias: Some(Vector::from(bias.clone())),
+                    activation: ACTIVATIONS[case % 4],
+                    residual: true,
+                    isa,
+                    fused,
+                };
+                let winograd = Conv2d { weights: Weights::winograd(&matrix), ..plain.clone() };
+                let inputs = [
+                    tensor(&[1, height, width, channels], &x),
+                    tensor(&[1, out_height, out_width, columns], &residual),
+                ];
+                let expected: Vec<f64> =
+                    numbers(&compute!(plain, &inputs).unwrap()).iter().map(|&v| v.into()).collect();
+                let found = numbers(&compute!(winograd, &inputs).unwrap());
+                let size = vec![9.0 * channels as f64; expected.len()];
+                compare(&format!("case {case}, {isa}, fused {fused}"), &found, &expected, &size, 2e-6);
+                assert_eq!(found, numbers(&winograd.run(inputs.into_iter().collect()).unwrap()), "in place");
+            }
+        }
+    }
+}
+
 /// A norm or an activation inside a convolution gives the very numbers that it gives before one.
 #[test]
 fn what_comes_before_a_convolution_may_be_part_of_it() {

@@ -4,7 +4,7 @@ use std::ops::Deref;
 use std::sync::Arc;
 
 use crate::engine::Isa;
-use crate::engine::kernel::{Matrix, PackedF32, PackedI8};
+use crate::engine::kernel::{Matrix, PackedF32, PackedI8, winograd};
 
 /// A product's weights, in the order of its instruction set. Two are equal when they are the same object.
 #[derive(Clone, Debug)]
@@ -13,6 +13,8 @@ pub(crate) struct Weights(Arc<Packed>);
 #[derive(Debug)]
 pub(crate) enum Packed {
     F32(PackedF32),
+    /// Of a 3x3 convolution, for Winograd's products.
+    Winograd(Vec<PackedF32>),
     I8(PackedI8),
 }
 
@@ -26,6 +28,11 @@ impl Weights {
         Self::new(Packed::F32(PackedF32::new(matrix)))
     }
 
+    /// Packs the weights of a 3x3 convolution for Winograd's products.
+    pub(crate) fn winograd(matrix: &Matrix<'_, f32>) -> Self {
+        Self::new(Packed::Winograd(winograd::weights(matrix)))
+    }
+
     /// Packs weights in int8 with a scale for each column.
     pub(crate) fn i8(isa: Isa, matrix: &Matrix<'_, i8>, scales: Vec<f32>) -> Self {
         Self::new(Packed::I8(PackedI8::new(matrix, scales, isa.int8_group())))
@@ -36,7 +43,11 @@ impl Weights {
     }
 
     pub(super) fn describe(&self) -> &'static str {
-        if self.is_int8() { "int8" } else { "fp32" }
+        match *self.0 {
+            Packed::F32(_) => "fp32",
+            Packed::Winograd(_) => "fp32, Winograd",
+            Packed::I8(_) => "int8",
+        }
     }
 }
 
