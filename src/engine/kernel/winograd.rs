@@ -185,7 +185,7 @@ fn gather_tiles_body<const FMA: bool>(products: &[f32], tiles: Tiles, finish: &F
                 }
                 half[column] = gather::<FMA>(m);
             }
-            for y in 0..OUT.min(finish.height.saturating_sub(top)) {
+            for y in (0..OUT).take_while(|y| top + y < finish.height) {
                 let m: [Lane; IN] = std::array::from_fn(|column| half[column][y]);
                 for (x, mut values) in gather::<FMA>(m).into_iter().enumerate().take(finish.width - left) {
                     for j in 0..LANES {
