@@ -61,7 +61,7 @@ lint: own
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --release --locked --no-deps
 
 bench: own
-	$(CARGO) bench --locked --bench generate
+	$(CARGO) bench --locked
 	$(CARGO) run --release --locked -- bench
 
 # Our engine beside ONNX Runtime, on the bundled model and on the ImageNet-256 architecture with random weights: benches/RESULTS.md.

@@ -107,16 +107,25 @@ def table(name: str, paths: dict[str, Path], args: argparse.Namespace) -> str:
         print(f"{name}: ONNX Runtime's int8", file=sys.stderr, flush=True)
         int8 = quantize(paths["fp32"], Path(folder), args.calibration_steps)
         steps = ["--steps", str(args.steps)] if args.steps else []
-        programs = {f"maskgit {p}": lambda threads, path=path: [args.command, "bench", "--json", "--model", str(path), "--threads", str(threads), "--runs", str(args.runs), *steps] for p, path in paths.items()}
+
+        def ours(path: Path, threads: int) -> dict:
+            common = ["--json", "--model", str(path), "--threads", str(threads), *steps]
+            times = run([args.command, "bench", *common, "--runs", str(args.runs)], threads)
+            # The memory of a program that draws one picture.
+            drawn = run([args.command, "generate", *common, "--class", "0", "-o", str(Path(folder) / "picture.png")], threads)
+            return {**times, "peak_memory_bytes": drawn["peak_memory_bytes"]}
+
+        programs = {f"maskgit {p}": lambda threads, path=path: ours(path, threads) for p, path in paths.items()}
         reference = [sys.executable, str(HERE / "runtime.py"), str(paths["fp32"]), "--runs", str(args.runs), *steps]
-        programs["ONNX Runtime fp32"] = lambda threads: [*reference, "--threads", str(threads)]
-        programs["ONNX Runtime int8"] = lambda threads: [*reference, "--threads", str(threads), "--transformer", str(int8["transformer"]), "--decoder", str(int8["decoder"])]
+        replaced = ["--transformer", str(int8["transformer"]), "--decoder", str(int8["decoder"])]
+        programs["ONNX Runtime fp32"] = lambda threads: run([*reference, "--threads", str(threads)], threads)
+        programs["ONNX Runtime int8"] = lambda threads: run([*reference, "--threads", str(threads), *replaced], threads)
         found: dict[tuple[str, int], list[dict]] = {}
         for turn in range(args.turns):
             for threads in args.threads:
-                for program, command in programs.items():
+                for program, measure in programs.items():
                     print(f"{name}: turn {turn + 1} of {args.turns}, {threads} threads, {program}", file=sys.stderr, flush=True)
-                    found.setdefault((program, threads), []).append(run(command(threads), threads))
+                    found.setdefault((program, threads), []).append(measure(threads))
     median = {key: {figure: statistics.median(r[figure] for r in rows) for figure in FIGURES} for key, rows in found.items()}
     peaks = next(rows[0] for (program, _), rows in found.items() if program.startswith("maskgit"))
     work = {graph: multiply_adds(paths["fp32"], graph) for graph in ("transformer", "decoder")}

@@ -40,11 +40,10 @@ pub(crate) struct Context {
 pub(crate) fn fuse(model: &mut TypedModel, isa: Isa, source: &Source) -> TractResult<()> {
     let fused = !model.nodes().iter().any(|n| n.op_as::<LazyWeight>().is_some_and(LazyWeight::is_int8));
     let context = Context { isa, fused, source: source.clone() };
+    round(&context, model)?;
     // What tract simplifies once our operators are in place may match a rule that did not match before.
-    for _ in 0..2 {
-        round(&context, model)?;
-        model.declutter()?;
-    }
+    model.declutter()?;
+    round(&context, model)?;
     Rewriter::default().with_rule_for::<Conv2d>("before a convolution", conv::before).rewrite(&context, model)?;
     model.declutter()?;
     weight::materialize(&context, model)

@@ -2,6 +2,7 @@
 
 use tract_onnx::prelude::*;
 use tract_onnx::tract_core::internal::*;
+use tract_onnx::tract_core::ops::array::Slice;
 use tract_onnx::tract_core::ops::konst::Const;
 
 use super::Context;
@@ -19,7 +20,15 @@ pub(crate) enum Stored {
     },
 }
 
-/// A weight that is still in the file, and how its axes have been changed since: tract sees an operator without inputs, so it
+/// What has become of a weight since it was found in the file.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+enum Change {
+    Axes(AxisOp),
+    /// The places `start..end` along an axis.
+    Part { axis: usize, start: usize, end: usize },
+}
+
+/// A weight that is still in the file, and what has become of it since: tract sees an operator without inputs, so it
 /// neither reads nor copies it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct LazyWeight {
@@ -28,7 +37,7 @@ pub(crate) struct LazyWeight {
     /// The shape in the file.
     original: TVec<usize>,
     stored: Stored,
-    changes: Vec<AxisOp>,
+    changes: Vec<Change>,
     shape: TVec<usize>,
 }
 
@@ -70,19 +79,46 @@ impl LazyWeight {
             }
             new.stored = Stored::I8 { scales: scales.into() };
         }
-        new.changes.push(change.clone());
+        new.changes.push(Change::Axes(change.clone()));
         Some(new)
+    }
+
+    /// A part of the weight: the places `start..end` along an axis.
+    fn part(&self, axis: usize, start: usize, end: usize) -> Option<Self> {
+        let mut new = self.clone();
+        if start >= end || end > *self.shape.get(axis)? {
+            return None;
+        }
+        if let Stored::I8 { scales } = &self.stored
+            && scales.shape()[axis] != 1
+        {
+            new.stored = Stored::I8 { scales: scales.slice(axis, start, end).ok()?.into() };
+        }
+        new.shape[axis] = end - start;
+        if axis == 0 && self.changes.is_empty() {
+            // It is in one piece: the rest need not be read.
+            let row: usize = self.original.iter().skip(1).product::<usize>() * self.number_size();
+            new.start += (start * row) as u64;
+            new.original[0] = end - start;
+        } else {
+            new.changes.push(Change::Part { axis, start, end });
+        }
+        Some(new)
+    }
+
+    /// Bytes of a number in the file.
+    fn number_size(&self) -> usize {
+        match self.stored {
+            Stored::F32 => 4,
+            Stored::F16 => 2,
+            Stored::I8 { .. } => 1,
+        }
     }
 
     /// Reads the numbers.
     fn load(&self, source: &Source) -> TractResult<Constant> {
         let volume: usize = self.original.iter().product();
-        let size = match self.stored {
-            Stored::F32 => 4,
-            Stored::F16 => 2,
-            Stored::I8 { .. } => 1,
-        };
-        let bytes = source.read(self.start, volume * size)?;
+        let bytes = source.read(self.start, volume * self.number_size())?;
         let tensor = match self.stored {
             Stored::F32 => {
                 let numbers: Vec<f32> =
@@ -101,7 +137,10 @@ impl LazyWeight {
         };
         let mut tensor = tensor;
         for change in &self.changes {
-            change.change_tensor(&mut tensor, false)?;
+            match change {
+                Change::Axes(axes) => axes.change_tensor(&mut tensor, false)?,
+                Change::Part { axis, start, end } => tensor = tensor.slice(*axis, *start, *end)?,
+            }
         }
         Ok(match &self.stored {
             Stored::I8 { scales } => Constant::I8 { values: tensor.into(), scales: Arc::clone(scales) },
@@ -184,6 +223,14 @@ impl Found {
                     axis.change_tensor(&mut tensor, false).ok()?;
                     Some(Self::Computed(tensor.into()))
                 }
+            };
+        }
+        if let Some(slice) = node.op_as::<Slice>() {
+            // tract cuts a product in parts where its output is.
+            let (start, end) = (slice.start.to_usize().ok()?, slice.end.to_usize().ok()?);
+            return match Self::new(model, *node.inputs.first()?)? {
+                Self::InFile(op) => op.part(slice.axis, start, end).map(Self::InFile),
+                Self::Computed(tensor) => Some(Self::Computed(tensor.slice(slice.axis, start, end).ok()?.into())),
             };
         }
         super::constant(model, outlet).map(Self::Computed)

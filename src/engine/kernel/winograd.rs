@@ -7,8 +7,7 @@ use super::cell::SharedSlice;
 use super::for_isa;
 use super::gemm::Residual;
 use super::tile::mul_add;
-use super::{Activation, PackedF32};
-use crate::engine::kernel::Matrix;
+use super::{Activation, Matrix, PackedF32};
 
 /// Outputs of a tile along each axis.
 pub(crate) const OUT: usize = 4;
