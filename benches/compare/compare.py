@@ -169,7 +169,7 @@ def main() -> int:
         if "fp32" not in paths:
             raise SystemExit(f"--bundle {item}: one of the folders must be the fp32 bundle")
         parts.append(table(name, paths, args))
-    head = f"# Our engine beside ONNX Runtime\n\n{describe()}.\n\nWritten by `make compare`; see `benches/compare/compare.py` for what is measured, and how. The machine is shared, so compare within a table only.\nThe last column is the rate of multiply-adds in a step over that of our kernel on data in the first cache, one core times threads.\n\n"
+    head = f"# Our engine beside ONNX Runtime\n\n{describe()}.\n\nWritten by `make compare`; see `benches/compare/compare.py` for what is measured, and how. The machine is shared, so compare within a table only.\nThe last column is the rate of multiply-adds in a step over that of our kernel on data in the first cache, one core times threads.\nA picture is not its generator's first of the class, so that ours starts from the logits it has kept of the first step; ONNX Runtime's loop runs all steps.\n\n"
     partial = args.output.with_suffix(".partial")
     partial.write_text(head + "\n".join(parts), encoding="utf-8")
     partial.replace(args.output)
