@@ -25,7 +25,11 @@ pub(crate) enum Stored {
 enum Change {
     Axes(AxisOp),
     /// The places `start..end` along an axis.
-    Part { axis: usize, start: usize, end: usize },
+    Part {
+        axis: usize,
+        start: usize,
+        end: usize,
+    },
 }
 
 /// A weight that is still in the file, and what has become of it since: tract sees an operator without inputs, so it
