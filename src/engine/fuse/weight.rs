@@ -23,7 +23,7 @@ pub(crate) enum Stored {
 /// What has become of a weight since it was found in the file.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 enum Change {
-    Axes(AxisOp),
+    Axes(Box<AxisOp>),
     /// The places `start..end` along an axis.
     Part {
         axis: usize,
@@ -83,7 +83,7 @@ impl LazyWeight {
             }
             new.stored = Stored::I8 { scales: scales.into() };
         }
-        new.changes.push(Change::Axes(change.clone()));
+        new.changes.push(Change::Axes(Box::new(change.clone())));
         Some(new)
     }
 
