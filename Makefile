@@ -3,6 +3,7 @@
 # make test-c   the C library under test: C and C++ programs, sanitizers, symbols, header
 # make capi     the C library: libmaskgit.so, libmaskgit.a
 # make header   write include/maskgit.h anew, from src/capi
+# make arm      cross-compile for 64-bit ARM and run all tests in an emulator
 # make install  the C library, its header and pkg-config file, into PREFIX (/usr/local) under DESTDIR; make uninstall takes them away
 # make lint     rustfmt, clippy and rustdoc, warnings denied
 # make bench    Criterion benches and `maskgit bench`
@@ -29,7 +30,7 @@ VENV_PYTHON := $(VENV)/bin/python
 VENV_STAMP := $(VENV)/.maskgit-$(firstword $(shell cksum export/pyproject.toml 2>/dev/null))
 CLASS ?= lorelei
 
-.PHONY: demo test test-rust test-python test-c capi header install uninstall lint bench compare fmt golden tiny inputs pictures evaluate-edit avatars-64 venv own
+.PHONY: demo test test-rust test-python test-c capi header arm install uninstall lint bench compare fmt golden tiny inputs pictures evaluate-edit avatars-64 venv own
 
 demo: own
 	$(CARGO) run --release --locked -- generate --class $(CLASS) --seed 7 --count 16 --grid --scale 4 -o demo.png
@@ -57,6 +58,9 @@ test-c: capi
 
 header:
 	.ci/header
+
+arm:
+	.ci/arm
 
 # Compiled for size: see [profile.small] in Cargo.toml. DEBUG=1 keeps the symbols.
 PREFIX ?= /usr/local
@@ -86,6 +90,7 @@ $(VENV_STAMP): export/pyproject.toml
 lint: own
 	$(CARGO) fmt --check
 	$(CARGO) clippy --release --locked --all-targets -- -D warnings
+	$(CARGO) clippy --release --locked --lib --tests --features capi -- -D warnings
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --release --locked --no-deps
 
 bench: own
