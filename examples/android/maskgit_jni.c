@@ -26,6 +26,13 @@ static void throw_error(JNIEnv *env, maskgit_error *error) {
     maskgit_error_free(error);
 }
 
+/* There is no error object when there is no memory. */
+static jlong throw_no_memory(JNIEnv *env) {
+    jclass type = (*env)->FindClass(env, "java/lang/OutOfMemoryError");
+    if (type != NULL) (*env)->ThrowNew(env, type, "the model");
+    return 0;
+}
+
 static void close_model(model *held) {
     maskgit_generator_free(held->generator);
     maskgit_cancel_free(held->cancel);
@@ -37,11 +44,11 @@ JNIEXPORT jlong JNICALL Java_org_maskgit_Maskgit_open(JNIEnv *env, jclass type, 
     (void)type;
     jsize length = (*env)->GetArrayLength(env, packed);
     model *held = calloc(1, sizeof *held);
-    if (held == NULL) return 0;
+    if (held == NULL) return throw_no_memory(env);
     held->bytes = malloc((size_t)length > 0 ? (size_t)length : 1);
     if (held->bytes == NULL) {
         free(held);
-        return 0;
+        return throw_no_memory(env);
     }
     (*env)->GetByteArrayRegion(env, packed, 0, length, (jbyte *)held->bytes);
 
