@@ -1,5 +1,10 @@
 # make demo     draw a sheet of the bundled model: demo.png
 # make test     all tests: Rust, then Python in an environment made here
+# make test-c   the C library under test: C and C++ programs, sanitizers, symbols, header
+# make capi     the C library: libmaskgit.so, libmaskgit.a
+# make header   write include/maskgit.h anew, from src/capi
+# make arm      cross-compile for 64-bit ARM and run all tests in an emulator
+# make install  the C library, its header and pkg-config file, into PREFIX (/usr/local) under DESTDIR; make uninstall takes them away
 # make lint     rustfmt, clippy and rustdoc, warnings denied
 # make bench    Criterion benches and `maskgit bench`
 # make compare  our engine beside ONNX Runtime: benches/RESULTS.md and benches/RESULTS-imagenet256.md (a quarter of an hour)
@@ -25,13 +30,13 @@ VENV_PYTHON := $(VENV)/bin/python
 VENV_STAMP := $(VENV)/.maskgit-$(firstword $(shell cksum export/pyproject.toml 2>/dev/null))
 CLASS ?= lorelei
 
-.PHONY: demo test test-rust test-python lint bench compare fmt golden tiny inputs pictures evaluate-edit avatars-64 venv own
+.PHONY: demo test test-rust test-python test-c capi header arm install uninstall lint bench compare fmt golden tiny inputs pictures evaluate-edit avatars-64 venv own
 
 demo: own
 	$(CARGO) run --release --locked -- generate --class $(CLASS) --seed 7 --count 16 --grid --scale 4 -o demo.png
 	@echo "demo.png: sixteen pictures of the class $(CLASS); make demo CLASS=... draws another"
 
-test: test-rust test-python
+test: test-rust test-c test-python
 
 # Clones may share the target folder, and cargo would take another clone's build of this package for its own where the dates allow.
 own:
@@ -41,6 +46,33 @@ own:
 
 test-rust: own
 	$(CARGO) test --release --locked
+
+# The tests run on a library that cargo alone builds; `make install` packages the same code with cargo-c.
+capi: own
+	$(CARGO) rustc --release --locked --lib --features capi --crate-type cdylib,staticlib
+
+test-c: capi
+	$(CARGO) build --release --locked
+	.ci/header --check
+	tests/c/run --sanitizers "$(CARGO_TARGET_DIR)/release" "$(CARGO_TARGET_DIR)/release/maskgit"
+
+header:
+	.ci/header
+
+arm:
+	.ci/arm
+
+# Compiled for size: see [profile.small] in Cargo.toml. DEBUG=1 keeps the symbols.
+PREFIX ?= /usr/local
+CARGO_C = $(CARGO) cinstall --locked --profile small --no-default-features --features capi --prefix "$(PREFIX)" \
+	$(if $(DESTDIR),--destdir "$(DESTDIR)") $(CARGO_C_FLAGS)
+install: own
+	.ci/cargo-c
+	PATH="$(MASKGIT_CACHE)/tools/bin:$$PATH" $(CARGO_C)
+
+uninstall:
+	rm -f "$(DESTDIR)$(PREFIX)/include/maskgit.h"
+	rm -f "$(DESTDIR)$(PREFIX)"/lib/libmaskgit.so* "$(DESTDIR)$(PREFIX)"/lib/libmaskgit.a "$(DESTDIR)$(PREFIX)"/lib/pkgconfig/maskgit.pc
 
 # The built command goes along, so that the package's tests compare PyTorch with our engine.
 test-python: own $(VENV_STAMP)
@@ -58,6 +90,7 @@ $(VENV_STAMP): export/pyproject.toml
 lint: own
 	$(CARGO) fmt --check
 	$(CARGO) clippy --release --locked --all-targets -- -D warnings
+	$(CARGO) clippy --release --locked --lib --tests --features capi -- -D warnings
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --release --locked --no-deps
 
 bench: own

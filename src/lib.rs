@@ -42,6 +42,8 @@
 
 pub mod bundle;
 pub mod canvas;
+#[cfg(feature = "capi")]
+mod capi;
 pub mod engine;
 mod error;
 pub mod image_io;

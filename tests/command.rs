@@ -1,10 +1,13 @@
 //! The built command, on the tiny bundle: what it writes, prints and refuses.
 
+mod program;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use maskgit::image_io::{encode_png, read_metadata, read_png};
+use program::program;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -25,7 +28,7 @@ impl Desk {
     }
 
     fn command(&self, args: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_maskgit"));
+        let mut command = program(env!("CARGO_BIN_EXE_maskgit").as_ref());
         command.current_dir(self.folder.path()).env("MASKGIT_MODEL", TINY).args(args);
         command
     }
@@ -275,7 +278,7 @@ fn the_default_model() {
         program
     };
     let run = |program: &Path, variable: Option<&str>| {
-        let mut command = Command::new(program);
+        let mut command = self::program(program);
         command.current_dir(desk.folder.path()).args(["info", "--labels"]).env_remove("MASKGIT_MODEL");
         command.envs(variable.map(|v| ("MASKGIT_MODEL", v))).output().unwrap()
     };

@@ -1,11 +1,14 @@
 //! The command's editing, on the tiny bundle.
 
+mod program;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use image::{Rgb, RgbImage, Rgba, RgbaImage};
 use maskgit::image_io::{encode_png, read_metadata, read_png};
+use program::program;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -40,7 +43,7 @@ impl Desk {
     }
 
     fn run(&self, line: &str) -> Output {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_maskgit"));
+        let mut command = program(env!("CARGO_BIN_EXE_maskgit").as_ref());
         command.current_dir(self.folder.path()).env("MASKGIT_MODEL", TINY).args(line.split_whitespace());
         command.output().unwrap()
     }

@@ -1,0 +1,37 @@
+//! The C interface, `include/maskgit.h`, which cbindgen writes from this module. `docs/c-abi.md` explains it.
+//!
+//! Every exported function checks its arguments, catches panics, and answers with a code. Nothing here knows how to draw: it turns C
+//! into calls of [`Generator`](crate::Generator).
+
+#![allow(unsafe_code)]
+// The names are those of C.
+#![allow(non_camel_case_types)]
+#![deny(clippy::undocumented_unsafe_blocks)]
+
+mod argument;
+mod cancel;
+mod draw;
+mod error;
+mod generator;
+mod handle;
+mod images;
+mod options;
+mod pixels;
+
+use std::ffi::{CStr, c_char};
+
+/// The version of this header's interface. A library with the same number has everything in this header; it grows with every addition.
+pub const MASKGIT_ABI_VERSION: u32 = 1;
+
+/// The MASKGIT_ABI_VERSION of the library that the program runs with.
+#[unsafe(no_mangle)]
+pub extern "C" fn maskgit_abi_version() -> u32 {
+    MASKGIT_ABI_VERSION
+}
+
+/// The library's version as text, such as "0.1.0". Never freed.
+#[unsafe(no_mangle)]
+pub extern "C" fn maskgit_version() -> *const c_char {
+    const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), "\0");
+    CStr::from_bytes_with_nul(VERSION.as_bytes()).unwrap_or_default().as_ptr()
+}
