@@ -3,7 +3,6 @@
 # make test-c   the C library under test: C and C++ programs, sanitizers, symbols, header
 # make capi     the C library: libmaskgit.so, libmaskgit.a
 # make header   write include/maskgit.h anew, from src/capi
-# make arm      cross-compile for 64-bit ARM and run all tests in an emulator
 # make install  the C library, its header and pkg-config file, into PREFIX (/usr/local) under DESTDIR; make uninstall takes them away
 # make lint     rustfmt, clippy and rustdoc, warnings denied
 # make bench    Criterion benches and `maskgit bench`
@@ -30,7 +29,7 @@ VENV_PYTHON := $(VENV)/bin/python
 VENV_STAMP := $(VENV)/.maskgit-$(firstword $(shell cksum export/pyproject.toml 2>/dev/null))
 CLASS ?= lorelei
 
-.PHONY: demo test test-rust test-python test-c capi header arm install uninstall lint bench compare fmt golden tiny inputs pictures evaluate-edit avatars-64 venv own
+.PHONY: demo test test-rust test-python test-c capi header install uninstall lint bench compare fmt golden tiny inputs pictures evaluate-edit avatars-64 venv own
 
 demo: own
 	$(CARGO) run --release --locked -- generate --class $(CLASS) --seed 7 --count 16 --grid --scale 4 -o demo.png
@@ -47,32 +46,31 @@ own:
 test-rust: own
 	$(CARGO) test --release --locked
 
-# The tests run on a library that cargo alone builds; `make install` packages the same code with cargo-c.
+# The tests run on a library that cargo builds.
 capi: own
 	$(CARGO) rustc --release --locked --lib --features capi --crate-type cdylib,staticlib
 
 test-c: capi
 	$(CARGO) build --release --locked
 	.ci/header --check
+	command -v valgrind > /dev/null || { apt-get update -qq && apt-get install -y -qq --no-install-recommends valgrind; }
 	tests/c/run --sanitizers "$(CARGO_TARGET_DIR)/release" "$(CARGO_TARGET_DIR)/release/maskgit"
 
 header:
 	.ci/header
 
-arm:
-	.ci/arm
-
-# Compiled for size: see [profile.small] in Cargo.toml. DEBUG=1 keeps the symbols.
+# Where the C library goes. `make install DESTDIR=...` for packages.
 PREFIX ?= /usr/local
-CARGO_C = $(CARGO) cinstall --locked --profile small --no-default-features --features capi --prefix "$(PREFIX)" \
-	$(if $(DESTDIR),--destdir "$(DESTDIR)") $(CARGO_C_FLAGS)
-install: own
-	.ci/cargo-c
-	PATH="$(MASKGIT_CACHE)/tools/bin:$$PATH" $(CARGO_C)
+install: capi
+	install -D -m 644 include/maskgit.h "$(DESTDIR)$(PREFIX)/include/maskgit.h"
+	install -D -m 755 "$(CARGO_TARGET_DIR)/release/libmaskgit.so" "$(DESTDIR)$(PREFIX)/lib/libmaskgit.so"
+	install -D -m 644 "$(CARGO_TARGET_DIR)/release/libmaskgit.a" "$(DESTDIR)$(PREFIX)/lib/libmaskgit.a"
+	mkdir -p "$(DESTDIR)$(PREFIX)/lib/pkgconfig"
+	sed 's|@PREFIX@|$(PREFIX)|' src/capi/maskgit.pc.in > "$(DESTDIR)$(PREFIX)/lib/pkgconfig/maskgit.pc"
 
 uninstall:
 	rm -f "$(DESTDIR)$(PREFIX)/include/maskgit.h"
-	rm -f "$(DESTDIR)$(PREFIX)"/lib/libmaskgit.so* "$(DESTDIR)$(PREFIX)"/lib/libmaskgit.a "$(DESTDIR)$(PREFIX)"/lib/pkgconfig/maskgit.pc
+	rm -f "$(DESTDIR)$(PREFIX)/lib/libmaskgit.so" "$(DESTDIR)$(PREFIX)/lib/libmaskgit.a" "$(DESTDIR)$(PREFIX)/lib/pkgconfig/maskgit.pc"
 
 # The built command goes along, so that the package's tests compare PyTorch with our engine.
 test-python: own $(VENV_STAMP)

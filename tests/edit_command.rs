@@ -4,7 +4,7 @@ mod program;
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::Output;
 
 use image::{Rgb, RgbImage, Rgba, RgbaImage};
 use maskgit::image_io::{encode_png, read_metadata, read_png};

@@ -8,8 +8,6 @@ use std::ops::Range;
 
 use super::activation::Activation;
 use super::cell::SharedSlice;
-#[cfg(target_arch = "aarch64")]
-use super::neon::{DotProd, I8mm};
 use super::pack::{Layout, PackedF32, PackedI8};
 #[cfg(target_arch = "x86_64")]
 use super::tile::Avx2;
@@ -109,10 +107,6 @@ pub(crate) fn gemm_i8(
         Isa::Portable => block_i8_portable(isa, a, scales, weights, epilogue, block),
         #[cfg(target_arch = "x86_64")]
         Isa::Avx2 => block_i8_avx2(isa, a, scales, weights, epilogue, block),
-        #[cfg(target_arch = "aarch64")]
-        Isa::DotProd => block_i8_body::<DotProd>(a, scales, weights, epilogue, block),
-        #[cfg(target_arch = "aarch64")]
-        Isa::I8mm => block_i8_body::<I8mm>(a, scales, weights, epilogue, block),
     });
 }
 
@@ -283,7 +277,6 @@ fn block_i8_body<T: IntTile>(
                     let row = block.rows.start + tile * MR + i;
                     if row < block.rows.end {
                         let (scale, zero) = scales.of(row);
-                        let zero = zero.wrapping_sub(T::OFFSET);
                         let mut values = [0f32; NR];
                         for j in 0..NR {
                             let exact = sums_of_row[j].wrapping_sub(zero.wrapping_mul(sums[j]));

@@ -9,8 +9,6 @@
 mod activation;
 mod cell;
 mod gemm;
-#[cfg(target_arch = "aarch64")]
-mod neon;
 mod pack;
 mod quantize;
 mod tile;
@@ -27,7 +25,7 @@ use std::fmt;
 
 /// A set of vector instructions that the kernels are compiled for.
 ///
-/// In f32, every set but [`Isa::Portable`] on x86-64 rounds a product and a sum once together (fused multiply-add) and gives the
+/// In f32, every set but [`Isa::Portable`] rounds a product and a sum once together (fused multiply-add) and gives the
 /// same numbers; int8 sums are the same on all.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
@@ -38,12 +36,6 @@ pub enum Isa {
     /// x86-64 with AVX2 and FMA (2013 and later).
     #[cfg(target_arch = "x86_64")]
     Avx2,
-    /// ARM with dot products of bytes (`sdot`: Armv8.2-A processors from 2017 on, all from Armv8.4-A on).
-    #[cfg(target_arch = "aarch64")]
-    DotProd,
-    /// ARM with products of matrices of bytes (`usmmla`: Armv8.6-A, 2021 and later).
-    #[cfg(target_arch = "aarch64")]
-    I8mm,
 }
 
 impl Isa {
@@ -53,15 +45,6 @@ impl Isa {
         #[cfg(target_arch = "x86_64")]
         if std::arch::is_x86_feature_detected!("avx2") && std::arch::is_x86_feature_detected!("fma") {
             sets.push(Self::Avx2);
-        }
-        #[cfg(target_arch = "aarch64")]
-        {
-            if std::arch::is_aarch64_feature_detected!("i8mm") {
-                sets.push(Self::I8mm);
-            }
-            if std::arch::is_aarch64_feature_detected!("dotprod") {
-                sets.push(Self::DotProd);
-            }
         }
         sets.push(Self::Portable);
         sets
@@ -83,10 +66,6 @@ impl Isa {
             Self::Portable => 1,
             #[cfg(target_arch = "x86_64")]
             Self::Avx2 => 2,
-            #[cfg(target_arch = "aarch64")]
-            Self::DotProd => 4,
-            #[cfg(target_arch = "aarch64")]
-            Self::I8mm => 8,
         }
     }
 }
@@ -97,10 +76,6 @@ impl fmt::Display for Isa {
             Self::Portable => "portable",
             #[cfg(target_arch = "x86_64")]
             Self::Avx2 => "avx2",
-            #[cfg(target_arch = "aarch64")]
-            Self::DotProd => "dotprod",
-            #[cfg(target_arch = "aarch64")]
-            Self::I8mm => "i8mm",
         })
     }
 }
@@ -125,9 +100,6 @@ macro_rules! for_isa {
             }
             match $isa {
                 $crate::engine::kernel::Isa::Portable => $body::<{ cfg!(target_arch = "aarch64") && $fused }>($($arg),*),
-                // They differ from the portable set in integers only.
-                #[cfg(target_arch = "aarch64")]
-                $crate::engine::kernel::Isa::DotProd | $crate::engine::kernel::Isa::I8mm => $body::<$fused>($($arg),*),
                 // SAFETY: an `Isa` beyond the portable one comes from a check that the processor has it: `CpuEngine` refuses others.
                 #[cfg(target_arch = "x86_64")]
                 $crate::engine::kernel::Isa::Avx2 => unsafe { avx2($($arg),*) },

@@ -59,16 +59,13 @@ pub(super) trait IntTile {
     /// How many values along the inner dimension stand side by side in a panel.
     const GROUP: usize;
 
-    /// What the product takes from each activation, because its instructions want them so.
-    const OFFSET: i32 = 0;
-
     /// A weight as the product takes it.
     type Weight: Copy;
 
     /// Makes a panel ready for all the tiles that will pass over it.
     fn prepare<'a>(b: &'a [i8], room: &'a mut Vec<Self::Weight>) -> &'a [Self::Weight];
 
-    /// Adds to `acc` the product of `MR` rows of `a`, less `OFFSET`, and a panel of B, exactly.
+    /// Adds to `acc` the product of `MR` rows of `a` and a panel of B, exactly.
     ///
     /// # Safety
     ///
