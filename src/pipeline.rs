@@ -15,6 +15,8 @@ use image::RgbImage;
 use sha2::{Digest, Sha256};
 
 pub use edit::{EditRequest, Edited, MAX_RESULT_BYTES};
+#[cfg(all(test, feature = "cuda"))]
+pub(crate) use graphs::signature;
 use graphs::{Graphs, check_tokens, to_image};
 pub use graphs::{MemoryUse, operators};
 pub use label::find_label;

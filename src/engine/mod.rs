@@ -7,7 +7,11 @@
 
 mod check;
 mod cpu;
+#[cfg(feature = "cuda")]
+#[allow(unsafe_code)] // calls of the driver; each block says why it is sound
+mod cuda;
 mod fuse;
+mod import;
 #[allow(unsafe_code)] // vector kernels; each block says why it is sound
 mod kernel;
 mod lazy;
@@ -18,6 +22,8 @@ mod skeleton;
 mod source;
 
 pub use cpu::CpuEngine;
+#[cfg(feature = "cuda")]
+pub use cuda::{CudaDevice, CudaEngine, cuda_devices};
 pub use kernel::{Isa, peak_multiply_adds};
 pub use source::Source;
 

@@ -9,7 +9,7 @@ use crate::engine::{CpuEngine, DType, Engine, Input, OperatorCount, Output, Port
 use crate::error::{Error, Result};
 
 /// The inputs and outputs that a graph must have, with batch 1.
-fn signature(manifest: &Manifest, kind: GraphKind) -> Signature {
+pub(crate) fn signature(manifest: &Manifest, kind: GraphKind) -> Signature {
     let n = manifest.tokens();
     let tokens = Port::new("tokens", DType::I64, &[1, n]);
     let image = Port::new("image", DType::F32, &[1, 3, manifest.image.height, manifest.image.width]);

@@ -51,7 +51,8 @@ pub(super) fn conv(
     // Winograd's products take 36 / 9 of the weights' memory: where the pictures are large beside them, or all is small.
     let is_plain = [kernel_height, kernel_width] == [3, 3] && strides == [1, 1] && dilations == [1, 1];
     let transformed = winograd::PRODUCTS * channels * columns;
-    let winograd = is_plain
+    let winograd = !context.target.is_gpu()
+        && is_plain
         && channels.min(columns) >= WINOGRAD_CHANNELS
         && out_height.min(out_width) >= 2 * winograd::OUT
         && transformed <= (out_height * out_width * (channels + columns)).max(WINOGRAD_NUMBERS);
@@ -149,7 +150,7 @@ fn pack(
         Constant::F32(tensor) => {
             let values = tensor.try_as_plain_ram()?.as_slice::<f32>()?;
             let matrix = Matrix { values, taps, tap: 1, inner: &inner, columns: &places };
-            Some(if winograd { Weights::winograd(&matrix) } else { Weights::f32(&matrix) })
+            Some(if winograd { Weights::winograd(&matrix) } else { Weights::f32(context.target, &matrix) })
         }
         Constant::I8 { values, scales } => {
             let by_column = scales.shape().iter().skip(1).all(|&d| d == 1);
@@ -160,7 +161,7 @@ fn pack(
             let scales = if scales.len() == columns { scales.to_vec() } else { vec![scales[0]; columns] };
             let values = values.try_as_plain_ram()?.as_slice::<i8>()?;
             let matrix = Matrix { values, taps, tap: 1, inner: &inner, columns: &places };
-            Some(Weights::i8(context.isa, &matrix, scales))
+            Some(Weights::i8(context.target, &matrix, scales))
         }
     })
 }

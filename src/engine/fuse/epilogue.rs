@@ -12,7 +12,7 @@ use crate::engine::kernel::Activation;
 use crate::engine::ops::{Conv2d, GroupNorm, Linear, Vector};
 
 /// The activation that a node is.
-pub(super) fn activation_of(node: &TypedNode) -> Option<Activation> {
+pub(crate) fn activation_of(node: &TypedNode) -> Option<Activation> {
     let op = node.op_as::<ElementWiseOp>().filter(|op| op.1.is_none())?;
     if op.0.is::<Silu>() {
         Some(Activation::Silu)

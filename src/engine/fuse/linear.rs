@@ -78,7 +78,7 @@ fn pack(context: &Context, found: &Found, axes: &Axes) -> TractResult<Option<Wei
     Ok(match found.load(context)? {
         Constant::F32(tensor) => {
             let values = tensor.try_as_plain_ram()?.as_slice::<f32>()?;
-            Some(Weights::f32(&Matrix { values, taps: 1, tap: 0, inner: &inner, columns: &columns }))
+            Some(Weights::f32(context.target, &Matrix { values, taps: 1, tap: 0, inner: &inner, columns: &columns }))
         }
         Constant::I8 { values, scales } => {
             let by_column = scales
@@ -96,7 +96,7 @@ fn pack(context: &Context, found: &Found, axes: &Axes) -> TractResult<Option<Wei
                 places(axes.columns.iter().map(|a| (a.2, column_strides[a.0]))).iter().map(|&p| scales[p]).collect();
             let values = values.try_as_plain_ram()?.as_slice::<i8>()?;
             let matrix = Matrix { values, taps: 1, tap: 0, inner: &inner, columns: &columns };
-            Some(Weights::i8(context.isa, &matrix, scales))
+            Some(Weights::i8(context.target, &matrix, scales))
         }
     })
 }

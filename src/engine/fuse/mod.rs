@@ -10,6 +10,8 @@ mod linear;
 mod norm;
 mod weight;
 
+#[cfg(feature = "cuda")]
+pub(crate) use epilogue::activation_of;
 pub(crate) use weight::{LazyWeight, Stored};
 
 use tract_onnx::prelude::*;
@@ -25,9 +27,32 @@ use tract_onnx::tract_core::ops::source::TypedSource;
 use super::ops::{Attention, Conv2d, GroupNorm, Linear, RowNorm};
 use super::{Isa, OperatorCount, Source};
 
+/// What a graph is prepared for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Target {
+    /// The CPU, whose instruction set decides how weights are packed.
+    Cpu(Isa),
+    /// A GPU, which gets the weights as they are.
+    #[cfg(feature = "cuda")]
+    Gpu,
+}
+
+impl Default for Target {
+    fn default() -> Self {
+        Self::Cpu(Isa::default())
+    }
+}
+
+impl Target {
+    pub(crate) fn is_gpu(self) -> bool {
+        !matches!(self, Self::Cpu(_))
+    }
+}
+
 /// What the rules need to know.
 #[derive(Default)]
 pub(crate) struct Context {
+    pub(crate) target: Target,
     pub(crate) isa: Isa,
     /// Whether f32 products may use fused multiply-add. Not beside int8 weights, so that such a graph gives the same numbers on
     /// every processor.
@@ -36,17 +61,24 @@ pub(crate) struct Context {
     pub(crate) source: Source,
 }
 
-/// Puts our operators into a simplified model.
-pub(crate) fn fuse(model: &mut TypedModel, isa: Isa, source: &Source) -> TractResult<()> {
+/// Puts our operators into a simplified model. Says whether some weights of products have fewer than 32 bits in the file.
+pub(crate) fn fuse(model: &mut TypedModel, target: Target, source: &Source) -> TractResult<bool> {
+    let narrow = model.nodes().iter().any(|n| n.op_as::<LazyWeight>().is_some_and(LazyWeight::is_narrow));
+    let isa = match target {
+        Target::Cpu(isa) => isa,
+        #[cfg(feature = "cuda")]
+        Target::Gpu => Isa::Portable,
+    };
     let fused = !model.nodes().iter().any(|n| n.op_as::<LazyWeight>().is_some_and(LazyWeight::is_int8));
-    let context = Context { isa, fused, source: source.clone() };
+    let context = Context { target, isa, fused, source: source.clone() };
     round(&context, model)?;
     // What tract simplifies once our operators are in place may match a rule that did not match before.
     model.declutter()?;
     round(&context, model)?;
     Rewriter::default().with_rule_for::<Conv2d>("before a convolution", conv::before).rewrite(&context, model)?;
     model.declutter()?;
-    weight::materialize(&context, model)
+    weight::materialize(&context, model)?;
+    Ok(narrow)
 }
 
 fn round(context: &Context, model: &mut TypedModel) -> TractResult<()> {

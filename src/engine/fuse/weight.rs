@@ -58,6 +58,11 @@ impl LazyWeight {
         matches!(self.stored, Stored::I8 { .. })
     }
 
+    /// Whether its numbers have fewer than 32 bits in the file.
+    pub(super) fn is_narrow(&self) -> bool {
+        !matches!(self.stored, Stored::F32)
+    }
+
     /// The weight after one more change of its axes.
     fn changed(&self, change: &AxisOp) -> Option<Self> {
         let mut new = self.clone();

@@ -144,6 +144,8 @@ impl Conv2d {
     }
 
     pub(super) fn run(&self, mut inputs: TVec<TValue>) -> TractResult<Tensor> {
+        #[cfg(feature = "cuda")]
+        ensure!(!matches!(&*self.weights, Packed::Plain(_)), "a convolution has the weights of a GPU");
         let volume: usize = self.shape.iter().product();
         let (mut result, in_place) = output_over(&mut inputs, self.residual, &self.shape)?;
         let x = numbers(&inputs, 0, self.input.iter().product())?;
@@ -234,6 +236,8 @@ impl Conv2d {
                 Packed::F32(weights) => weights.layout.padded,
                 Packed::I8(weights) => weights.layout.padded,
                 Packed::Winograd(_) => self.input[2],
+                #[cfg(feature = "cuda")]
+                Packed::Plain(_) => self.input[2],
             },
         }
     }
@@ -264,6 +268,8 @@ impl Conv2d {
                 gemm_f32((self.isa, self.fused), &a, weights, epilogue, parallel);
             }
             (Packed::Winograd(_), _) => unreachable!("it has a way of its own"),
+            #[cfg(feature = "cuda")]
+            (Packed::Plain(_), _) => unreachable!("refused before"),
             (Packed::I8(weights), affine) => {
                 let (scale, zero) = affine.unwrap_or((f32::NAN, 0));
                 let mut values = vec![0f32; if input.is_plain() { 0 } else { self.input[1] * self.input[2] }];

@@ -71,6 +71,8 @@ impl Linear {
                 gemm_f32((self.isa, self.fused), &a, weights, &epilogue, parallel);
             }
             Packed::Winograd(_) => bail!("a dense layer has the weights of a convolution"),
+            #[cfg(feature = "cuda")]
+            Packed::Plain(_) => bail!("a dense layer has the weights of a GPU"),
             Packed::I8(weights) => {
                 let stride = weights.layout.padded;
                 let mut quantized = QuantRows { stride, ..QuantRows::default() };

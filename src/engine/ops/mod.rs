@@ -17,6 +17,8 @@ pub(crate) use conv::{Before, Conv2d};
 pub(crate) use group_norm::GroupNorm;
 pub(crate) use linear::Linear;
 pub(crate) use row_norm::RowNorm;
+#[cfg(feature = "cuda")]
+pub(crate) use weights::{Packed, PlainValues};
 pub(crate) use weights::{Vector, Weights};
 
 use tract_onnx::tract_core::internal::*;

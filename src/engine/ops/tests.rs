@@ -6,6 +6,7 @@ use tract_onnx::prelude::*;
 use super::weights::Weights;
 use super::{Attention, Before, Conv2d, GroupNorm, Linear, RowNorm, Vector, View};
 use crate::engine::Isa;
+use crate::engine::fuse::Target;
 use crate::engine::kernel::{Activation, Matrix};
 
 /// A small generator, so that every case is the same at every run.
@@ -35,7 +36,7 @@ mod random {
 
 /// Weights in f32 from `value(tap, inner, column)`, laid out as matrix products have them or as convolutions do.
 fn fp32_weights(taps: usize, inner: usize, columns: usize, value: impl Fn(usize, usize, usize) -> f32) -> Weights {
-    dense(taps, inner, columns, value, |matrix| Weights::f32(&matrix))
+    dense(taps, inner, columns, value, |matrix| Weights::f32(Target::default(), &matrix))
 }
 
 /// The same in int8.
@@ -46,7 +47,7 @@ fn int8_weights(
     scales: Vec<f32>,
     value: impl Fn(usize, usize, usize) -> i8,
 ) -> Weights {
-    dense(taps, inner, scales.len(), value, |matrix| Weights::i8(isa, &matrix, scales))
+    dense(taps, inner, scales.len(), value, |matrix| Weights::i8(Target::Cpu(isa), &matrix, scales))
 }
 
 fn dense<T: Copy>(
@@ -368,7 +369,7 @@ fn winograd_is_the_convolution() {
         for isa in Isa::available() {
             for fused in [false, true] {
                 let plain = Conv2d {
-                    weights: Weights::f32(&matrix),
+                    weights: Weights::f32(Target::default(), &matrix),
                     input: [height, width, channels],
                     shape: tvec!(1, out_height, out_width, columns),
                     kernel: [3, 3],

@@ -3,7 +3,7 @@
 use std::ops::Deref;
 use std::sync::Arc;
 
-use crate::engine::Isa;
+use crate::engine::fuse::Target;
 use crate::engine::kernel::{Matrix, PackedF32, PackedI8, winograd};
 
 /// A product's weights, in the order of its instruction set. Two are equal when they are the same object.
@@ -16,6 +16,39 @@ pub(crate) enum Packed {
     /// Of a 3x3 convolution, for Winograd's products.
     Winograd(Vec<PackedF32>),
     I8(PackedI8),
+    /// For a GPU.
+    #[cfg(feature = "cuda")]
+    Plain(Plain),
+}
+
+/// Weights column by column, the inner places of a column side by side, tap after tap.
+#[cfg(feature = "cuda")]
+#[derive(Debug)]
+pub(crate) struct Plain {
+    pub(crate) values: PlainValues,
+    /// Numbers of a column.
+    pub(crate) inner: usize,
+    /// Of int8 weights, what one unit of a column is worth.
+    pub(crate) scales: Option<Vec<f32>>,
+}
+
+#[cfg(feature = "cuda")]
+#[derive(Debug)]
+pub(crate) enum PlainValues {
+    F32(Vec<f32>),
+    I8(Vec<i8>),
+}
+
+#[cfg(feature = "cuda")]
+fn plain<T: Copy>(matrix: &Matrix<'_, T>) -> Vec<T> {
+    let mut values = Vec::with_capacity(matrix.columns.len() * matrix.taps * matrix.inner.len());
+    for column in matrix.columns {
+        for tap in 0..matrix.taps {
+            let values_of_tap = &matrix.values[tap * matrix.tap + column..];
+            values.extend(matrix.inner.iter().map(|&place| values_of_tap[place]));
+        }
+    }
+    values
 }
 
 impl Weights {
@@ -24,8 +57,15 @@ impl Weights {
     }
 
     /// Packs weights in f32.
-    pub(crate) fn f32(matrix: &Matrix<'_, f32>) -> Self {
-        Self::new(Packed::F32(PackedF32::new(matrix)))
+    pub(crate) fn f32(target: Target, matrix: &Matrix<'_, f32>) -> Self {
+        match target {
+            Target::Cpu(_) => Self::new(Packed::F32(PackedF32::new(matrix))),
+            #[cfg(feature = "cuda")]
+            Target::Gpu => {
+                let (values, inner) = (PlainValues::F32(plain(matrix)), matrix.taps * matrix.inner.len());
+                Self::new(Packed::Plain(Plain { values, inner, scales: None }))
+            }
+        }
     }
 
     /// Packs the weights of a 3x3 convolution for Winograd's products.
@@ -34,8 +74,15 @@ impl Weights {
     }
 
     /// Packs weights in int8 with a scale for each column.
-    pub(crate) fn i8(isa: Isa, matrix: &Matrix<'_, i8>, scales: Vec<f32>) -> Self {
-        Self::new(Packed::I8(PackedI8::new(matrix, scales, isa.int8_group())))
+    pub(crate) fn i8(target: Target, matrix: &Matrix<'_, i8>, scales: Vec<f32>) -> Self {
+        match target {
+            Target::Cpu(isa) => Self::new(Packed::I8(PackedI8::new(matrix, scales, isa.int8_group()))),
+            #[cfg(feature = "cuda")]
+            Target::Gpu => {
+                let (values, inner) = (PlainValues::I8(plain(matrix)), matrix.taps * matrix.inner.len());
+                Self::new(Packed::Plain(Plain { values, inner, scales: Some(scales) }))
+            }
+        }
     }
 
     pub(crate) fn is_int8(&self) -> bool {
@@ -47,6 +94,10 @@ impl Weights {
             Packed::F32(_) => "fp32",
             Packed::Winograd(_) => "fp32, Winograd",
             Packed::I8(_) => "int8",
+            #[cfg(feature = "cuda")]
+            Packed::Plain(Plain { values: PlainValues::F32(_), .. }) => "fp32",
+            #[cfg(feature = "cuda")]
+            Packed::Plain(Plain { values: PlainValues::I8(_), .. }) => "int8",
         }
     }
 }

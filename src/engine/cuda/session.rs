@@ -1,0 +1,173 @@
+//! A loaded graph on a device.
+
+use super::device::Device;
+use super::plan::{Gate, Plan};
+use crate::engine::import::check_inputs;
+use crate::engine::{DType, Input, OperatorCount, Output, Port, Session};
+use crate::error::{Error, Result};
+
+/// Rows that run at the same time, at most.
+pub(super) const MAX_ROWS: usize = 8;
+
+/// A plan, and what it was made from.
+pub(super) struct Prepared {
+    pub(super) plan: Plan,
+    /// How many nodes of the graph became kernels or views.
+    #[cfg_attr(not(test), allow(dead_code))]
+    pub(super) translated: usize,
+    pub(super) operators: Vec<OperatorCount>,
+}
+
+pub(super) struct CudaSession {
+    device: Box<dyn Device>,
+    plan: Plan,
+    operators: Vec<OperatorCount>,
+    inputs: Vec<Port>,
+    /// Addresses; 0 before there is any memory.
+    constants: u64,
+    arena: u64,
+    /// Rows that the arena has room for.
+    capacity: usize,
+    /// The recording for each number of rows, from one.
+    recordings: [Option<usize>; MAX_ROWS],
+    /// The bytes of an input or an output on their way.
+    staging: Vec<u8>,
+}
+
+impl CudaSession {
+    /// Uploads the constants.
+    pub(super) fn new(mut device: Box<dyn Device>, prepared: Prepared) -> Result<Self> {
+        let Prepared { mut plan, operators, .. } = prepared;
+        let constants = device.allocate(plan.constant_bytes.max(1))?;
+        let mut upload = || -> Result<()> {
+            for (offset, constant) in plan.constants.drain(..) {
+                device.upload(constants + offset as u64, &constant.bytes(plan.precision)?)?;
+            }
+            Ok(())
+        };
+        if let Err(error) = upload() {
+            device.free(constants);
+            return Err(error);
+        }
+        let inputs = plan.inputs.iter().map(|gate| gate.port.clone()).collect();
+        let mut session = Self {
+            device,
+            plan,
+            operators,
+            inputs,
+            constants,
+            arena: 0,
+            capacity: 0,
+            recordings: [None; MAX_ROWS],
+            staging: Vec::new(),
+        };
+        // What cannot run should be known when the model is opened: kernels that do not compile, too little memory.
+        session.recording(1)?;
+        Ok(session)
+    }
+
+    /// The recording for some rows, made when it is first wanted.
+    fn recording(&mut self, rows: usize) -> Result<usize> {
+        if rows > self.capacity {
+            self.device.forget();
+            self.recordings = [None; MAX_ROWS];
+            if self.capacity > 0 {
+                self.device.free(self.arena);
+                self.capacity = 0;
+            }
+            self.arena = self.device.allocate(self.plan.row_bytes * rows)?;
+            self.capacity = rows;
+        }
+        let slot = self.recordings.get_mut(rows - 1).ok_or_else(|| Error::internal("too many rows at the same time"))?;
+        if let Some(recording) = *slot {
+            return Ok(recording);
+        }
+        let calls = self.plan.calls(rows, self.device.processors(), self.arena, self.constants)?;
+        // SAFETY: the addresses are in the arena, which has room for these rows and goes only after `forget`, and among the constants,
+        // which go with the session; the plan gave every tensor the size that its kernel works on.
+        let recording = unsafe { self.device.record(self.plan.precision, &calls)? };
+        *slot = Some(recording);
+        Ok(recording)
+    }
+
+    fn address(&self, row: usize, offset: usize) -> u64 {
+        self.arena + (row * self.plan.row_bytes + offset) as u64
+    }
+
+    fn run_together(&mut self, rows: &[&[Input<'_>]]) -> Result<Vec<Vec<Output>>> {
+        for row in rows {
+            check_inputs(&self.inputs, row)?;
+        }
+        let recording = self.recording(rows.len())?;
+        for (index, row) in rows.iter().enumerate() {
+            self.device.upload(self.address(index, self.plan.fault), &[0; 8])?;
+            for (gate, input) in self.plan.inputs.iter().zip(row.iter()) {
+                self.staging.clear();
+                match input {
+                    Input::I64 { data, .. } => data.iter().for_each(|v| self.staging.extend(v.to_le_bytes())),
+                    Input::F32 { data, .. } => data.iter().for_each(|v| self.staging.extend(v.to_le_bytes())),
+                }
+                let address = self.arena + (index * self.plan.row_bytes + gate.offset) as u64;
+                self.device.upload(address, &self.staging)?;
+            }
+        }
+        self.device.replay(recording)?;
+        let mut results = Vec::with_capacity(rows.len());
+        for index in 0..rows.len() {
+            let mut fault = [0; 8];
+            self.device.download(self.address(index, self.plan.fault), &mut fault)?;
+            if fault != [0; 8] {
+                return Err(Error::engine("cannot run the graph: an index is outside the table that it is looked up in"));
+            }
+            let gates: Vec<Gate> = self.plan.outputs.clone();
+            results.push(gates.iter().map(|gate| self.output(index, gate)).collect::<Result<_>>()?);
+        }
+        Ok(results)
+    }
+
+    fn output(&mut self, row: usize, gate: &Gate) -> Result<Output> {
+        self.staging.resize(gate.bytes(), 0);
+        let address = self.address(row, gate.offset);
+        self.device.download(address, &mut self.staging)?;
+        let shape = gate.port.shape.clone();
+        Ok(match gate.port.dtype {
+            DType::F32 => {
+                let number = |b: &[u8]| f32::from_le_bytes([b[0], b[1], b[2], b[3]]);
+                Output::F32 { shape, data: self.staging.chunks_exact(4).map(number).collect() }
+            }
+            DType::I64 => {
+                let number = |b: &[u8]| i64::from_le_bytes([b[0], b[1], b[2], b[3], b[4], b[5], b[6], b[7]]);
+                Output::I64 { shape, data: self.staging.chunks_exact(8).map(number).collect() }
+            }
+        })
+    }
+}
+
+impl Session for CudaSession {
+    fn run(&mut self, inputs: &[Input<'_>]) -> Result<Vec<Output>> {
+        let mut results = self.run_together(&[inputs])?;
+        results.pop().ok_or_else(|| Error::internal("a run gave no row"))
+    }
+
+    fn run_rows(&mut self, rows: &[&[Input<'_>]]) -> Result<Vec<Vec<Output>>> {
+        let mut results = Vec::with_capacity(rows.len());
+        for part in rows.chunks(MAX_ROWS) {
+            results.extend(self.run_together(part)?);
+        }
+        Ok(results)
+    }
+
+    fn describe(&self) -> Vec<OperatorCount> {
+        self.operators.clone()
+    }
+}
+
+impl Drop for CudaSession {
+    fn drop(&mut self) {
+        self.device.forget();
+        if self.capacity > 0 {
+            self.device.free(self.arena);
+        }
+        self.device.free(self.constants);
+    }
+}
