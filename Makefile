@@ -1,5 +1,8 @@
 # make demo     draw a sheet of the bundled model: demo.png
 # make test     all tests: Rust, then Python in an environment made here
+# make test-cuda-kernels   compile every GPU kernel for every GPU that NVRTC knows; no GPU is needed
+# make test-cuda   the GPU's tests, where there is a GPU
+# make bench-cuda  measure on a GPU: benches/RESULTS-cuda.md
 # make test-c   the C library under test: C and C++ programs, sanitizers, symbols, header
 # make capi     the C library: libmaskgit.so, libmaskgit.a
 # make header   write include/maskgit.h anew, from src/capi
@@ -29,13 +32,13 @@ VENV_PYTHON := $(VENV)/bin/python
 VENV_STAMP := $(VENV)/.maskgit-$(firstword $(shell cksum export/pyproject.toml 2>/dev/null))
 CLASS ?= lorelei
 
-.PHONY: demo test test-rust test-python test-c capi header install uninstall lint bench compare fmt golden tiny inputs pictures evaluate-edit avatars-64 venv own
+.PHONY: demo test test-rust test-python test-c test-cuda-kernels test-cuda bench-cuda capi header install uninstall lint bench compare fmt golden tiny inputs pictures evaluate-edit avatars-64 venv own
 
 demo: own
 	$(CARGO) run --release --locked -- generate --class $(CLASS) --seed 7 --count 16 --grid --scale 4 -o demo.png
 	@echo "demo.png: sixteen pictures of the class $(CLASS); make demo CLASS=... draws another"
 
-test: test-rust test-c test-python
+test: test-rust test-cuda-kernels test-c test-python
 
 # Clones may share the target folder, and cargo would take another clone's build of this package for its own where the dates allow.
 own:
@@ -43,8 +46,30 @@ own:
 	@if [ "$$(cat "$(CARGO_TARGET_DIR)/.maskgit-clone" 2>/dev/null)" != "$(CURDIR)" ]; then \
 		$(CARGO) clean --quiet --release --package maskgit && echo "$(CURDIR)" > "$(CARGO_TARGET_DIR)/.maskgit-clone"; fi
 
+# The second: the GPU's kernels, run on the CPU.
 test-rust: own
 	$(CARGO) test --release --locked
+	$(CARGO) test --release --locked --features cuda --lib --test cuda --test command -- cuda device
+
+# NVRTC comes with the packages of the tests; MASKGIT_NVRTC may name another.
+NVRTC = $(firstword $(wildcard $(VENV)/lib/python3*/site-packages/nvidia/cu13/lib/libnvrtc.so.13 $(VENV)/lib/python3*/site-packages/nvidia/cuda_nvrtc/lib/libnvrtc.so.12))
+test-cuda-kernels: own $(VENV_STAMP)
+	MASKGIT_NVRTC="$${MASKGIT_NVRTC:-$(NVRTC)}" $(CARGO) test --release --locked --features cuda --lib -- --include-ignored cuda::tests::kernels
+
+# On a machine without a GPU it says so, and is done.
+test-cuda: own
+	$(CARGO) build --release --locked --features cuda
+	@if "$(MASKGIT)" info --devices | tee /dev/stderr | grep '^cuda' | grep -qv 'not usable'; then \
+		$(CARGO) test --release --locked --features cuda --lib -- --include-ignored cuda::tests::device; \
+	else echo "make test-cuda: no usable GPU here, so nothing was tested on one"; fi
+
+bench-cuda: own $(VENV_STAMP)
+	$(CARGO) build --release --locked --features cuda
+	test -d "$(COMPARE)/fp32" || $(EXPORT) synth --shape maskgit-imagenet256 -o "$(COMPARE)/fp32"
+	test -d "$(COMPARE)/fp16" || $(EXPORT) half "$(COMPARE)/fp32" -o "$(COMPARE)/fp16"
+	test -d "$(COMPARE)/int8" || $(EXPORT) quantize "$(COMPARE)/fp32" --steps 2 -o "$(COMPARE)/int8"
+	"$(VENV_PYTHON)" benches/compare/cuda.py --command "$(MASKGIT)" -o benches/RESULTS-cuda.md \
+		models/avatars-64 models/avatars-64-int8 "$(COMPARE)/fp32" "$(COMPARE)/fp16" "$(COMPARE)/int8"
 
 # The tests run on a library that cargo builds.
 capi: own
@@ -89,6 +114,7 @@ lint: own
 	$(CARGO) fmt --check
 	$(CARGO) clippy --release --locked --all-targets -- -D warnings
 	$(CARGO) clippy --release --locked --lib --tests --features capi -- -D warnings
+	$(CARGO) clippy --release --locked --all-targets --features cuda -- -D warnings
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --release --locked --no-deps
 
 bench: own

@@ -32,7 +32,7 @@
 #include <stdint.h>
 
 // The version of this header's interface. A library with the same number has everything in this header; it grows with every addition.
-#define MASKGIT_ABI_VERSION 1
+#define MASKGIT_ABI_VERSION 2
 
 // A call of the generator failed; its error says the same.
 #define MASKGIT_LOG_ERROR 1
@@ -133,6 +133,9 @@ typedef struct maskgit_open_options {
     // maskgit_open_bytes() only. 0: the bytes are copied. 1: they are used where they are, and the caller keeps them unchanged
     // until the generator is freed and no call of it runs.
     uint32_t borrow_bytes;
+    // The device: "cpu"; "cuda" or "cuda:N", an NVIDIA GPU; "auto", the first GPU where it can run the model, else the CPU, and `log`
+    // hears why. NULL: "cpu". A library without GPUs has the CPU only.
+    const char *device;
 } maskgit_open_options;
 
 // How far a call is. Later versions may add fields at the end.

@@ -55,7 +55,7 @@ pub use bundle::{Bundle, GraphKind, Manifest};
 pub use canvas::{Feather, Mask, Outpaint, Rect};
 pub use error::{Error, ErrorKind, Result};
 pub use pipeline::{
-    EditRequest, Edited, Generated, Generator, MemoryUse, Observer, OpenOptions, Picture, Preview, Progress, Request,
-    Timings,
+    Device, EditRequest, Edited, Generated, Generator, MemoryUse, Observer, OpenOptions, Picture, Preview, Progress,
+    Request, Timings,
 };
 pub use sample::Options;

@@ -1,5 +1,6 @@
 //! From a class and a seed to a picture: ties the bundle, the engine and the sampler together.
 
+mod device;
 mod edit;
 mod graphs;
 mod label;
@@ -14,6 +15,7 @@ use std::time::Instant;
 use image::RgbImage;
 use sha2::{Digest, Sha256};
 
+pub use device::{Device, DeviceInfo, devices};
 pub use edit::{EditRequest, Edited, MAX_RESULT_BYTES};
 #[cfg(all(test, feature = "cuda"))]
 pub(crate) use graphs::signature;
@@ -24,8 +26,8 @@ use predict::{Blank, Predictor};
 pub use types::{Generated, Observer, Picture, Preview, Progress, Request, Timings};
 
 use crate::bundle::{Bundle, Manifest};
-use crate::engine::{CpuEngine, Engine};
-use crate::error::{Error, Result};
+use crate::engine::Engine;
+use crate::error::{Error, ErrorKind, Result};
 use crate::sample::{self, Canvas, Grid, Guidance, Options, Problem, StepReport};
 
 /// The most pictures one request may ask for.
@@ -43,12 +45,14 @@ pub struct OpenOptions {
     pub logits_bytes: usize,
     /// Which graphs to hold in memory, all by default.
     pub memory: MemoryUse,
+    /// Which device runs the graphs, the CPU by default.
+    pub device: Device,
 }
 
 impl Default for OpenOptions {
     fn default() -> Self {
         let threads = std::thread::available_parallelism().map_or(1, usize::from);
-        Self { threads, logits_bytes: 64 << 20, memory: MemoryUse::KeepAll }
+        Self { threads, logits_bytes: 64 << 20, memory: MemoryUse::KeepAll, device: Device::Cpu }
     }
 }
 
@@ -67,6 +71,7 @@ pub struct Generator {
     blank: Blank,
     logits_bytes: usize,
     load_seconds: f64,
+    device_note: Option<String>,
 }
 
 impl Generator {
@@ -79,7 +84,7 @@ impl Generator {
         Self::open_with(path, &OpenOptions::default())
     }
 
-    /// Opens a model for the CPU.
+    /// Opens a model for a device.
     ///
     /// # Errors
     ///
@@ -91,15 +96,29 @@ impl Generator {
         Ok(generator)
     }
 
-    /// Loads the graphs of an opened bundle for the CPU.
+    /// Loads the graphs of an opened bundle for a device.
     ///
     /// # Errors
     ///
     /// Kind [`Request`](crate::ErrorKind::Request) for an impossible number of threads,
     /// [`Bundle`](crate::ErrorKind::Bundle) when a graph is damaged or not as the manifest says,
-    /// [`Engine`](crate::ErrorKind::Engine) when the engine cannot run it.
+    /// [`Engine`](crate::ErrorKind::Engine) when the device is not there or cannot run it.
     pub fn from_bundle(bundle: Bundle, options: &OpenOptions) -> Result<Self> {
-        Self::with_engine(bundle, Box::new(CpuEngine::new(options.threads)?), options)
+        let start = Instant::now();
+        let (engine, mut refused) = device::engine(options.device, options.threads)?;
+        let mut graphs = Graphs::new(bundle, engine, options.memory);
+        if let Err(error) = graphs.load() {
+            let may_change = options.device == Device::Auto && refused.is_none() && error.kind() == ErrorKind::Engine;
+            if !may_change {
+                return Err(error);
+            }
+            graphs.change_engine(device::engine(Device::Cpu, options.threads)?.0);
+            graphs.load()?;
+            refused = Some(error);
+        }
+        let mut generator = Self::around(graphs, options, start);
+        generator.device_note = refused.map(|why| format!("running on the CPU: {why}"));
+        Ok(generator)
     }
 
     /// Loads the graphs of an opened bundle on any engine, which has its own threads.
@@ -109,10 +128,15 @@ impl Generator {
     /// As [`Generator::from_bundle`].
     pub fn with_engine(bundle: Bundle, engine: Box<dyn Engine>, options: &OpenOptions) -> Result<Self> {
         let start = Instant::now();
-        let graphs = Graphs::open(bundle, engine, options.memory)?;
+        let graphs = Graphs::new(bundle, engine, options.memory);
+        graphs.load()?;
+        Ok(Self::around(graphs, options, start))
+    }
+
+    fn around(graphs: Graphs, options: &OpenOptions, start: Instant) -> Self {
         let load_seconds = start.elapsed().as_secs_f64();
         let logits_bytes = options.logits_bytes;
-        Ok(Self { graphs, blank: Blank::new(logits_bytes), logits_bytes, load_seconds })
+        Self { graphs, blank: Blank::new(logits_bytes), logits_bytes, load_seconds, device_note: None }
     }
 
     /// What the model says about itself.
@@ -123,6 +147,11 @@ impl Generator {
     /// The name of the engine that runs the graphs.
     pub fn engine_name(&self) -> &str {
         self.graphs.engine.name()
+    }
+
+    /// Why the CPU runs the graphs, where [`Device::Auto`] chose it.
+    pub fn device_note(&self) -> Option<&str> {
+        self.device_note.as_deref()
     }
 
     /// Seconds that opening took: reading, checking, and preparing the transformer and the decoder.

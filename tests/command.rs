@@ -506,6 +506,30 @@ fn run_gives_raw_numbers() {
     assert_eq!(desk.names(), before);
 }
 
+/// Where no GPU can be used, `cuda` is an error and `auto` says why and draws. tests/cuda.rs has a stand-in for a GPU.
+#[test]
+fn a_device_that_is_not_there() {
+    let desk = Desk::new();
+    assert!(desk.ok(&["info", "--devices"]).starts_with("cpu "));
+    let listed = desk.json(&["info", "--devices", "--json"]);
+    let devices = listed["devices"].as_array().unwrap();
+    assert_eq!((devices[0]["device"].as_str(), &devices[0]["problem"]), (Some("cpu"), &Value::Null));
+    let Some(problem) = devices[1]["problem"].as_str() else {
+        return; // there is a GPU
+    };
+    if cfg!(not(feature = "cuda")) {
+        assert!(problem.contains("feature cuda"), "{problem}");
+    }
+    let said = desk.fails(1, &["generate", "--class", "warm", "--device", "cuda", "-o", "a.png"]);
+    assert!(said.contains("cuda:0: ") && said.contains(problem), "{said}");
+    let output = desk.run(&["generate", "--class", "warm", "--device", "auto", "-o", "a.png"]);
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success() && said == format!("maskgit: running on the CPU: {problem}\n"), "{said}");
+    desk.ok(&["generate", "--class", "warm", "-o", "b.png"]);
+    assert_eq!(fs::read(desk.path("a.png")).unwrap(), fs::read(desk.path("b.png")).unwrap());
+    assert!(desk.fails(2, &["generate", "--class", "warm", "--device", "gpu", "-o", "c.png"]).contains("cuda:N"));
+}
+
 #[test]
 fn info_and_bench() {
     let desk = Desk::new();

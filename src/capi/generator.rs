@@ -116,7 +116,7 @@ impl Drop for Running<'_> {
 ///
 /// # Safety
 ///
-/// `options` is NULL or a struct of the size that it says; `out` may be written.
+/// `options` is NULL or a struct of the size that it says, its device NULL or a text that ends with a NUL; `out` may be written.
 unsafe fn open(
     options: *const maskgit_open_options,
     out: *mut *mut maskgit_generator,
@@ -130,7 +130,8 @@ unsafe fn open(
         // SAFETY: the same promise.
         unsafe { argument::read(options) }?
     };
-    let to_open: OpenOptions = options.to_rust()?;
+    // SAFETY: the same promise.
+    let to_open: OpenOptions = unsafe { options.to_rust()? };
     let start = std::time::Instant::now();
     let generator = Generator::from_bundle(bundle(&options)?, &to_open)?;
     let load_seconds = start.elapsed().as_secs_f64();
@@ -149,13 +150,17 @@ unsafe fn open(
     log.say(
         MASKGIT_LOG_INFO,
         &format!(
-            "opened {} ({}) in {load_seconds:.3} s: {} threads, {} kernels",
+            "opened {} ({}) in {load_seconds:.3} s on {}: {} threads, {} kernels",
             about.manifest.name,
             about.manifest.precision,
+            generator.engine_name(),
             to_open.threads,
             Isa::best()
         ),
     );
+    if let Some(note) = generator.device_note() {
+        log.say(MASKGIT_LOG_INFO, note);
+    }
     let generator = Mutex::new(generator);
     let made = handle::give(maskgit_generator { generator, running: Mutex::new(None), about, log });
     // SAFETY: the same promise.

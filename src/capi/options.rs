@@ -50,9 +50,12 @@ pub struct maskgit_open_options {
     /// maskgit_open_bytes() only. 0: the bytes are copied. 1: they are used where they are, and the caller keeps them unchanged
     /// until the generator is freed and no call of it runs.
     pub borrow_bytes: u32,
+    /// The device: "cpu"; "cuda" or "cuda:N", an NVIDIA GPU; "auto", the first GPU where it can run the model, else the CPU, and `log`
+    /// hears why. NULL: "cpu". A library without GPUs has the CPU only.
+    pub device: *const c_char,
 }
 
-// SAFETY: `repr(C)`, the size first; integers, pointers and a function that may be NULL.
+// SAFETY: `repr(C)`, the size first; integers, pointers, among them a text, and a function that may be NULL.
 unsafe impl Versioned for maskgit_open_options {
     const NAME: &'static str = "maskgit_open_options";
     const FIRST_SIZE: usize = offset_of!(Self, borrow_bytes) + size_of::<u32>();
@@ -66,13 +69,21 @@ unsafe impl Versioned for maskgit_open_options {
             threads: 0,
             memory: MASKGIT_MEMORY_KEEP_ALL,
             borrow_bytes: 0,
+            device: ptr::null(),
         }
     }
 }
 
 impl maskgit_open_options {
-    pub(super) fn to_rust(self) -> Result<OpenOptions, Fault> {
+    /// # Safety
+    ///
+    /// The device is NULL or a text that ends with a NUL.
+    pub(super) unsafe fn to_rust(self) -> Result<OpenOptions, Fault> {
         let mut options = OpenOptions::default();
+        // SAFETY: the same promise.
+        if let Some(device) = unsafe { argument::optional_text(self.device, "device")? } {
+            options.device = device.parse()?;
+        }
         if self.threads != 0 {
             options.threads = self.threads as usize;
         }

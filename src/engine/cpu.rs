@@ -6,9 +6,9 @@ use rayon::prelude::*;
 use tract_onnx::prelude::multithread::Executor;
 use tract_onnx::prelude::*;
 
-use super::{DType, Engine, Input, Isa, OperatorCount, Output, Port, Session, Signature, Source};
 use super::fuse::{self, Target};
 use super::import::{check_inputs, failed, guarded, import};
+use super::{DType, Engine, Input, Isa, OperatorCount, Output, Port, Session, Signature, Source};
 use crate::error::{Error, Result};
 
 const MAX_THREADS: usize = 1024;

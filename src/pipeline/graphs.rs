@@ -58,12 +58,20 @@ pub(super) struct Graphs {
 }
 
 impl Graphs {
+    pub(super) fn new(bundle: Bundle, engine: Box<dyn Engine>, memory: MemoryUse) -> Self {
+        Self { bundle, engine, memory, sessions: RefCell::default() }
+    }
+
     /// Loads the decoder and the transformer, both to see that they are sound.
-    pub(super) fn open(bundle: Bundle, engine: Box<dyn Engine>, memory: MemoryUse) -> Result<Self> {
-        let graphs = Self { bundle, engine, memory, sessions: RefCell::default() };
-        graphs.with(GraphKind::Decoder, |_| Ok(()))?;
-        graphs.with(GraphKind::Transformer, |_| Ok(()))?;
-        Ok(graphs)
+    pub(super) fn load(&self) -> Result<()> {
+        self.with(GraphKind::Decoder, |_| Ok(()))?;
+        self.with(GraphKind::Transformer, |_| Ok(()))
+    }
+
+    /// Goes on with another engine, and with nothing that the old one has loaded.
+    pub(super) fn change_engine(&mut self, engine: Box<dyn Engine>) {
+        self.sessions = RefCell::default();
+        self.engine = engine;
     }
 
     pub(super) fn manifest(&self) -> &Manifest {

@@ -189,6 +189,22 @@ static void test_wrong_arguments(maskgit_generator *tiny) {
     opening.threads = 1;
     opening.memory = 9;
     CHECK_CODE(MASKGIT_ERROR_REQUEST, maskgit_open(in_repository("tests/data/tiny"), &opening, &none, &error));
+    opening.memory = MASKGIT_MEMORY_KEEP_ALL;
+    opening.device = "gpu";
+    CHECK_CODE(MASKGIT_ERROR_REQUEST, maskgit_open(in_repository("tests/data/tiny"), &opening, &none, &error));
+    /* No machine has so many. */
+    opening.device = "cuda:999";
+    CHECK_CODE(MASKGIT_ERROR_ENGINE, maskgit_open(in_repository("tests/data/tiny"), &opening, &none, &error));
+    opening.device = "cpu";
+    OK(maskgit_open(in_repository("tests/data/tiny"), &opening, &none, &error));
+    maskgit_generator_free(none);
+    none = NULL;
+    /* A program compiled before the field was there. */
+    opening.device = "gpu";
+    opening.size = offsetof(maskgit_open_options, device);
+    OK(maskgit_open(in_repository("tests/data/tiny"), &opening, &none, &error));
+    maskgit_generator_free(none);
+    none = NULL;
 
     /* Structs: not set, too short, and from a later version. */
     CHECK(maskgit_options_init(NULL, sizeof options) == MASKGIT_ERROR_NULL, "NULL");

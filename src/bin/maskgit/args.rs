@@ -5,9 +5,9 @@ use std::path::PathBuf;
 use anyhow::Result;
 use clap::builder::RangedU64ValueParser;
 use maskgit::sample::{Options, Sampler, Schedule};
-use maskgit::{Generator, MemoryUse, OpenOptions};
+use maskgit::{Device, Generator, MemoryUse, OpenOptions};
 
-use crate::model;
+use crate::{failure, model};
 
 /// Which model.
 #[derive(clap::Args)]
@@ -33,6 +33,11 @@ pub struct Resources {
     /// Takes less memory and more time; the pictures do not depend on it.
     #[arg(long)]
     pub low_memory: bool,
+    /// Where to compute: cpu; cuda or cuda:N, an NVIDIA GPU; auto, a GPU where there is one (`maskgit info --devices`)
+    ///
+    /// The tokens are the same on every run of a device; another device rounds differently, so a token may differ.
+    #[arg(long, value_name = "DEVICE", default_value = "cpu")]
+    pub device: Device,
 }
 
 impl Resources {
@@ -42,11 +47,12 @@ impl Resources {
         if self.low_memory {
             options.memory = MemoryUse::OneAtATime;
         }
+        options.device = self.device;
         options
     }
 }
 
-/// Opens the model for the CPU; returns its path too.
+/// Opens the model; returns its path too.
 pub fn open(model: &Model, resources: &Resources) -> Result<(Generator, PathBuf)> {
     open_with(model, &resources.options())
 }
@@ -63,6 +69,9 @@ pub fn open_once(model: &Model, resources: &Resources) -> Result<(Generator, Pat
 fn open_with(model: &Model, options: &OpenOptions) -> Result<(Generator, PathBuf)> {
     let path = model::find(model.model.as_deref())?;
     let generator = Generator::open_with(&path, options)?;
+    if let Some(note) = generator.device_note() {
+        failure::line(note);
+    }
     Ok((generator, path))
 }
 

@@ -68,7 +68,7 @@ pub fn usage(error: &clap::Error) -> ExitCode {
 }
 
 /// One line on stderr, whatever `text` holds.
-fn line(text: &str) {
+pub fn line(text: &str) {
     let words: Vec<&str> =
         text.split(|c: char| c.is_whitespace() || c.is_control()).filter(|w| !w.is_empty()).collect();
     // There is nowhere to report a closed stderr to.

@@ -20,6 +20,9 @@ pub struct Args {
     /// List the operators of each graph as the engine runs them, with how many there are: ours say what they compute, others are tract's
     #[arg(long, conflicts_with = "labels")]
     graph: bool,
+    /// List the devices of this machine, and why one cannot be used; no model is needed
+    #[arg(long, conflicts_with_all = ["labels", "graph", "model"])]
+    devices: bool,
     /// Print one JSON object: the manifest and the model's path
     #[arg(long)]
     json: bool,
@@ -33,6 +36,9 @@ struct Report<'a> {
 }
 
 pub fn run(args: &Args) -> Result<()> {
+    if args.devices {
+        return devices(args.json);
+    }
     let path = model::find(args.model.model.as_deref())?;
     let bundle = Bundle::open(&path)?;
     let manifest = bundle.manifest();
@@ -52,6 +58,25 @@ pub fn run(args: &Args) -> Result<()> {
     } else {
         output::text(&describe(&path, manifest)?)
     }
+}
+
+/// What could compute.
+fn devices(json: bool) -> Result<()> {
+    let devices = maskgit::pipeline::devices();
+    if json {
+        let rows = devices.iter().map(
+            |d| serde_json::json!({"device": d.device.to_string(), "description": d.description, "problem": d.problem}),
+        );
+        return output::json(&serde_json::json!({"devices": rows.collect::<Vec<_>>()}));
+    }
+    let mut text = String::new();
+    for device in &devices {
+        let mut parts: Vec<String> = Vec::new();
+        parts.extend(Some(plain(&device.description)).filter(|d| !d.is_empty()));
+        parts.extend(device.problem.as_deref().map(|why| format!("not usable: {}", plain(why))));
+        writeln!(text, "{:<12} {}", device.device.to_string(), parts.join("; "))?;
+    }
+    output::text(&text)
 }
 
 /// The operators of every graph.

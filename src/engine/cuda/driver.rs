@@ -67,7 +67,9 @@ fn start() -> Result<()> {
     check("ask for the driver's version", unsafe { cuda::cuDriverGetVersion(&raw mut version) })?;
     if version < OLDEST_DRIVER {
         let (major, minor) = (version / 1000, version % 1000 / 10);
-        return Err(Error::engine(format!("NVIDIA's driver is too old: it knows CUDA {major}.{minor}; it must know 12.0")));
+        return Err(Error::engine(format!(
+            "NVIDIA's driver is too old: it knows CUDA {major}.{minor}; it must know 12.0"
+        )));
     }
     // SAFETY: there are no flags.
     check("start NVIDIA's driver", unsafe { cuda::cuInit(0) })
@@ -109,7 +111,8 @@ fn describe(index: usize) -> Result<(c_int, CudaDevice)> {
         device,
         CudaDevice {
             index,
-            name: CStr::from_bytes_until_nul(&name).map_or_else(|_| String::new(), |n| n.to_string_lossy().into_owned()),
+            name: CStr::from_bytes_until_nul(&name)
+                .map_or_else(|_| String::new(), |n| n.to_string_lossy().into_owned()),
             capability,
             processors: attribute(device, Attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)? as usize,
             memory,
@@ -123,11 +126,18 @@ fn describe(index: usize) -> Result<(c_int, CudaDevice)> {
 ///
 /// # Errors
 ///
-/// Kind [`Engine`](crate::ErrorKind::Engine), saying what is missing, when the driver is not there, too old, or does not start. NVRTC
-/// is not asked for.
+/// Kind [`Engine`](crate::ErrorKind::Engine), saying what is missing, when the driver is not there, too old, or does not start.
 pub fn cuda_devices() -> Result<Vec<CudaDevice>> {
     start()?;
-    (0..count()?).map(|index| Ok(describe(index)?.1)).collect()
+    let mut devices = Vec::new();
+    for index in 0..count()? {
+        let mut device = describe(index)?.1;
+        if device.problem.is_none() {
+            device.problem = Nvrtc::get().err().map(|why| why.to_string());
+        }
+        devices.push(device);
+    }
+    Ok(devices)
 }
 
 /// An opened GPU and the kernels that are on it.

@@ -12,7 +12,8 @@ use libloading::Library;
 use super::device::{Call, Device, Precision};
 use crate::error::{Error, Result};
 
-type Emulate = unsafe extern "C" fn(*const c_char, *const c_uint, c_uint, *const c_void, usize, c_int, c_uint) -> *const c_char;
+type Emulate =
+    unsafe extern "C" fn(*const c_char, *const c_uint, c_uint, *const c_void, usize, c_int, c_uint) -> *const c_char;
 
 /// The library for a precision, compiled once a process.
 fn library(precision: Precision) -> &'static Library {
@@ -69,7 +70,8 @@ impl Device for Emulator {
     }
 
     fn allocate(&mut self, bytes: usize) -> Result<u64> {
-        let layout = Layout::from_size_align(bytes, 256).map_err(|e| Error::internal("an impossible size").with_source(e))?;
+        let layout =
+            Layout::from_size_align(bytes, 256).map_err(|e| Error::internal("an impossible size").with_source(e))?;
         // SAFETY: the layout has a size; every byte is set: to bits that are not a number in fp32 and in fp16.
         let address = unsafe {
             let start = alloc(layout);

@@ -63,7 +63,8 @@ impl Nvrtc {
     fn find() -> std::result::Result<Self, String> {
         if let Some(path) = std::env::var_os(VARIABLE).filter(|path| !path.is_empty()) {
             let path = std::path::PathBuf::from(path);
-            return Self::load(&path).map_err(|e| format!("cannot load NVRTC from {} ({VARIABLE}): {e}", path.display()));
+            return Self::load(&path)
+                .map_err(|e| format!("cannot load NVRTC from {} ({VARIABLE}): {e}", path.display()));
         }
         let folders = FOLDERS.iter().flat_map(|folder| NAMES.map(|name| std::path::Path::new(folder).join(name)));
         for path in NAMES.iter().map(std::path::PathBuf::from).chain(folders) {

@@ -117,7 +117,9 @@ impl Constant {
 pub(super) fn numbers(precision: Precision, values: &[f32], bytes: &mut Vec<u8>) {
     match precision {
         Precision::F32 => values.iter().for_each(|v| bytes.extend(v.to_le_bytes())),
-        Precision::F16 => values.iter().for_each(|v| bytes.extend(tract_onnx::prelude::f16::from_f32(*v).to_le_bytes())),
+        Precision::F16 => {
+            values.iter().for_each(|v| bytes.extend(tract_onnx::prelude::f16::from_f32(*v).to_le_bytes()))
+        }
     }
 }
 

@@ -78,7 +78,8 @@ impl CudaSession {
             self.arena = self.device.allocate(self.plan.row_bytes * rows)?;
             self.capacity = rows;
         }
-        let slot = self.recordings.get_mut(rows - 1).ok_or_else(|| Error::internal("too many rows at the same time"))?;
+        let slot =
+            self.recordings.get_mut(rows - 1).ok_or_else(|| Error::internal("too many rows at the same time"))?;
         if let Some(recording) = *slot {
             return Ok(recording);
         }
@@ -117,7 +118,9 @@ impl CudaSession {
             let mut fault = [0; 8];
             self.device.download(self.address(index, self.plan.fault), &mut fault)?;
             if fault != [0; 8] {
-                return Err(Error::engine("cannot run the graph: an index is outside the table that it is looked up in"));
+                return Err(Error::engine(
+                    "cannot run the graph: an index is outside the table that it is looked up in",
+                ));
             }
             let gates: Vec<Gate> = self.plan.outputs.clone();
             results.push(gates.iter().map(|gate| self.output(index, gate)).collect::<Result<_>>()?);

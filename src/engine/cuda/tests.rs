@@ -1,5 +1,6 @@
 //! Whole graphs on the emulation of the kernels, beside the CPU's operators.
 
+mod device;
 mod graphs;
 mod kernels;
 mod operators;

@@ -3,6 +3,7 @@
 #include "shim.hpp"
 
 #include <atomic>
+#include <cstdio>
 #include <cstdlib>
 #include <thread>
 #include <vector>

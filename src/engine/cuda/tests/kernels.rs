@@ -13,16 +13,16 @@ fn every_kernel_compiles_for_every_gpu() {
     for needed in [(7, 5), (8, 7), (9, 0)] {
         assert!(known.contains(&needed), "NVRTC {:?} does not know {needed:?}", nvrtc.version());
     }
-    let jobs: Vec<(Precision, (i32, i32))> = known
-        .iter()
-        .filter(|&&c| c >= (7, 5))
-        .flat_map(|&c| [(Precision::F32, c), (Precision::F16, c)])
-        .collect();
+    let jobs: Vec<(Precision, (i32, i32))> =
+        known.iter().filter(|&&c| c >= (7, 5)).flat_map(|&c| [(Precision::F32, c), (Precision::F16, c)]).collect();
     for (precision, capability) in &jobs {
         let all = names(*precision);
         let image = nvrtc.compile(*precision, &all, *capability).unwrap();
         for name in all {
-            assert!(image.windows(name.len()).any(|w| w == name.as_bytes()), "{name} is not in the code for {capability:?}");
+            assert!(
+                image.windows(name.len()).any(|w| w == name.as_bytes()),
+                "{name} is not in the code for {capability:?}"
+            );
         }
         println!("{precision:?}, {capability:?}: {} bytes", image.len());
     }
@@ -49,7 +49,16 @@ fn one_kernel_compiles_alone() {
 #[test]
 fn the_sources_have_these_kernels() {
     let (wide, narrow) = (names(Precision::F32), names(Precision::F16));
-    for name in ["gemm_small", "gemm_int8_large", "attention_128", "row_norm", "group_apply", "map_int", "int_to_real", "gather"] {
+    for name in [
+        "gemm_small",
+        "gemm_int8_large",
+        "attention_128",
+        "row_norm",
+        "group_apply",
+        "map_int",
+        "int_to_real",
+        "gather",
+    ] {
         assert!(wide.contains(&name) && narrow.contains(&name), "{name}");
     }
     assert!(narrow.contains(&"attention_tensor_48") && !wide.contains(&"attention_tensor_48"));

@@ -57,7 +57,10 @@ fn both(
     match precision {
         Precision::F32 => assert!(worst < 2e-5 * f64::from(largest), "{what}: {worst} of {largest}"),
         Precision::F16 => {
-            assert!(worst < 4e-3 * f64::from(largest) && cosine > 0.99999, "{what}: {worst} of {largest}, cosine {cosine}");
+            assert!(
+                worst < 4e-3 * f64::from(largest) && cosine > 0.99999,
+                "{what}: {worst} of {largest}, cosine {cosine}"
+            );
         }
     }
 }
@@ -99,9 +102,13 @@ fn dense_layers() {
         let int8 = case % 3 == 0;
         // Multiples of eight are read in wide steps, others one by one.
         let inner = if case % 4 < 2 { 8 * (1 + random.below(20)) } else { 1 + random.below(90) };
-        let (rows, columns) = (1 + random.below(if case % 5 == 0 { 200 } else { 40 }), 1 + random.below(if case % 7 == 0 { 150 } else { 50 }));
+        let (rows, columns) = (
+            1 + random.below(if case % 5 == 0 { 200 } else { 40 }),
+            1 + random.below(if case % 7 == 0 { 150 } else { 50 }),
+        );
         let values = weights(&mut random, inner * columns, precision);
-        let (places, along): (Vec<usize>, Vec<usize>) = ((0..inner).map(|k| k * columns).collect(), (0..columns).collect());
+        let (places, along): (Vec<usize>, Vec<usize>) =
+            ((0..inner).map(|k| k * columns).collect(), (0..columns).collect());
         let matrix = Matrix { values: &values, taps: 1, tap: 0, inner: &places, columns: &along };
         let scales: Vec<f32> = (0..columns).map(|_| 0.001 + random.number().abs() * 0.01).collect();
         let (gpu, cpu) = pair(precision, int8, &matrix, &scales);
@@ -141,7 +148,9 @@ fn convolutions() {
         let padding = [random.below(2) + kernel[0] / 2, random.below(2) + kernel[1] / 2];
         let factor = if upsample { 2 } else { 1 };
         let reach = |axis: usize| (kernel[axis] - 1) * dilation + 1;
-        let size = |size: usize, axis: usize| (size * factor + 2 * padding[axis]).checked_sub(reach(axis)).map(|s| s / stride + 1);
+        let size = |size: usize, axis: usize| {
+            (size * factor + 2 * padding[axis]).checked_sub(reach(axis)).map(|s| s / stride + 1)
+        };
         let (Some(out_height), Some(out_width)) = (size(height, 0), size(width, 1)) else { continue };
         let taps = kernel[0] * kernel[1];
         let values = weights(&mut random, taps * channels * columns, precision);
@@ -175,7 +184,9 @@ fn convolutions() {
         if op.residual {
             inputs.push((op.shape.to_vec(), random.numbers(out_height * out_width * columns)));
         }
-        let what = format!("case {case}: {kernel:?} of {height}x{width}x{channels} to {columns}, stride {stride}, dilation {dilation}, padding {padding:?}, upsample {upsample}, {precision:?}, int8 {int8}");
+        let what = format!(
+            "case {case}: {kernel:?} of {height}x{width}x{channels} to {columns}, stride {stride}, dilation {dilation}, padding {padding:?}, upsample {upsample}, {precision:?}, int8 {int8}"
+        );
         both(&what, op.clone(), &Conv2d { weights: cpu, ..op }, &inputs, precision);
     }
 }
@@ -242,8 +253,14 @@ fn attention_of_any_head_size() {
         let inputs = if together {
             vec![(vec![keys, step], random.numbers(keys * step))]
         } else {
-            let tensor = |random: &mut Random, tokens: usize, dim: usize| (vec![tokens, heads * dim], random.numbers(tokens * heads * dim));
-            vec![tensor(&mut random, queries, dim), tensor(&mut random, keys, dim), tensor(&mut random, keys, value_dim)]
+            let tensor = |random: &mut Random, tokens: usize, dim: usize| {
+                (vec![tokens, heads * dim], random.numbers(tokens * heads * dim))
+            };
+            vec![
+                tensor(&mut random, queries, dim),
+                tensor(&mut random, keys, dim),
+                tensor(&mut random, keys, value_dim),
+            ]
         };
         let op = Attention {
             heads,
@@ -261,7 +278,9 @@ fn attention_of_any_head_size() {
             isa: Isa::Portable,
             fused: true,
         };
-        let what = format!("case {case}: {heads} heads of {dim} and {value_dim}, {queries} queries, {keys} keys, {precision:?}");
+        let what = format!(
+            "case {case}: {heads} heads of {dim} and {value_dim}, {queries} queries, {keys} keys, {precision:?}"
+        );
         both(&what, op.clone(), &op, &inputs, precision);
     }
 }

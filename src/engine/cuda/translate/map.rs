@@ -51,8 +51,8 @@ fn joined(shape: &[usize], operands: &[&[i64]]) -> (Vec<usize>, Vec<Vec<i64>>) {
         if size == 1 {
             continue;
         }
-        let joins = !sizes.is_empty()
-            && operands.iter().zip(&strides).all(|(o, s)| s.last() == Some(&(o[axis] * size as i64)));
+        let joins =
+            !sizes.is_empty() && operands.iter().zip(&strides).all(|(o, s)| s.last() == Some(&(o[axis] * size as i64)));
         match sizes.last_mut() {
             Some(last) if joins => {
                 *last *= size;
@@ -79,10 +79,12 @@ impl Translator {
         }
         let (mut shape, strides) = joined(&to.shape, &[&a.strides, &second.strides, &to.strides]);
         if shape.len() > AXES {
-            return Err(Error::engine(format!("there is no GPU kernel for a tensor of {} axes in another order", shape.len())));
+            return Err(Error::engine(format!(
+                "there is no GPU kernel for a tensor of {} axes in another order",
+                shape.len()
+            )));
         }
-        let mut arguments =
-            Arguments::default().place(a.at).place(b.map_or(At::Nowhere, |b| b.at)).place(to.at);
+        let mut arguments = Arguments::default().place(a.at).place(b.map_or(At::Nowhere, |b| b.at)).place(to.at);
         for mut operand in strides {
             operand.resize(AXES, 0);
             arguments = arguments.longs(&operand);

@@ -103,7 +103,8 @@ struct Translator {
 
 fn unsupported(node: &TypedNode) -> Error {
     let info = node.op.info().unwrap_or_default().join(", ");
-    let text = format!("there is no GPU kernel for the operator {} ({info}) of the node \"{}\"", node.op.name(), node.name);
+    let text =
+        format!("there is no GPU kernel for the operator {} ({info}) of the node \"{}\"", node.op.name(), node.name);
     Error::engine(crate::engine::import::clip(&text))
 }
 

@@ -138,8 +138,7 @@ impl Translator {
         let bias = self.vector(op.bias.as_deref());
         let residual = self.residual(node, op.residual)?;
         let out = self.tensor(Kind::Real, &op.shape);
-        let pointwise =
-            op.kernel == [1, 1] && op.strides == [1, 1] && op.padding == [0, 0] && !op.upsample;
+        let pointwise = op.kernel == [1, 1] && op.strides == [1, 1] && op.padding == [0, 0] && !op.upsample;
         self.product(&Product {
             x: &x,
             weights,

@@ -159,7 +159,8 @@ impl Translator {
 
     pub(super) fn gather(&mut self, node: &TypedNode, op: &Gather, shape: &[usize]) -> Result<Option<View>> {
         let (table, indices) = (self.whole(node, 0)?, self.whole(node, 1)?);
-        if table.kind != Kind::Real || indices.kind != Kind::Int || op.output_type.is_some_and(|t| t != DatumType::F32) {
+        if table.kind != Kind::Real || indices.kind != Kind::Int || op.output_type.is_some_and(|t| t != DatumType::F32)
+        {
             return Ok(None);
         }
         let out = self.tensor(Kind::Real, shape);
@@ -218,7 +219,13 @@ impl Translator {
         Ok(Some(out))
     }
 
-    pub(super) fn pool(&mut self, node: &TypedNode, spec: &PoolSpec, how: usize, out: &[usize]) -> Result<Option<View>> {
+    pub(super) fn pool(
+        &mut self,
+        node: &TypedNode,
+        spec: &PoolSpec,
+        how: usize,
+        out: &[usize],
+    ) -> Result<Option<View>> {
         let x = self.whole(node, 0)?;
         let (h, w, c) = match spec.data_format {
             tract_onnx::tract_core::ops::nn::DataFormat::NCHW => (2, 3, 1),
