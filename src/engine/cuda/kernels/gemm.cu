@@ -48,32 +48,28 @@ __device__ __forceinline__ long long place_of(const Gemm& a, const Row& r, int k
 }
 
 // WIDE numbers of x. Where they can be read at once, they belong to one tap.
-__device__ __forceinline__ void fetch_x(const Gemm& a, const Real* x, const Row& r, int k, Real (&to)[WIDE]) {
+__device__ __forceinline__ Wide fetch_x(const Gemm& a, const Real* x, const Row& r, int k) {
+    Wide to;
     if (a.wide_x) {
         long long place = place_of(a, r, k);
-        if (place >= 0) {
-            Wide wide = *reinterpret_cast<const Wide*>(x + place);
-            for (int i = 0; i < WIDE; i++) to[i] = wide.values[i];
-        } else {
-            for (int i = 0; i < WIDE; i++) to[i] = narrow(0.0f);
-        }
-        return;
+        if (place >= 0) return *reinterpret_cast<const Wide*>(x + place);
+        for (int i = 0; i < WIDE; i++) to.values[i] = narrow(0.0f);
+        return to;
     }
     for (int i = 0; i < WIDE; i++) {
         long long place = place_of(a, r, k + i);
-        to[i] = place >= 0 ? x[place] : narrow(0.0f);
+        to.values[i] = place >= 0 ? x[place] : narrow(0.0f);
     }
+    return to;
 }
 
-__device__ __forceinline__ void fetch_w(const Gemm& a, const Real* w, int column, int k, Real (&to)[WIDE]) {
-    if (a.wide_w && column < a.columns && k < a.inner) {
-        Wide wide = *reinterpret_cast<const Wide*>(w + (long long)column * a.ldw + k);
-        for (int i = 0; i < WIDE; i++) to[i] = wide.values[i];
-        return;
-    }
+__device__ __forceinline__ Wide fetch_w(const Gemm& a, const Real* w, int column, int k) {
+    if (a.wide_w && column < a.columns && k < a.inner) return *reinterpret_cast<const Wide*>(w + (long long)column * a.ldw + k);
+    Wide to;
     for (int i = 0; i < WIDE; i++) {
-        to[i] = column < a.columns && k + i < a.inner ? w[(long long)column * a.ldw + k + i] : narrow(0.0f);
+        to.values[i] = column < a.columns && k + i < a.inner ? w[(long long)column * a.ldw + k + i] : narrow(0.0f);
     }
+    return to;
 }
 
 struct __align__(WIDE) WideInt8 {
@@ -81,16 +77,18 @@ struct __align__(WIDE) WideInt8 {
 };
 
 // int8 weights are widened as they are loaded; what a unit is worth comes in at the end.
-__device__ __forceinline__ void fetch_w(const Gemm& a, const signed char* w, int column, int k, Real (&to)[WIDE]) {
+__device__ __forceinline__ Wide fetch_w(const Gemm& a, const signed char* w, int column, int k) {
+    Wide to;
     if (a.wide_w && column < a.columns && k < a.inner) {
         WideInt8 wide = *reinterpret_cast<const WideInt8*>(w + (long long)column * a.ldw + k);
-        for (int i = 0; i < WIDE; i++) to[i] = narrow((float)wide.values[i]);
-        return;
+        for (int i = 0; i < WIDE; i++) to.values[i] = narrow((float)wide.values[i]);
+        return to;
     }
     for (int i = 0; i < WIDE; i++) {
         bool inside = column < a.columns && k + i < a.inner;
-        to[i] = narrow(inside ? (float)w[(long long)column * a.ldw + k + i] : 0.0f);
+        to.values[i] = narrow(inside ? (float)w[(long long)column * a.ldw + k + i] : 0.0f);
     }
+    return to;
 }
 
 // Finishes one number.
@@ -125,7 +123,7 @@ __device__ __forceinline__ void gemm(const Gemm& a) {
     const W* w = at<const W>(a.w);
     Row rows[XS];
     for (int i = 0; i < XS; i++) rows[i] = row_of(a, first_row + load_row + i * STEP);
-    Real from_x[XS][WIDE], from_w[WS][WIDE];
+    Wide from_x[XS], from_w[WS];
     float sums[WM / 16][WN / 8][4];
     for (int i = 0; i < WM / 16; i++)
         for (int j = 0; j < WN / 8; j++)
@@ -137,8 +135,8 @@ __device__ __forceinline__ void gemm(const Gemm& a) {
         // The next tile is on its way while this one is multiplied.
         if (tile + 1 < tiles) {
             int k = (tile + 1) * DEPTH + load_k;
-            for (int i = 0; i < XS; i++) fetch_x(a, x, rows[i], k, from_x[i]);
-            for (int i = 0; i < WS; i++) fetch_w(a, w, first_column + load_row + i * STEP, k, from_w[i]);
+            for (int i = 0; i < XS; i++) from_x[i] = fetch_x(a, x, rows[i], k);
+            for (int i = 0; i < WS; i++) from_w[i] = fetch_w(a, w, first_column + load_row + i * STEP, k);
         }
         if (tile >= 0) {
             const Half* tile_x = xs + tile % 2 * TM * PITCH + warp_row * PITCH;
@@ -158,16 +156,8 @@ __device__ __forceinline__ void gemm(const Gemm& a) {
         if (tile + 1 < tiles) {
             Half* tile_x = xs + (tile + 1) % 2 * TM * PITCH;
             Half* tile_w = ws + (tile + 1) % 2 * TN * PITCH;
-            for (int i = 0; i < XS; i++) {
-                Wide wide;
-                for (int n = 0; n < WIDE; n++) wide.values[n] = from_x[i][n];
-                *reinterpret_cast<Wide*>(tile_x + (load_row + i * STEP) * PITCH + load_k) = wide;
-            }
-            for (int i = 0; i < WS; i++) {
-                Wide wide;
-                for (int n = 0; n < WIDE; n++) wide.values[n] = from_w[i][n];
-                *reinterpret_cast<Wide*>(tile_w + (load_row + i * STEP) * PITCH + load_k) = wide;
-            }
+            for (int i = 0; i < XS; i++) *reinterpret_cast<Wide*>(tile_x + (load_row + i * STEP) * PITCH + load_k) = from_x[i];
+            for (int i = 0; i < WS; i++) *reinterpret_cast<Wide*>(tile_w + (load_row + i * STEP) * PITCH + load_k) = from_w[i];
         }
         __syncthreads();
     }
@@ -202,7 +192,7 @@ __device__ __forceinline__ void gemm(const Gemm& a) {
     const W* w = at<const W>(a.w);
     Row rows[READS];
     for (int i = 0; i < READS; i++) rows[i] = row_of(a, first_row + load_row + i * STEP);
-    Real from_x[READS][WIDE], from_w[READS][WIDE];
+    Wide from_x[READS], from_w[READS];
     float sums[SIDE][SIDE];
     for (int i = 0; i < SIDE; i++)
         for (int j = 0; j < SIDE; j++) sums[i][j] = 0.0f;
@@ -212,8 +202,8 @@ __device__ __forceinline__ void gemm(const Gemm& a) {
         if (tile + 1 < tiles) {
             int k = (tile + 1) * DEPTH + load_k;
             for (int i = 0; i < READS; i++) {
-                fetch_x(a, x, rows[i], k, from_x[i]);
-                fetch_w(a, w, first_column + load_row + i * STEP, k, from_w[i]);
+                from_x[i] = fetch_x(a, x, rows[i], k);
+                from_w[i] = fetch_w(a, w, first_column + load_row + i * STEP, k);
             }
         }
         if (tile >= 0) {
@@ -234,8 +224,8 @@ __device__ __forceinline__ void gemm(const Gemm& a) {
                 int row = load_row + i * STEP;
                 if (row >= T) break;
                 for (int n = 0; n < WIDE; n++) {
-                    tile_x[(load_k + n) * PITCH + row] = from_x[i][n];
-                    tile_w[(load_k + n) * PITCH + row] = from_w[i][n];
+                    tile_x[(load_k + n) * PITCH + row] = from_x[i].values[n];
+                    tile_w[(load_k + n) * PITCH + row] = from_w[i].values[n];
                 }
             }
         }
