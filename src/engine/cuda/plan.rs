@@ -312,13 +312,11 @@ mod tests {
         let lives = [Some((0, 1)), Some((1, 2)), Some((2, 3)), None, Some((0, 3))];
         let sizes = [1000, 2000, 1000, 5000, 10];
         let (offsets, total) = arrange(&sizes, &lives);
-        for i in 0..5 {
-            for j in 0..i {
-                let (Some(a), Some(b)) = (lives[i], lives[j]) else { continue };
-                let together = a.0 <= b.1 && b.0 <= a.1;
-                let apart = offsets[i] + sizes[i] <= offsets[j] || offsets[j] + sizes[j] <= offsets[i];
-                assert!(!together || apart, "{i} and {j} meet: {offsets:?}");
-            }
+        for (i, j) in (0..5).flat_map(|i| (0..i).map(move |j| (i, j))) {
+            let (Some(a), Some(b)) = (lives[i], lives[j]) else { continue };
+            let together = a.0 <= b.1 && b.0 <= a.1;
+            let apart = offsets[i] + sizes[i] <= offsets[j] || offsets[j] + sizes[j] <= offsets[i];
+            assert!(!together || apart, "{i} and {j} meet: {offsets:?}");
         }
         assert_eq!(offsets[0], offsets[2], "the first and the third can share");
         assert!(total < 1000 + 2000 + 1000 + 3 * ALIGN, "{total}");

@@ -47,9 +47,9 @@ fn compare(a: &[f32], b: &[f32]) -> (f64, f64) {
     let (mut product, mut left, mut right, mut worst) = (0f64, 0f64, 0f64, 0f64);
     for (&a, &b) in a.iter().zip(b) {
         let (a, b) = (f64::from(a), f64::from(b));
-        // Not max(): a difference that is not a number must show.
         let difference = (a - b).abs();
-        if !(difference <= worst) {
+        // Not max(): a difference that is not a number must show.
+        if difference > worst || difference.is_nan() {
             worst = difference;
         }
         product += a * b;
