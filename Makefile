@@ -1,6 +1,6 @@
 # make demo     draw a sheet of the bundled model: demo.png
 # make test     all tests: Rust, then Python in an environment made here
-# make test-cuda-kernels   compile every GPU kernel for every GPU that NVRTC knows; no GPU is needed
+# make test-cuda-kernels   compile every GPU kernel for Turing, Orin, Hopper and later GPUs; no GPU is needed
 # make test-cuda   the GPU's tests, where there is a GPU
 # make bench-cuda  measure on a GPU: benches/RESULTS-cuda.md
 # make test-c   the C library under test: C and C++ programs, sanitizers, symbols, header
