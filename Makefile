@@ -3,6 +3,7 @@
 # make test-c   the C library under test: C and C++ programs, sanitizers, symbols, header
 # make capi     the C library: libmaskgit.so, libmaskgit.a
 # make header   write include/maskgit.h anew, from src/capi
+# make arm      cross-compile for 64-bit ARM and run all tests in an emulator
 # make install  the C library, its header and pkg-config file, into PREFIX (/usr/local) under DESTDIR; make uninstall takes them away
 # make lint     rustfmt, clippy and rustdoc, warnings denied
 # make bench    Criterion benches and `maskgit bench`
@@ -29,7 +30,7 @@ VENV_PYTHON := $(VENV)/bin/python
 VENV_STAMP := $(VENV)/.maskgit-$(firstword $(shell cksum export/pyproject.toml 2>/dev/null))
 CLASS ?= lorelei
 
-.PHONY: demo test test-rust test-python test-c capi header install uninstall lint bench compare fmt golden tiny inputs pictures evaluate-edit avatars-64 venv own
+.PHONY: demo test test-rust test-python test-c capi header arm install uninstall lint bench compare fmt golden tiny inputs pictures evaluate-edit avatars-64 venv own
 
 demo: own
 	$(CARGO) run --release --locked -- generate --class $(CLASS) --seed 7 --count 16 --grid --scale 4 -o demo.png
@@ -46,9 +47,12 @@ own:
 test-rust: own
 	$(CARGO) test --release --locked
 
-# The tests run on a library that cargo builds.
+# The version of the interface: the library's soname ends with it, and src/capi says it as MASKGIT_ABI_VERSION.
+ABI := $(shell sed -n 's/^\#define MASKGIT_ABI_VERSION \([0-9]*\).*/\1/p' include/maskgit.h)
+SONAME := libmaskgit.so.$(ABI)
 capi: own
-	$(CARGO) rustc --release --locked --lib --features capi --crate-type cdylib,staticlib
+	$(CARGO) rustc --release --locked --lib --features capi --crate-type cdylib,staticlib -- -Clink-arg=-Wl,-soname,$(SONAME)
+	ln -sf libmaskgit.so "$(CARGO_TARGET_DIR)/release/$(SONAME)"
 
 test-c: capi
 	$(CARGO) build --release --locked
@@ -59,18 +63,23 @@ test-c: capi
 header:
 	.ci/header
 
+arm:
+	.ci/arm
+
 # Where the C library goes. `make install DESTDIR=...` for packages.
 PREFIX ?= /usr/local
+INSTALLED = $(DESTDIR)$(PREFIX)
 install: capi
-	install -D -m 644 include/maskgit.h "$(DESTDIR)$(PREFIX)/include/maskgit.h"
-	install -D -m 755 "$(CARGO_TARGET_DIR)/release/libmaskgit.so" "$(DESTDIR)$(PREFIX)/lib/libmaskgit.so"
-	install -D -m 644 "$(CARGO_TARGET_DIR)/release/libmaskgit.a" "$(DESTDIR)$(PREFIX)/lib/libmaskgit.a"
-	mkdir -p "$(DESTDIR)$(PREFIX)/lib/pkgconfig"
-	sed 's|@PREFIX@|$(PREFIX)|' src/capi/maskgit.pc.in > "$(DESTDIR)$(PREFIX)/lib/pkgconfig/maskgit.pc"
+	install -D -m 644 include/maskgit.h "$(INSTALLED)/include/maskgit.h"
+	install -D -m 755 "$(CARGO_TARGET_DIR)/release/libmaskgit.so" "$(INSTALLED)/lib/$(SONAME)"
+	ln -sf $(SONAME) "$(INSTALLED)/lib/libmaskgit.so"
+	install -D -m 644 "$(CARGO_TARGET_DIR)/release/libmaskgit.a" "$(INSTALLED)/lib/libmaskgit.a"
+	mkdir -p "$(INSTALLED)/lib/pkgconfig"
+	sed 's|@PREFIX@|$(PREFIX)|' src/capi/maskgit.pc.in > "$(INSTALLED)/lib/pkgconfig/maskgit.pc"
 
 uninstall:
-	rm -f "$(DESTDIR)$(PREFIX)/include/maskgit.h"
-	rm -f "$(DESTDIR)$(PREFIX)/lib/libmaskgit.so" "$(DESTDIR)$(PREFIX)/lib/libmaskgit.a" "$(DESTDIR)$(PREFIX)/lib/pkgconfig/maskgit.pc"
+	rm -f "$(INSTALLED)/include/maskgit.h" "$(INSTALLED)/lib/$(SONAME)" "$(INSTALLED)/lib/libmaskgit.so"
+	rm -f "$(INSTALLED)/lib/libmaskgit.a" "$(INSTALLED)/lib/pkgconfig/maskgit.pc"
 
 # The built command goes along, so that the package's tests compare PyTorch with our engine.
 test-python: own $(VENV_STAMP)

@@ -4,12 +4,11 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use rayon::prelude::*;
-use tract_onnx::prelude::multithread::{Executor, multithread_tract_scope};
 use tract_onnx::prelude::*;
 use tract_onnx::tract_hir::internal::{DimLike, Factoid};
 
 use super::{DType, Engine, Input, Isa, OperatorCount, Output, Port, Session, Signature, Source};
-use super::{check, fuse, lazy, skeleton};
+use super::{check, fuse, lazy, pool, skeleton};
 use crate::error::{Error, Result};
 
 const MAX_THREADS: usize = 1024;
@@ -20,12 +19,11 @@ const MAX_CAUSE_CHARS: usize = 400;
 
 /// Runs graphs on the CPU.
 ///
-/// With one thread, everything runs on the thread that calls. With more, matrix products and the larger element-wise
-/// operations are shared by a pool that belongs to this engine and to nothing else. The number of threads changes who
+/// With one thread, everything runs on the thread that calls. With more, our operators share their work among a pool that belongs to this engine and to nothing else. The number of threads changes who
 /// computes a number, never how: results are the same to the bit.
 #[derive(Debug)]
 pub struct CpuEngine {
-    executor: Executor,
+    pool: pool::Threads,
     threads: usize,
     isa: Isa,
 }
@@ -41,18 +39,17 @@ impl CpuEngine {
         if !(1..=MAX_THREADS).contains(&threads) {
             return Err(Error::request(format!("{threads} threads were asked for; it must be 1 to {MAX_THREADS}")));
         }
-        // tract would take a pool of one thread for rayon's global pool.
-        let executor = if threads == 1 {
-            Executor::SingleThread
+        let pool = if threads == 1 {
+            None
         } else {
             let pool = rayon::ThreadPoolBuilder::new()
                 .num_threads(threads)
                 .thread_name(|i| format!("maskgit-cpu-{i}"))
                 .build()
                 .map_err(|e| Error::engine(format!("cannot start {threads} threads")).with_source(e))?;
-            Executor::MultiThread(Arc::new(pool))
+            Some(Arc::new(pool))
         };
-        Ok(Self { executor, threads, isa: Isa::best() })
+        Ok(Self { pool, threads, isa: Isa::best() })
     }
 
     /// The same engine with the kernels of another instruction set.
@@ -85,18 +82,18 @@ impl Engine for CpuEngine {
     }
 
     fn load(&self, graph: &Source, signature: &Signature) -> Result<Box<dyn Session>> {
-        let plan = guarded(&self.executor, "load the graph", || import(graph, signature, self.isa))?;
-        let (executor, signature) = (self.executor.clone(), signature.clone());
-        Ok(Box::new(CpuSession { executor, signature, plan, states: Vec::new() }))
+        let plan = guarded(&self.pool, "load the graph", || import(graph, signature, self.isa))?;
+        let (pool, signature) = (self.pool.clone(), signature.clone());
+        Ok(Box::new(CpuSession { pool, signature, plan, states: Vec::new() }))
     }
 }
 
-/// Runs `work` with `executor` as tract's, and turns a panic into an error.
+/// Runs `work` with these threads, and turns a panic into an error.
 ///
 /// tract checks most of what a file can get wrong, not all of it. The panic must be caught inside the scope: unwinding
-/// through it would leave the executor set for this thread.
-fn guarded<T>(executor: &Executor, what: &str, work: impl FnOnce() -> Result<T>) -> Result<T> {
-    multithread_tract_scope(executor.clone(), || catch_unwind(AssertUnwindSafe(work))).unwrap_or_else(|panic| {
+/// through it would leave the threads set for this one.
+fn guarded<T>(threads: &pool::Threads, what: &str, work: impl FnOnce() -> Result<T>) -> Result<T> {
+    pool::scope(threads, || catch_unwind(AssertUnwindSafe(work))).unwrap_or_else(|panic| {
         let text = panic.downcast_ref::<String>().map(String::as_str).or(panic.downcast_ref::<&str>().copied());
         Err(Error::engine(format!("cannot {what}: {}", clip(text.unwrap_or("it panicked")))))
     })
@@ -202,7 +199,7 @@ fn check_output(port: &Port, fact: &TypedFact) -> Result<()> {
 }
 
 struct CpuSession {
-    executor: Executor,
+    pool: pool::Threads,
     signature: Signature,
     plan: Arc<TypedRunnableModel>,
     /// One for each row that runs at the same time.
@@ -211,10 +208,7 @@ struct CpuSession {
 
 impl CpuSession {
     fn threads(&self) -> usize {
-        match &self.executor {
-            Executor::MultiThread(pool) => pool.current_num_threads(),
-            _ => 1,
-        }
+        self.pool.as_ref().map_or(1, |pool| pool.current_num_threads())
     }
 
     fn spawn(&self) -> Result<TypedSimpleState> {
@@ -224,14 +218,14 @@ impl CpuSession {
 
 /// Runs a graph once, and puts its state in order when that fails.
 fn run_one(
-    executor: &Executor,
+    threads: &pool::Threads,
     signature: &Signature,
     plan: &Arc<TypedRunnableModel>,
     state: &mut TypedSimpleState,
     inputs: &[Input<'_>],
 ) -> Result<Vec<Output>> {
     let tensors = tensors(&signature.inputs, inputs)?;
-    let result = guarded(executor, "run the graph", || {
+    let result = guarded(threads, "run the graph", || {
         let values = state.run(tensors).map_err(|e| failed("cannot run the graph", &e))?;
         if values.len() != signature.outputs.len() {
             return Err(Error::engine("the graph gave a wrong number of outputs"));
@@ -251,14 +245,14 @@ impl Session for CpuSession {
             self.states.push(self.spawn()?);
         }
         let state = self.states.first_mut().ok_or_else(|| Error::internal("a graph has no state"))?;
-        run_one(&self.executor, &self.signature, &self.plan, state, inputs)
+        run_one(&self.pool, &self.signature, &self.plan, state, inputs)
     }
 
     fn run_rows(&mut self, rows: &[&[Input<'_>]]) -> Result<Vec<Vec<Output>>> {
         let mut results = Vec::with_capacity(rows.len());
         let threads = self.threads();
         for group in rows.chunks(threads) {
-            let Executor::MultiThread(pool) = &self.executor else {
+            let Some(pool) = &self.pool else {
                 results.push(self.run(group.first().copied().unwrap_or_default())?);
                 continue;
             };
@@ -278,7 +272,7 @@ impl Session for CpuSession {
                 states
                     .par_iter_mut()
                     .zip(group)
-                    .map(|(state, row)| run_one(&Executor::SingleThread, signature, plan, state, row))
+                    .map(|(state, row)| run_one(&None, signature, plan, state, row))
                     .collect()
             });
             for result in done {

@@ -7,6 +7,7 @@ use tract_onnx::tract_core::ops::konst::Const;
 
 use super::Context;
 use crate::engine::Source;
+use crate::engine::ops::{Table, unfilled};
 
 /// How the numbers of a weight stand in the file.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -119,27 +120,59 @@ impl LazyWeight {
         }
     }
 
+    /// Reads the numbers as they are, for looking rows up; none where rows are not what stands together, or the scales are not theirs.
+    fn table(&self, source: &Source) -> TractResult<Option<Table>> {
+        let volume: usize = self.original.iter().product();
+        if !self.changes.is_empty() {
+            return Ok(None);
+        }
+        Ok(match &self.stored {
+            Stored::F32 => None,
+            Stored::F16 => {
+                let bytes = source.read(self.start, volume * 2)?;
+                Some(Table::F16(bytes.chunks_exact(2).map(|b| f16::from_le_bytes([b[0], b[1]])).collect()))
+            }
+            Stored::I8 { scales } => {
+                if scales.shape().iter().skip(1).any(|&d| d != 1) {
+                    return Ok(None);
+                }
+                let scales = scales.broadcast_to_shape(&[self.shape[0], 1])?;
+                let scales = scales.try_as_plain_ram()?.as_slice::<f32>()?.into();
+                let values = source.read(self.start, volume)?.into_iter().map(|b| b as i8).collect();
+                Some(Table::I8 { values, scales })
+            }
+        })
+    }
+
     /// Reads the numbers.
     fn load(&self, source: &Source) -> TractResult<Constant> {
         let volume: usize = self.original.iter().product();
-        let bytes = source.read(self.start, volume * self.number_size())?;
-        let tensor = match self.stored {
+        // Read to where they stay: a model's weights are copied often enough.
+        let mut tensor = match self.stored {
             Stored::F32 => {
-                let numbers: Vec<f32> =
-                    bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect();
-                Tensor::from_shape(&self.original, &numbers)?
+                let mut tensor = unfilled::<f32>(&self.original)?;
+                source.read_into(self.start, tensor.as_bytes_mut())?;
+                if cfg!(target_endian = "big") {
+                    let mut plain = tensor.try_as_plain_ram_mut()?;
+                    plain.as_slice_mut::<f32>()?.iter_mut().for_each(|x| *x = f32::from_bits(x.to_bits().swap_bytes()));
+                }
+                tensor
             }
             Stored::F16 => {
-                let numbers: Vec<f32> =
-                    bytes.chunks_exact(2).map(|b| f16::from_le_bytes([b[0], b[1]]).to_f32()).collect();
-                Tensor::from_shape(&self.original, &numbers)?
+                let bytes = source.read(self.start, volume * 2)?;
+                let mut tensor = unfilled::<f32>(&self.original)?;
+                let mut plain = tensor.try_as_plain_ram_mut()?;
+                for (x, b) in plain.as_slice_mut::<f32>()?.iter_mut().zip(bytes.chunks_exact(2)) {
+                    *x = f16::from_le_bytes([b[0], b[1]]).to_f32();
+                }
+                tensor
             }
             Stored::I8 { .. } => {
-                let numbers: Vec<i8> = bytes.into_iter().map(|b| b as i8).collect();
-                Tensor::from_shape(&self.original, &numbers)?
+                let mut tensor = unfilled::<i8>(&self.original)?;
+                source.read_into(self.start, tensor.as_bytes_mut())?;
+                tensor
             }
         };
-        let mut tensor = tensor;
         for change in &self.changes {
             match change {
                 Change::Axes(axes) => axes.change_tensor(&mut tensor, false)?,
@@ -245,6 +278,19 @@ impl Found {
             Self::Computed(tensor) => tensor.shape(),
             Self::InFile(weight) => weight.shape(),
         }
+    }
+
+    /// The constant as a table of rows, in the precision of the file where that can be.
+    pub(super) fn table(&self, context: &Context) -> TractResult<Option<Table>> {
+        if let Self::InFile(weight) = self
+            && let Some(table) = weight.table(&context.source)?
+        {
+            return Ok(Some(table));
+        }
+        Ok(match self.load(context)? {
+            Constant::F32(tensor) => Some(Table::F32(tensor)),
+            Constant::I8 { .. } => None,
+        })
     }
 
     pub(super) fn load(&self, context: &Context) -> TractResult<Constant> {

@@ -5,6 +5,7 @@
 
 mod attention;
 mod conv;
+mod embedding;
 mod group_norm;
 mod linear;
 mod row_norm;
@@ -14,6 +15,7 @@ mod weights;
 
 pub(crate) use attention::{Attention, View};
 pub(crate) use conv::{Before, Conv2d};
+pub(crate) use embedding::{Embedding, Table};
 pub(crate) use group_norm::GroupNorm;
 pub(crate) use linear::Linear;
 pub(crate) use row_norm::RowNorm;
@@ -117,8 +119,18 @@ fn residual(inputs: &[TValue], wanted: bool, in_place: bool, len: usize) -> Trac
 
 /// A tensor to be filled.
 fn output(shape: &[usize]) -> TractResult<Tensor> {
-    // SAFETY: any bits are an f32, and the operator writes every one before the tensor is seen.
-    unsafe { Tensor::uninitialized::<f32>(shape) }
+    unfilled::<f32>(shape)
+}
+
+/// A number of which any bits are one.
+pub(crate) trait AnyBits: Datum + Copy {}
+impl AnyBits for f32 {}
+impl AnyBits for i8 {}
+
+/// A tensor that is to be filled before anything is read from it: what it holds until then is arbitrary.
+pub(crate) fn unfilled<T: AnyBits>(shape: &[usize]) -> TractResult<Tensor> {
+    // SAFETY: any bits are a number.
+    unsafe { Tensor::uninitialized::<T>(shape) }
 }
 
 fn slice_mut(tensor: &mut Tensor) -> TractResult<&mut [f32]> {
