@@ -61,8 +61,8 @@ unsafe fn run512(a: &[u8], b: &[i8], acc: &mut [[i32; NR]; MR]) {
         }
         if groups % 2 == 1 {
             let near = _mm512_loadu_si512(panel.cast());
-            for i in 0..MR {
-                even[i] = _mm512_dpbusd_epi32(even[i], four(from, i), near);
+            for (i, even) in even.iter_mut().enumerate() {
+                *even = _mm512_dpbusd_epi32(*even, four(from, i), near);
             }
         }
         for i in 0..MR {
@@ -85,10 +85,10 @@ unsafe fn run256(a: &[u8], b: &[i8], acc: &mut [[i32; NR]; MR]) {
         for _ in 0..groups {
             let low = _mm256_loadu_si256(panel.cast());
             let high = _mm256_loadu_si256(panel.add(2 * NR).cast());
-            for i in 0..MR {
+            for (i, c) in c.iter_mut().enumerate() {
                 let four = _mm256_set1_epi32(from.add(4 * i).cast::<i32>().read_unaligned());
-                c[i][0] = _mm256_dpbusd_avx_epi32(c[i][0], four, low);
-                c[i][1] = _mm256_dpbusd_avx_epi32(c[i][1], four, high);
+                c[0] = _mm256_dpbusd_avx_epi32(c[0], four, low);
+                c[1] = _mm256_dpbusd_avx_epi32(c[1], four, high);
             }
             from = from.add(STEP);
             panel = panel.add(4 * NR);

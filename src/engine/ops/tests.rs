@@ -687,22 +687,23 @@ fn embeddings_are_rows_of_the_table() {
     let scales = random.numbers(rows);
     let f32_table = Tensor::from_shape(&[rows, width], &values).expect("a table");
     let halves: Vec<f16> = values.iter().map(|&x| f16::from_f32(x)).collect();
-    let widened = |index: usize| halves[index].to_f32();
-    let tables: [(Table, Box<dyn Fn(usize) -> f32>); 3] = [
-        (Table::F32(f32_table.into()), Box::new(|index| values[index])),
-        (Table::F16(halves.clone().into()), Box::new(widened)),
-        (
-            Table::I8 { values: levels.clone().into(), scales: scales.clone().into() },
-            Box::new(|index| f32::from(levels[index]) * scales[index / width]),
-        ),
+    let number = |kind: usize, index: usize| match kind {
+        0 => values[index],
+        1 => halves[index].to_f32(),
+        _ => f32::from(levels[index]) * scales[index / width],
+    };
+    let tables = [
+        Table::F32(f32_table.into()),
+        Table::F16(halves.clone().into()),
+        Table::I8 { values: levels.clone().into(), scales: scales.clone().into() },
     ];
     let indices =
         |values: &[i64]| tvec![Tensor::from_shape(&[2, values.len() / 2], values).expect("indices").into_tvalue()];
-    for (table, value) in tables {
+    for (kind, table) in tables.into_iter().enumerate() {
         let op = Embedding { table, rows, width, shape: tvec![2, 2, width] };
         let found = numbers(&op.run(indices(&[4, 0, -1, 2])).expect("rows"));
-        let exact: Vec<f32> =
-            [4, 0, 4, 2].iter().flat_map(|row| (0..width).map(move |j| row * width + j)).map(&value).collect();
+        let places = [4, 0, 4, 2].into_iter().flat_map(|place| place * width..(place + 1) * width);
+        let exact: Vec<f32> = places.map(|index| number(kind, index)).collect();
         assert_eq!(found, exact);
         for outside in [5, -6, i64::MIN] {
             let error = op.run(indices(&[0, 0, outside, 0])).expect_err("outside").to_string();
