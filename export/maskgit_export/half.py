@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from .bundle import BundleError
-from .precision import Writer, compare, open_fp32, real_inputs, show
+from .precision import Comparison, Writer, open_fp32, real_inputs, show
 
 #: Tensors of fewer numbers stay as they are: they weigh nothing, and norms and biases are among them.
 MIN_NUMBERS = 1024
@@ -64,7 +64,7 @@ def run(args: argparse.Namespace) -> int:
                 kept[graph] = half_graph(model)
                 onnx.save(model, writer.folder / f"{graph}.onnx")
             writer.manifest()
-            report = {**compare(args.bundle, writer.folder, inputs, args.command), "kept_fp32": kept}
+            report = {**Comparison(args.bundle, inputs, args.command).measure(writer.folder), "kept_fp32": kept}
             (writer.folder / "half.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     except BundleError as error:
         print(f"maskgit-export half: {error}", file=sys.stderr)

@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 
 from .bundle import BundleError
-from .precision import Inputs, Writer, compare, open_fp32, real_inputs, show
+from .precision import Comparison, Inputs, Writer, open_fp32, real_inputs, show
 
 #: Smaller weights stay fp32: they take no time.
 MIN_NUMBERS = 1024
@@ -236,7 +236,8 @@ def run(args: argparse.Namespace) -> int:
                 onnx.save(model, writer.folder / f"{graph}.onnx")
                 layers += found
             writer.manifest()
-            report = compare(args.bundle, writer.folder, inputs, args.command)
+            comparison = Comparison(args.bundle, inputs, args.command)
+            report = comparison.measure(writer.folder)
             aims = (("transformer", "logits_cosine", args.min_cosine), ("decoder", "image_psnr", args.min_psnr))
             for graph, figure, aim in aims:
                 while report[figure] < aim and (layer := _worst(graph, layers)) is not None:
@@ -247,7 +248,7 @@ def run(args: argparse.Namespace) -> int:
                     quantize_graph(model, [layer for layer in layers if layer.graph == graph])
                     onnx.save(model, writer.folder / f"{graph}.onnx")
                     writer.manifest()
-                    report = compare(args.bundle, writer.folder, inputs, args.command)
+                    report = comparison.measure(writer.folder, graph)
             if report.get("encoder_same_tokens", 1.0) < args.min_agreement:
                 reason = f"only {report['encoder_same_tokens']:.3f} of the tokens stay"
                 for layer in layers:
@@ -255,7 +256,7 @@ def run(args: argparse.Namespace) -> int:
                         layer.kept = layer.kept or reason
                 (writer.folder / "encoder.onnx").write_bytes((args.bundle / graphs["encoder"]["file"]).read_bytes())
                 writer.manifest()
-                report = {**compare(args.bundle, writer.folder, inputs, args.command), "encoder": f"fp32: {reason}"}
+                report = {**comparison.measure(writer.folder, "encoder"), "encoder": f"fp32: {reason}"}
             text = json.dumps({**report, "layers": [asdict(layer) for layer in layers]}, indent=1)
             (writer.folder / "quantization.json").write_text(text + "\n", encoding="utf-8")
     except BundleError as error:

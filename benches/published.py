@@ -1,0 +1,166 @@
+"""Converts checkpoints of random weights in published layouts, at full size, and measures the bundles in each precision.
+
+    python benches/published.py --command MASKGIT --work FOLDER [-o RESULTS.md] SHAPE:FORMAT ...
+
+SHAPE:FORMAT as ``synth --shape SHAPE --checkpoint FORMAT`` takes them. Needs ``maskgit_export`` and its tests' packages. For each shape, in
+FOLDER/SHAPE: checkpoints, ``convert``, the comparison with NumPy (export/tests/test_full_size.py), ``verify`` with PyTorch, ``half``, ``quantize``, and
+``generate`` and ``edit`` of two steps in each precision; then the checkpoints are deleted, the bundles stay. Peaks are largest resident
+sets. What was measured is kept in FOLDER/SHAPE.json and not measured again; every file that is there goes into the table. Minutes to half an hour for each
+shape, and up to 12 GB of memory for the largest.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+PRECISIONS = ("fp32", "fp16", "int8")
+#: Two steps, a quarter of the picture: neither changes the peak.
+DRAW = ["--steps", "2", "--json"]
+
+
+class Failed(Exception):
+    """A command that did not succeed, with what it said."""
+
+
+def call(command: list[str], **environment: str) -> tuple[str, float]:
+    """Runs a command; returns what it printed, and its largest resident set in bytes. Raises :class:`Failed`."""
+    begin = time.perf_counter()
+    # A pipe for each would need two readers.
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env={**os.environ, **environment})
+    text = process.stdout.read()
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    shown = " ".join(command)
+    print(f"$ {shown}\n{text.rstrip()}\n  {time.perf_counter() - begin:.0f} s, {usage.ru_maxrss * 1024 / 1e9:.2f} GB, status {process.returncode}", file=sys.stderr, flush=True)
+    if process.returncode:
+        raise Failed(f"{shown}: status {process.returncode}: {text.strip()[-300:]}")
+    return text, usage.ru_maxrss * 1024
+
+
+def export(*arguments: str | Path) -> tuple[str, float]:
+    return call([sys.executable, "-m", "maskgit_export", *map(str, arguments)])
+
+
+def model_of(shape: str) -> str:
+    return "google-maskgit" if shape.startswith("maskgit") else "halton-maskgit"
+
+
+def convert(shape: str, format: str, folder: Path, command: str) -> dict:
+    """Checkpoints to a bundle, and its errors against NumPy and PyTorch."""
+    files = folder / "files"
+    if not files.exists():
+        export("synth", "--shape", shape, "--checkpoint", format, "--seed", "7", "-o", files)
+    paths = sorted(files.iterdir())
+    _, peak = export("convert", model_of(shape), "--transformer", paths[0], "--tokenizer", paths[1], "-o", folder / "fp32")
+    text, _ = call([sys.executable, "-m", "pytest", "-q", "-s", str(ROOT / "export/tests/test_full_size.py")], MASKGIT_FULL_SIZE=f"{shape}:{format}", MASKGIT_FULL_SIZE_FOLDER=str(folder), MASKGIT_BIN=command)
+    ours = re.search(r"maskgit against NumPy: max abs error logits (\S+), image (\S+); encoder differs in (\S+)%", text)
+    other = re.search(r"ONNX Runtime against NumPy: max abs error logits (\S+), image (\S+);", text)
+    text, _ = export("verify", folder / "fp32", f"--{model_of(shape)}", *paths, "--command", command)
+    torch = re.search(r"maskgit against PyTorch: max abs error logits (\S+), image (\S+); encoder differs in (\S+)%", text)
+    shutil.rmtree(files)
+    names = ("logits", "image", "encoder")
+    return {"format": format, "convert_peak": peak, "numpy": dict(zip(names, map(float, ours.groups()))), "onnxruntime_numpy": dict(zip(names, map(float, other.groups()))), "torch": dict(zip(names, map(float, torch.groups())))}
+
+
+def make(precision: str, folder: Path, command: str) -> dict:
+    """The bundle of another precision, and its report."""
+    if (folder / precision).exists():
+        shutil.rmtree(folder / precision)
+    tool, name = {"fp16": ("half", "half.json"), "int8": ("quantize", "quantization.json")}[precision]
+    _, peak = export(tool, folder / "fp32", "--steps", "2", "--command", command, "-o", folder / precision)
+    report = json.loads((folder / precision / name).read_text(encoding="utf-8"))
+    layers = report.pop("layers", [])
+    return {"made_peak": peak, "report": report, "layers": len(layers), "kept": sum(layer["kept"] is not None for layer in layers)}
+
+
+def draw(bundle: Path, command: str) -> dict:
+    """Sizes of the graphs, and peaks of ``generate`` and ``edit``."""
+    sizes = {graph: (bundle / f"{graph}.onnx").stat().st_size for graph in ("transformer", "decoder", "encoder")}
+    picture, peaks = bundle.parent / "picture.png", {}
+    for name, more in (("", []), (" --low-memory", ["--low-memory"])):
+        for action, own in (("generate", ["--class", "golden retriever"]), ("edit", ["--image", str(picture), "--box", "64,64,128,128", "--class", "n02099601"])):
+            target = picture if action == "generate" else bundle.parent / "edited.png"
+            _, peaks[action + name] = call([command, action, "--model", str(bundle), *own, *DRAW, *more, "-o", str(target)])
+    return {"sizes": sizes, "peaks": peaks}
+
+
+def measure(case: str, work: Path, command: str) -> None:
+    """Everything about one shape, into its JSON file, after each part."""
+    shape, format = case.split(":")
+    folder, file = work / shape, work / f"{shape}.json"
+    found = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {"shape": shape}
+    parts = [("fp32 convert", lambda: convert(shape, format, folder, command)), ("fp32", lambda: draw(folder / "fp32", command))]
+    for precision in PRECISIONS[1:]:
+        parts += [(f"{precision} made", lambda p=precision: make(p, folder, command)), (precision, lambda p=precision: draw(folder / p, command))]
+    for name, part in parts:
+        if name in found:
+            continue
+        found[name] = part()
+        partial = file.with_suffix(".partial")
+        partial.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+        partial.replace(file)
+
+
+def tables(work: Path) -> str:
+    """The documents' tables, of all that was measured."""
+    rows = [json.loads(file.read_text(encoding="utf-8")) for file in sorted(work.glob("*.json"))]
+    lines = ["# Published shapes at full size, random weights", "", "Written by `benches/published.py`, whose head says what is measured, and how.", "", "## Conversion", "",
+             "Errors are largest absolute differences: against NumPy on two rows of tokens, against PyTorch on four; of the encoder, the part of tokens that differ.", "",
+             "| shape | from | convert, peak | logits, NumPy | image, NumPy | encoder, NumPy | logits, PyTorch | image, PyTorch | encoder, PyTorch |", "|---|---|---|---|---|---|---|---|---|"]
+    for row in rows:
+        if (c := row.get("fp32 convert")) is not None:
+            cells = " | ".join(f"{c[of]['logits']:.1e} | {c[of]['image']:.1e} | {c[of]['encoder']:.2f} %" for of in ("numpy", "torch"))
+            lines.append(f"| {row['shape']} | {c['format']} | {c['convert_peak'] / 1e9:.1f} GB | {cells} |")
+    lines += ["", "## Sizes and peaks", "", "MB of transformer + decoder + encoder; peaks in GB, in parentheses those with `--low-memory`.", "",
+              "| shape | precision | graphs | generate | edit |", "|---|---|---|---|---|"]
+    for row in rows:
+        for precision in PRECISIONS:
+            if (d := row.get(precision)) is not None:
+                sizes = " + ".join(f"{size / 1e6:.0f}" for size in d["sizes"].values())
+                peaks = " | ".join(f"{d['peaks'][a] / 1e9:.2f} ({d['peaks'][a + ' --low-memory'] / 1e9:.2f})" for a in ("generate", "edit"))
+                lines.append(f"| {row['shape']} | {precision} | {sizes} | {peaks} |")
+    lines += ["", "## Precision", "", "Of `half` and `quantize`, by our engine against fp32 in ONNX Runtime, on random weights.", "",
+              "| shape | precision | peak of the command | cosine of logits | image, PSNR | encoder's tokens that stay | layers in fp32 |", "|---|---|---|---|---|---|---|"]
+    for row in rows:
+        for precision in PRECISIONS[1:]:
+            if (m := row.get(f"{precision} made")) is not None:
+                r = m["report"]
+                kept = f"{m['kept']} of {m['layers']}" if m["layers"] else "-"
+                lines.append(f"| {row['shape']} | {precision} | {m['made_peak'] / 1e9:.1f} GB | {r['logits_cosine']:.6f} | {r['image_psnr']:.1f} dB | {r['encoder_same_tokens']:.1%} | {kept} |")
+    return "\n".join(lines) + "\n"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--command", required=True, help="the maskgit program")
+    parser.add_argument("--work", required=True, type=Path, help="folder of checkpoints, bundles and figures")
+    parser.add_argument("-o", "--output", type=Path, help="write the tables here (default: print them)")
+    parser.add_argument("cases", nargs="*", metavar="SHAPE:FORMAT")
+    args = parser.parse_args()
+    args.work.mkdir(parents=True, exist_ok=True)
+    failed = 0
+    for case in args.cases:
+        try:
+            measure(case, args.work.resolve(), args.command)
+        except Failed as error:
+            print(f"{case}: {error}", file=sys.stderr)
+            failed = 1
+    text = tables(args.work)
+    if args.output:
+        args.output.write_text(text, encoding="utf-8")
+    else:
+        print(text, end="")
+    return failed
+
+
+if __name__ == "__main__":
+    sys.exit(main())
