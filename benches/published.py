@@ -93,13 +93,13 @@ def draw(bundle: Path, command: str) -> dict:
     return {"sizes": sizes, "peaks": peaks}
 
 
-def measure(case: str, work: Path, command: str) -> None:
+def measure(case: str, work: Path, command: str, precisions: list[str]) -> None:
     """Everything about one shape, into its JSON file, after each part."""
     shape, format = case.split(":")
     folder, file = work / shape, work / f"{shape}.json"
     found = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {"shape": shape}
     parts = [("fp32 convert", lambda: convert(shape, format, folder, command)), ("fp32", lambda: draw(folder / "fp32", command))]
-    for precision in PRECISIONS[1:]:
+    for precision in precisions:
         parts += [(f"{precision} made", lambda p=precision: make(p, folder, command)), (precision, lambda p=precision: draw(folder / p, command))]
     for name, part in parts:
         if name in found:
@@ -114,7 +114,7 @@ def tables(work: Path) -> str:
     """The documents' tables, of all that was measured."""
     rows = [json.loads(file.read_text(encoding="utf-8")) for file in sorted(work.glob("*.json"))]
     lines = ["# Published shapes at full size, random weights", "", "Written by `benches/published.py`, whose head says what is measured, and how.", "", "## Conversion", "",
-             "Errors are largest absolute differences: against NumPy on two rows of tokens, against PyTorch on four; of the encoder, the part of tokens that differ.", "",
+             "Errors are largest absolute differences: against NumPy on one row of tokens, all masked, against PyTorch on four rows; of the encoder, the part of tokens that differ.", "",
              "| shape | from | convert, peak | logits, NumPy | image, NumPy | encoder, NumPy | logits, PyTorch | image, PyTorch | encoder, PyTorch |", "|---|---|---|---|---|---|---|---|---|"]
     for row in rows:
         if (c := row.get("fp32 convert")) is not None:
@@ -143,6 +143,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--command", required=True, help="the maskgit program")
     parser.add_argument("--work", required=True, type=Path, help="folder of checkpoints, bundles and figures")
+    parser.add_argument("--precisions", nargs="+", choices=PRECISIONS, default=PRECISIONS, help="fp32 is always measured")
     parser.add_argument("-o", "--output", type=Path, help="write the tables here (default: print them)")
     parser.add_argument("cases", nargs="*", metavar="SHAPE:FORMAT")
     args = parser.parse_args()
@@ -150,7 +151,7 @@ def main() -> int:
     failed = 0
     for case in args.cases:
         try:
-            measure(case, args.work.resolve(), args.command)
+            measure(case, args.work.resolve(), args.command, [precision for precision in args.precisions if precision != "fp32"])
         except Failed as error:
             print(f"{case}: {error}", file=sys.stderr)
             failed = 1

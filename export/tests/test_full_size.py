@@ -38,7 +38,7 @@ def test_a_full_size_checkpoint(case, tmp_path, capsys):
         assert main(["convert", model, "--transformer", str(paths[0]), "--tokenizer", str(paths[1]), "-o", str(out)]) == 0
     metadata, graphs = validate(out)
     heads = 16 if of_google else halton.PUBLISHED[shape.removeprefix("halton-")].heads
-    tokens, labels, codes, images = inputs(metadata, rows=2)
+    tokens, labels, codes, images = inputs(metadata, rows=1)
     batch = tokens, labels, codes, images.astype(np.float32)
     wanted = expected(reference(kind, *paths, dtype=np.float32, groups=32, heads=heads), batch)
     program = os.environ.get("MASKGIT_BIN")
