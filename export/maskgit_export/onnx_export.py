@@ -70,14 +70,18 @@ def export_graph(model: Model, graph: str, path: Path) -> Path:
             method, examples, dynamo=True, opset_version=OPSET, input_names=[name for name, _, _ in inputs], output_names=[name for name, _, _ in outputs], verbose=False,
             dynamic_shapes={"inputs": tuple({0: batch} for _ in examples)})
     proto = program.model_proto
+    # Each of what follows is as large as the weights, so nothing is kept longer than it is needed.
+    del program
     _clean(proto, outputs)
     size = proto.ByteSize()
     if size > PROTOBUF_LIMIT:
         raise BundleError(f"{path}: {size} bytes of weights; one ONNX file holds at most {PROTOBUF_LIMIT}: export this model in fp16 or int8")
-    onnx.checker.check_model(proto)
+    data = proto.SerializeToString(deterministic=True)
+    del proto
     partial = path.with_suffix(".partial")
-    with open(partial, "wb") as file:
-        file.write(proto.SerializeToString(deterministic=True))
+    partial.write_bytes(data)
+    del data
+    onnx.checker.check_model(str(partial))
     os.replace(partial, path)
     return path
 
