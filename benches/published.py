@@ -4,7 +4,7 @@
 
 SHAPE:FORMAT as ``synth --shape SHAPE --checkpoint FORMAT`` takes them. Needs ``maskgit_export`` and its tests' packages. For each shape, in
 FOLDER/SHAPE: checkpoints, ``convert``, ``verify`` with PyTorch, with --numpy the comparison with NumPy (export/tests/test_full_size.py), ``half``, ``quantize``, and
-``generate`` and ``edit`` of two steps in each precision; then the checkpoints are deleted, the bundles stay. Peaks are largest resident
+``generate`` and ``edit`` of one step in each precision; then the checkpoints are deleted, the bundles stay. Peaks are largest resident
 sets. What was measured is kept in FOLDER/SHAPE.json and not measured again; every file that is there goes into the table. Minutes to half an hour for each
 shape, and up to 12 GB of memory for the largest.
 """
@@ -23,8 +23,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 PRECISIONS = ("fp32", "fp16", "int8")
-#: Two steps, a quarter of the picture: neither changes the peak.
-DRAW = ["--steps", "2", "--json"]
+#: More steps do not change the peak.
+DRAW = ["--steps", "1", "--json"]
 
 
 class Failed(Exception):
@@ -82,7 +82,7 @@ def make(precision: str, folder: Path, command: str) -> dict:
     if (folder / precision).exists():
         shutil.rmtree(folder / precision)
     tool, name = {"fp16": ("half", "half.json"), "int8": ("quantize", "quantization.json")}[precision]
-    _, peak = export(tool, folder / "fp32", "--steps", "2", "--command", command, "-o", folder / precision)
+    _, peak = export(tool, folder / "fp32", "--steps", "2", "--pictures", "2", "--command", command, "-o", folder / precision)
     report = json.loads((folder / precision / name).read_text(encoding="utf-8"))
     layers = report.pop("layers", [])
     return {"made_peak": peak, "report": report, "layers": len(layers), "kept": sum(layer["kept"] is not None for layer in layers)}
@@ -92,10 +92,11 @@ def draw(bundle: Path, command: str) -> dict:
     """Sizes of the graphs, and peaks of ``generate`` and ``edit``."""
     sizes = {graph: (bundle / f"{graph}.onnx").stat().st_size for graph in ("transformer", "decoder", "encoder")}
     picture, peaks = bundle.parent / "picture.png", {}
-    for name, more in (("", []), (" --low-memory", ["--low-memory"])):
-        for action, own in (("generate", ["--class", "golden retriever"]), ("edit", ["--image", str(picture), "--box", "64,64,128,128", "--class", "n02099601"])):
-            target = picture if action == "generate" else bundle.parent / "edited.png"
-            _, peaks[action + name] = call([command, action, "--model", str(bundle), *own, *DRAW, *more, "-o", str(target)])
+    shown = ["--class", "golden retriever", "-o", str(picture)]
+    # A box, and a class by its synset.
+    repaint = ["--image", str(picture), "--box", "64,64,128,128", "--class", "n02099601", "-o", str(bundle.parent / "edited.png")]
+    for name, arguments in (("generate", ["generate", *shown]), ("edit", ["edit", *repaint]), ("generate --low-memory", ["generate", "--low-memory", *shown])):
+        _, peaks[name] = call([command, *arguments, "--model", str(bundle), *DRAW])
     return {"sizes": sizes, "peaks": peaks}
 
 
@@ -126,15 +127,15 @@ def tables(work: Path) -> str:
         if (c := row.get("fp32 convert")) is not None:
             cells = " | ".join(f"{c[of]['logits']:.1e} | {c[of]['image']:.1e} | {c[of]['encoder']:.2f} %" if of in c else "- | - | -" for of in ("torch", "numpy"))
             lines.append(f"| {row['shape']} | {c['format']} | {c['convert_peak'] / 1e9:.1f} GB | {cells} |")
-    lines += ["", "## Sizes and peaks", "", "MB of transformer + decoder + encoder; peaks in GB, in parentheses those with `--low-memory`.", "",
+    lines += ["", "## Sizes and peaks", "", "MB of transformer + decoder + encoder; peaks in GB, in parentheses that with `--low-memory`.", "",
               "| shape | precision | graphs | generate | edit |", "|---|---|---|---|---|"]
     for row in rows:
         for precision in PRECISIONS:
             if (d := row.get(precision)) is not None:
                 sizes = " + ".join(f"{size / 1e6:.0f}" for size in d["sizes"].values())
-                peaks = " | ".join(f"{d['peaks'][a] / 1e9:.2f} ({d['peaks'][a + ' --low-memory'] / 1e9:.2f})" for a in ("generate", "edit"))
-                lines.append(f"| {row['shape']} | {precision} | {sizes} | {peaks} |")
-    lines += ["", "## Precision", "", "Of `half` and `quantize`, by our engine against fp32 in ONNX Runtime, on random weights.", "",
+                generate, edit, low = (d["peaks"][action] / 1e9 for action in ("generate", "edit", "generate --low-memory"))
+                lines.append(f"| {row['shape']} | {precision} | {sizes} | {generate:.2f} ({low:.2f}) | {edit:.2f} |")
+    lines += ["", "## Precision", "", "Of `half` and `quantize`, by our engine against fp32 in ONNX Runtime, on two pictures of random weights.", "",
               "| shape | precision | peak of the command | cosine of logits | image, PSNR | encoder's tokens that stay | layers in fp32 |", "|---|---|---|---|---|---|---|"]
     for row in rows:
         for precision in PRECISIONS[1:]:

@@ -57,7 +57,7 @@ def quantize(bundle: Path, folder: Path, steps: int) -> dict[str, Path]:
     CalibrationDataReader.register(Calibration)
     transformer, decoder = folder / "transformer.onnx", folder / "decoder.onnx"
     quantize_dynamic(bundle / graphs["transformer"]["file"], transformer, per_channel=True, weight_type=QuantType.QInt8)
-    codes = real_inputs(bundle, metadata, graphs, steps=steps).codes[:2]
+    codes = real_inputs(bundle, metadata, graphs, steps=steps, pictures=2).codes
     prepared = folder / "prepared.onnx"
     quant_pre_process(str(bundle / graphs["decoder"]["file"]), str(prepared), skip_symbolic_shape=True)
     quantize_static(str(prepared), str(decoder), Calibration(codes), quant_format=QuantFormat.QDQ, per_channel=True,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import json
 import os
@@ -17,7 +18,8 @@ from .bundle import BundleError, Metadata, read_manifest, validate, write_manife
 from .sampling import sample
 from .verify import Command, OnnxRuntime
 
-ROWS = 4
+#: Pictures that are drawn to measure on.
+PICTURES = 4
 
 
 @dataclass
@@ -40,12 +42,27 @@ def open_fp32(folder: Path, output: Path) -> tuple[Metadata, dict]:
     return metadata, graphs
 
 
-def real_inputs(folder: Path, metadata: Metadata, graphs: dict, seed: int = 0, steps: int | None = None) -> Inputs:
-    """Draws ``ROWS`` pictures with the model itself, in ONNX Runtime, and takes one step of each: early, two in the middle, late."""
+def add_measuring_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declares the options that say what ``quantize`` and ``half`` measure on, and with what."""
+    parser.add_argument("--command", help="the maskgit program, to measure with our engine")
+    parser.add_argument("--steps", type=int, help="steps of the pictures drawn to measure on (default: the model's)")
+    parser.add_argument("--pictures", type=_count, default=PICTURES, help=f"number of these pictures (default: {PICTURES}); fewer take less time and say less")
+
+
+def _count(text: str) -> int:
+    value = int(text)
+    if not 1 <= value <= 64:
+        raise argparse.ArgumentTypeError(f"{value}: give a number from 1 to 64")
+    return value
+
+
+def real_inputs(folder: Path, metadata: Metadata, graphs: dict, seed: int = 0, steps: int | None = None, pictures: int = PICTURES) -> Inputs:
+    """Draws pictures with the model itself, in ONNX Runtime, and takes one step of each: from an early one to the last, or of one picture one in the middle."""
     runtime = OnnxRuntime(folder, {"transformer": graphs["transformer"]})
-    labels = np.random.default_rng(seed).integers(0, len(metadata.labels), ROWS)
-    rows = [sample(lambda t, l: np.concatenate([runtime.logits(t[i:i + 1], l[i:i + 1]) for i in range(len(t))]), metadata, labels[i:i + 1], seed + i, steps) for i in range(ROWS)]
-    places = [min(len(history) - 1, round(part * (len(history) - 1))) for part, (_, history) in zip((0.1, 0.4, 0.7, 1.0), rows)]
+    labels = np.random.default_rng(seed).integers(0, len(metadata.labels), pictures)
+    rows = [sample(lambda t, l: np.concatenate([runtime.logits(t[i:i + 1], l[i:i + 1]) for i in range(len(t))]), metadata, labels[i:i + 1], seed + i, steps) for i in range(pictures)]
+    parts = np.linspace(0.1, 1, pictures) if pictures > 1 else [0.55]
+    places = [min(len(history) - 1, round(part * (len(history) - 1))) for part, (_, history) in zip(parts, rows)]
     return Inputs(np.concatenate([history[place] for place, (_, history) in zip(places, rows)]), labels, np.concatenate([codes for codes, _ in rows]))
 
 

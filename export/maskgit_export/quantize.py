@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 
 from .bundle import BundleError
-from .precision import Comparison, Inputs, Writer, open_fp32, real_inputs, show
+from .precision import Comparison, Inputs, Writer, add_measuring_arguments, open_fp32, real_inputs, show
 
 #: Smaller weights stay fp32: they take no time.
 MIN_NUMBERS = 1024
@@ -37,8 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--min-cosine", type=float, default=0.9999, help="cosine of the logits to reach; else the transformer's worst layers stay fp32, at most a tenth of its weights")
     parser.add_argument("--min-psnr", type=float, default=45.0, help="PSNR in dB of decoded pictures against fp32 to reach; else the decoder's worst layers stay fp32, at most a quarter of its weights")
     parser.add_argument("--min-agreement", type=float, default=0.99, help="part of the encoder's tokens that must stay; else the encoder stays fp32")
-    parser.add_argument("--command", help="the maskgit program, to measure with our engine")
-    parser.add_argument("--steps", type=int, help="steps of the pictures drawn to measure on (default: the model's)")
+    add_measuring_arguments(parser)
 
 
 @dataclass
@@ -218,7 +217,7 @@ def run(args: argparse.Namespace) -> int:
 
     try:
         metadata, graphs = open_fp32(args.bundle, args.output)
-        inputs = real_inputs(args.bundle, metadata, graphs, steps=args.steps)
+        inputs = real_inputs(args.bundle, metadata, graphs, steps=args.steps, pictures=args.pictures)
         decoder = OnnxRuntime(args.bundle, {"decoder": graphs["decoder"]})
         images = np.concatenate([decoder.decode(inputs.codes[i:i + 1]) for i in range(len(inputs.codes))])
         with Writer(args.bundle, args.output, metadata, "int8", args.name or f"{metadata.name}-int8") as writer:
