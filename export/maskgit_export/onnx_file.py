@@ -16,7 +16,8 @@ import onnx
 # Field numbers of onnx.proto, and the wire type of what has a length.
 MODEL_GRAPH, GRAPH_INITIALIZER, TENSOR_RAW_DATA = 7, 5, 9
 LENGTH_DELIMITED = 2
-#: Fields that come before a graph's initializers in the order of field numbers, in which protobuf writes them.
+#: Fields that come before a model's graph, a graph's initializers and a tensor's weights in the order of field numbers, in which protobuf writes them.
+TENSOR_BEFORE = ("dims", "data_type", "segment", "float_data", "int32_data", "string_data", "int64_data", "name")
 GRAPH_BEFORE = ("node", "name")
 MODEL_BEFORE = ("ir_version", "producer_name", "producer_version", "domain", "model_version", "doc_string")
 #: A protobuf message cannot be larger; ONNX Runtime and tract both refuse more in one file.
@@ -32,32 +33,34 @@ def write(proto: onnx.ModelProto, weights: dict[str, tuple[int, Callable[[], byt
 
     The file is the one that ``proto.SerializeToString(deterministic=True)`` would give with the weights in it. Raises :class:`TooLarge`.
     """
-    entries = []
+    # What comes before an initializer's weights, their number of bytes, what gives them, what comes after.
+    entries: list[tuple[bytes, int, Callable[[], bytes] | None, bytes]] = []
     for tensor in proto.graph.initializer:
-        head = tensor.SerializeToString(deterministic=True)
-        size, data = weights.get(tensor.name, (0, None))
-        if data is None:
-            entries.append((_prefix(GRAPH_INITIALIZER, len(head)) + head, 0, None))
-        else:
-            # raw_data is the last of the fields that our tensors have.
-            start = head + _prefix(TENSOR_RAW_DATA, size)
-            entries.append((_prefix(GRAPH_INITIALIZER, len(start) + size) + start, size, data))
+        if tensor.name not in weights:
+            whole = tensor.SerializeToString(deterministic=True)
+            entries.append((_prefix(GRAPH_INITIALIZER, len(whole)) + whole, 0, None, b""))
+            continue
+        size, data = weights[tensor.name]
+        before, after = _split(tensor, TENSOR_BEFORE, "raw_data")
+        before += _prefix(TENSOR_RAW_DATA, size)
+        entries.append((_prefix(GRAPH_INITIALIZER, len(before) + size + len(after)) + before, size, data, after))
     model_before, model_after = _split(proto, MODEL_BEFORE, "graph")
     graph_before, graph_after = _split(proto.graph, GRAPH_BEFORE, "initializer")
-    length = len(graph_before) + sum(len(head) + size for head, size, _ in entries) + len(graph_after)
+    length = len(graph_before) + sum(len(before) + size + len(after) for before, size, _, after in entries) + len(graph_after)
     start = model_before + _prefix(MODEL_GRAPH, length) + graph_before
     total = len(start) + length - len(graph_before) + len(model_after)
     if total > PROTOBUF_LIMIT:
         raise TooLarge(total)
     with open(path, "wb") as file:
         file.write(start)
-        for head, size, data in entries:
-            file.write(head)
+        for before, size, data, after in entries:
+            file.write(before)
             if data is not None:
                 values = data()
                 if len(values) != size:
                     raise ValueError(f"{path}: a weight of {len(values)} bytes where {size} were announced")
                 file.write(values)
+            file.write(after)
         file.write(graph_after + model_after)
 
 
