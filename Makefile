@@ -8,6 +8,7 @@
 # make lint     rustfmt, clippy and rustdoc, warnings denied
 # make bench    Criterion benches and `maskgit bench`
 # make compare  our engine beside ONNX Runtime: benches/RESULTS.md and benches/RESULTS-imagenet256.md (a quarter of an hour)
+# make published   convert random checkpoints of every published shape, measure the bundles: benches/RESULTS-published*.md (hours, 30 GB of disk)
 # make fmt      format the Rust code
 # make golden   write tests/golden anew, after a change that is meant to change tokens
 # make tiny     write tests/data/tiny anew
@@ -30,7 +31,7 @@ VENV_PYTHON := $(VENV)/bin/python
 VENV_STAMP := $(VENV)/.maskgit-$(firstword $(shell cksum export/pyproject.toml 2>/dev/null))
 CLASS ?= lorelei
 
-.PHONY: demo test test-rust test-python test-c capi header arm install uninstall lint bench compare fmt golden tiny inputs pictures evaluate-edit avatars-64 venv own
+.PHONY: demo test test-rust test-python test-c capi header arm install uninstall lint bench compare published fmt golden tiny inputs pictures evaluate-edit avatars-64 venv own
 
 demo: own
 	$(CARGO) run --release --locked -- generate --class $(CLASS) --seed 7 --count 16 --grid --scale 4 -o demo.png
@@ -115,6 +116,17 @@ compare: own $(VENV_STAMP)
 		--bundle avatars-64=models/avatars-64,$(COMPARE)/avatars-fp16,models/avatars-64-int8 --turns 5 --runs 7 -o benches/RESULTS.md
 	PYTHONPATH="$(CURDIR)/export" "$(VENV_PYTHON)" benches/compare/compare.py --command "$(MASKGIT)" \
 		--bundle maskgit-imagenet256=$(COMPARE)/fp32,$(COMPARE)/int8 --steps 8 --turns 2 --runs 1 -o benches/RESULTS-imagenet256.md
+
+# Every published shape at full size, and three of them beside ONNX Runtime.
+PUBLISHED = $(MASKGIT_CACHE)/published
+SHAPES ?= maskgit-imagenet256:flax maskgit-imagenet512:torch \
+	$(foreach size,t s b l,$(foreach pixels,256 384,halton-$(size)-$(pixels):torch))
+TIMED ?= maskgit-imagenet512 halton-b-384 halton-l-384
+published: own $(VENV_STAMP)
+	$(CARGO) build --release --locked
+	PYTHONPATH="$(CURDIR)/export" "$(VENV_PYTHON)" benches/published.py --command "$(MASKGIT)" --work "$(PUBLISHED)" -o benches/RESULTS-published-memory.md $(SHAPES)
+	PYTHONPATH="$(CURDIR)/export" "$(VENV_PYTHON)" benches/compare/compare.py --command "$(MASKGIT)" --no-pictures --turns 2 --runs 1 --threads 2 \
+		$(foreach shape,$(TIMED),--bundle $(shape)=$(PUBLISHED)/$(shape)/fp32,$(PUBLISHED)/$(shape)/int8) -o benches/RESULTS-published.md
 
 fmt:
 	$(CARGO) fmt

@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 
 from .bundle import BundleError
-from .precision import Inputs, Writer, compare, open_fp32, real_inputs, show
+from .precision import Comparison, Inputs, Writer, add_measuring_arguments, open_fp32, real_inputs, show
 
 #: Smaller weights stay fp32: they take no time.
 MIN_NUMBERS = 1024
@@ -40,8 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--min-cosine", type=float, default=0.9999, help="cosine of the logits to reach; else the transformer's worst layers stay fp32, at most a tenth of its weights")
     parser.add_argument("--min-psnr", type=float, default=45.0, help="PSNR in dB of decoded pictures against fp32 to reach; else the decoder's worst layers stay fp32, at most a quarter of its weights")
     parser.add_argument("--min-agreement", type=float, default=0.99, help="part of the encoder's tokens that must stay; else the encoder stays fp32")
-    parser.add_argument("--command", help="the maskgit program, to measure with our engine")
-    parser.add_argument("--steps", type=int, help="steps of the pictures drawn to measure on (default: the model's)")
+    add_measuring_arguments(parser)
 
 
 @dataclass
@@ -280,7 +279,7 @@ def run(args: argparse.Namespace) -> int:
 
     try:
         metadata, graphs = open_fp32(args.bundle, args.output)
-        inputs = real_inputs(args.bundle, metadata, graphs, steps=args.steps)
+        inputs = real_inputs(args.bundle, metadata, graphs, steps=args.steps, pictures=args.pictures)
         decoder = OnnxRuntime(args.bundle, {"decoder": graphs["decoder"]})
         images = np.concatenate([decoder.decode(inputs.codes[i:i + 1]) for i in range(len(inputs.codes))])
         with Writer(args.bundle, args.output, metadata, "int8", args.name or f"{metadata.name}-int8") as writer:
@@ -298,7 +297,8 @@ def run(args: argparse.Namespace) -> int:
                 onnx.save(model, writer.folder / f"{graph}.onnx")
                 layers += found
             writer.manifest()
-            report = compare(args.bundle, writer.folder, inputs, args.command)
+            comparison = Comparison(args.bundle, inputs, args.command)
+            report = comparison.measure(writer.folder)
             aims = (("transformer", "logits_cosine", args.min_cosine), ("decoder", "image_psnr", args.min_psnr))
             for graph, figure, aim in aims:
                 while report[figure] < aim and (layer := _worst(graph, layers)) is not None:
@@ -309,7 +309,7 @@ def run(args: argparse.Namespace) -> int:
                     quantize_graph(model, [layer for layer in layers if layer.graph == graph])
                     onnx.save(model, writer.folder / f"{graph}.onnx")
                     writer.manifest()
-                    report = compare(args.bundle, writer.folder, inputs, args.command)
+                    report = comparison.measure(writer.folder, graph)
             if report.get("encoder_same_tokens", 1.0) < args.min_agreement:
                 reason = f"only {report['encoder_same_tokens']:.3f} of the tokens stay"
                 for layer in layers:
@@ -317,7 +317,7 @@ def run(args: argparse.Namespace) -> int:
                         layer.kept = layer.kept or reason
                 (writer.folder / "encoder.onnx").write_bytes((args.bundle / graphs["encoder"]["file"]).read_bytes())
                 writer.manifest()
-                report = {**compare(args.bundle, writer.folder, inputs, args.command), "encoder": f"fp32: {reason}"}
+                report = {**comparison.measure(writer.folder, "encoder"), "encoder": f"fp32: {reason}"}
             text = json.dumps({**report, "layers": [asdict(layer) for layer in layers]}, indent=1)
             (writer.folder / "quantization.json").write_text(text + "\n", encoding="utf-8")
     except BundleError as error:

@@ -170,3 +170,20 @@ def test_a_class_can_be_left_out():
         assert torch.equal(network(tokens, torch.tensor([old])), smaller(tokens, torch.tensor([new])))
     with pytest.raises(ValueError, match="no class bird"):
         without_labels(network, ["bird"])
+
+
+def test_measuring_one_graph_again_is_measuring_all(avatars, tmp_path):
+    """A graph that changed shows though only it is measured; one that is not named keeps its figures."""
+    from maskgit_export.precision import Comparison, open_fp32, real_inputs
+
+    _, folder = avatars
+    assert convert("quantize", folder, tmp_path / "int8", "--steps", "2", "--min-cosine", "0", "--min-psnr", "0", "--min-agreement", "0") == 0
+    metadata, graphs = open_fp32(folder, tmp_path / "none")
+    inputs = real_inputs(folder, metadata, graphs, steps=2)
+    whole = Comparison(folder, inputs, COMMAND).measure(tmp_path / "int8")
+    comparison = Comparison(folder, inputs, COMMAND)
+    same = comparison.measure(folder)
+    assert same["image_psnr"] > 90 and same["logits_cosine"] > 0.9999999 and same["encoder_same_tokens"] == 1
+    step = comparison.measure(tmp_path / "int8", "transformer")
+    assert step["logits_cosine"] == whole["logits_cosine"] < same["logits_cosine"] and step["image_psnr"] == same["image_psnr"]
+    assert comparison.measure(tmp_path / "int8", "decoder", "encoder") == whole
