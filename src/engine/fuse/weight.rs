@@ -7,7 +7,7 @@ use tract_onnx::tract_core::ops::konst::Const;
 
 use super::Context;
 use crate::engine::Source;
-use crate::engine::ops::{Table, unfilled};
+use crate::engine::ops::Table;
 
 /// How the numbers of a weight stand in the file.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -147,32 +147,24 @@ impl LazyWeight {
     /// Reads the numbers.
     fn load(&self, source: &Source) -> TractResult<Constant> {
         let volume: usize = self.original.iter().product();
-        // Read to where they stay: a model's weights are copied often enough.
-        let mut tensor = match self.stored {
+        let bytes = source.read(self.start, volume * self.number_size())?;
+        let tensor = match self.stored {
             Stored::F32 => {
-                let mut tensor = unfilled::<f32>(&self.original)?;
-                source.read_into(self.start, tensor.as_bytes_mut())?;
-                if cfg!(target_endian = "big") {
-                    let mut plain = tensor.try_as_plain_ram_mut()?;
-                    plain.as_slice_mut::<f32>()?.iter_mut().for_each(|x| *x = f32::from_bits(x.to_bits().swap_bytes()));
-                }
-                tensor
+                let numbers: Vec<f32> =
+                    bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect();
+                Tensor::from_shape(&self.original, &numbers)?
             }
             Stored::F16 => {
-                let bytes = source.read(self.start, volume * 2)?;
-                let mut tensor = unfilled::<f32>(&self.original)?;
-                let mut plain = tensor.try_as_plain_ram_mut()?;
-                for (x, b) in plain.as_slice_mut::<f32>()?.iter_mut().zip(bytes.chunks_exact(2)) {
-                    *x = f16::from_le_bytes([b[0], b[1]]).to_f32();
-                }
-                tensor
+                let numbers: Vec<f32> =
+                    bytes.chunks_exact(2).map(|b| f16::from_le_bytes([b[0], b[1]]).to_f32()).collect();
+                Tensor::from_shape(&self.original, &numbers)?
             }
             Stored::I8 { .. } => {
-                let mut tensor = unfilled::<i8>(&self.original)?;
-                source.read_into(self.start, tensor.as_bytes_mut())?;
-                tensor
+                let numbers: Vec<i8> = bytes.into_iter().map(|b| b as i8).collect();
+                Tensor::from_shape(&self.original, &numbers)?
             }
         };
+        let mut tensor = tensor;
         for change in &self.changes {
             match change {
                 Change::Axes(axes) => axes.change_tensor(&mut tensor, false)?,

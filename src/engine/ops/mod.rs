@@ -119,18 +119,8 @@ fn residual(inputs: &[TValue], wanted: bool, in_place: bool, len: usize) -> Trac
 
 /// A tensor to be filled.
 fn output(shape: &[usize]) -> TractResult<Tensor> {
-    unfilled::<f32>(shape)
-}
-
-/// A number of which any bits are one.
-pub(crate) trait AnyBits: Datum + Copy {}
-impl AnyBits for f32 {}
-impl AnyBits for i8 {}
-
-/// A tensor that is to be filled before anything is read from it: what it holds until then is arbitrary.
-pub(crate) fn unfilled<T: AnyBits>(shape: &[usize]) -> TractResult<Tensor> {
-    // SAFETY: any bits are a number.
-    unsafe { Tensor::uninitialized::<T>(shape) }
+    // SAFETY: any bits are an f32, and the operator writes every one before the tensor is seen.
+    unsafe { Tensor::uninitialized::<f32>(shape) }
 }
 
 fn slice_mut(tensor: &mut Tensor) -> TractResult<&mut [f32]> {
