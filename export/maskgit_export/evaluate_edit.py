@@ -25,7 +25,7 @@ from PIL import Image
 from . import dataset
 from .bundle import BundleError, validate
 from .classifier import load_classifier
-from .evaluate import _choose, save_sheet
+from .evaluate import choose, in_bundle, save_sheet
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -51,8 +51,12 @@ def run(args: argparse.Namespace) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     data = dataset.load(args.data, metadata.image_height)
-    to_bundle = np.array([metadata.labels.index(name) if name in metadata.labels else -1 for name in data.classes])
-    images, labels = _choose(data.heldout, to_bundle, args.per_class)
+    try:
+        to_bundle = in_bundle(args.data, data, metadata)
+    except ValueError as error:
+        print(error, file=sys.stderr)
+        return 2
+    images, labels = choose(data.heldout, to_bundle, args.per_class)
     height, width = images.shape[1:3]
     box = (width // 4, height // 4, width // 2, height // 2)
     results = {"hard": [], "same": [], "free": []}
