@@ -64,6 +64,8 @@ def verdict(rows: list[dict]) -> str:
     best, near = alike(rows)
     if best is None:
         return "Not measured yet."
+    if any(row["kid"] and row["kid"]["std"] is None for row in rows):
+        return f"Least KID: {best['name']}; some rows have one draw, which says nothing of the spread."
     others = "; not told apart from it: " + ", ".join(row["name"] for row in near) if near else "; every other row is farther off than both standard deviations together"
     return f"Least KID: {best['name']}{others}."
 
@@ -122,7 +124,7 @@ def section(report: dict, pictures: str) -> str:
         START,
         f"""Recommended settings of {report["bundle"]}: {settings}. A table changes one of them and keeps the others; the row that is the recommended
 settings is bold.{steps} A row is {command["images"]} images ({command["per_class"]} a class) drawn {command["seeds"]} times with seeds of its own by `maskgit generate`; ± is the standard deviation of
-single draws. KID is {NAME} to {yardstick["heldout"]} held-out images, which is no FID; the classifier's accuracy on these held-out images is {yardstick["classifier_on_heldout"]:.1%}. Precision and recall
+single draws. KID is the {NAME.replace('KID', 'kernel distance')} to {yardstick["heldout"]} held-out images, which is no FID; the classifier's accuracy on these held-out images is {yardstick["classifier_on_heldout"]:.1%}. Precision and recall
 (Kynkäänniemi et al. 2019, 3 neighbours) are on the same features. The time is the least over the calls of a row, without loading the model.
 `python -m maskgit_export ablate` measures and writes this section; the numbers are `{pictures}/ablations.json`.
 """,

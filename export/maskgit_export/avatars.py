@@ -179,10 +179,14 @@ def _robohash_root() -> Path:
 
 @lru_cache(maxsize=None)
 def _layers(folder: Path, size: int) -> list[list[np.ndarray]]:
-    # The drawing order is the folder's name after '#'.
-    order = sorted((entry for entry in folder.iterdir() if entry.is_dir()), key=lambda entry: entry.name.split("#")[1])
-    # So is the part's: the number in front of it differs from colour to colour for the same part.
-    return [[_shrink(file, size) for file in sorted(entry.glob("*.png"), key=lambda file: file.name.split("#")[-1])] for entry in order]
+    return [[_shrink(file, size) for file in files] for files in _files(folder)]
+
+
+def _files(folder: Path) -> list[list[Path]]:
+    """The parts of each layer, from the lowest to the highest; the same parts in the same order for every colour."""
+    # The name after '#' is a layer's place, and a part's too: the number in front of it differs from colour to colour for the same part.
+    key = lambda entry: entry.name.split("#")[-1]
+    return [sorted(layer.glob("*.png"), key=key) for layer in sorted((entry for entry in folder.iterdir() if entry.is_dir()), key=key)]
 
 
 def _shrink(file: Path, size: int) -> np.ndarray:
