@@ -1,7 +1,6 @@
-"""The tables of sampling settings, with a stand-in for the command that draws worse the farther its settings are from one optimum."""
+"""The tables of sampling settings, with a stand-in for drawing that gets worse the farther its settings are from one optimum."""
 
 import json
-import sys
 from dataclasses import asdict
 
 import numpy as np
@@ -10,30 +9,6 @@ import pytest
 from maskgit_export import ablate, ablate_report, dataset, metrics, train_classifier
 from maskgit_export.classifier import save_classifier
 from maskgit_export.cli import main
-
-# Draws the data's own distribution for 8 steps and grows noisier away from it. Counts its calls; fails from call FAIL on.
-PROGRAM = """#!{python}
-import json, pathlib, sys
-import numpy as np
-from PIL import Image
-words = [w for w in sys.argv[2:] if w not in ("--json", "--guidance-ramp", "--no-guidance-ramp")]
-option = dict(zip(words[::2], words[1::2]))
-calls = pathlib.Path(__file__).with_name("calls")
-calls.write_text(calls.read_text() + " ".join(sys.argv[1:]) + "\\n" if calls.exists() else " ".join(sys.argv[1:]) + "\\n")
-if len(calls.read_text().splitlines()) > {fail}:
-    sys.exit("the sky fell")
-label, count, seed = int(option["--class"]), int(option["--count"]), int(option["--seed"])
-files = []
-for i in range(count):
-    random = np.random.default_rng(seed + i)
-    image = random.integers(0, 100, (16, 16, 3)).astype(np.uint8)
-    image[..., label * 2] += 140
-    image = np.clip(image + abs(int(option["--steps"]) - 8) * 8.0 * random.standard_normal((1, 1, 3)), 0, 255).astype(np.uint8)
-    files.append(f"{{sys.argv[-1][:-4]}}-{{i:03}}.png")
-    Image.fromarray(image).save(files[-1])
-times = {{"steps": [0.001 * count] * int(option["--steps"]), "decode": 0.002 * count}}
-print(json.dumps({{"images": [{{"file": f}} for f in files], "count": count, "times": times}}))
-"""
 
 
 class Pixels:
@@ -51,23 +26,34 @@ def coloured(count, seed):
 
 @pytest.fixture
 def bench(avatars, tmp_path, monkeypatch):
-    """``start(*options, fail=)`` runs the command on a tiny bundle and returns its status; ``start.calls()`` counts the program's calls."""
+    """``start(*options, fail=)`` runs the command on a tiny bundle and returns its status; ``start.calls`` lists what was drawn."""
     data = dataset.Dataset(coloured(64, 1), coloured(40, 2), ["cat", "dog"])
     dataset.save(data, tmp_path / "data")
     save_classifier(train_classifier.train(data, 640, batch=32), tmp_path / "c.pt")
     monkeypatch.setattr("maskgit_export.features.Features", Pixels)
-    program = tmp_path / "maskgit"
 
-    def start(*options, fail=10**6):
-        program.write_text(PROGRAM.format(python=sys.executable, fail=fail))
-        program.chmod(0o755)
-        fixed = ["--data", str(tmp_path / "data"), "--command", str(program), "--classifier", str(tmp_path / "c.pt"), "--per-class", "8", "-o", str(tmp_path / "out")]
+    def draw(command, bundle, metadata, words, per_class, seed, quiet):
+        """The data's own distribution for 8 steps, noisier away from it; fails from call ``fail`` on."""
+        if len(start.calls) == start.fail:
+            raise SystemExit("the sky fell")
+        start.calls.append((words, len(metadata.labels), seed))
+        steps = int(words[words.index("--steps") + 1])
+        labels = np.repeat(np.arange(len(metadata.labels)), per_class)
+        choice = np.random.default_rng(seed)
+        images = choice.integers(0, 100, (len(labels), 16, 16, 3)).astype(np.float32)
+        images[np.arange(len(labels)), ..., labels * 2] += 140
+        images += abs(steps - 8) * 8 * choice.standard_normal((len(labels), 1, 1, 3))
+        reports = [{"count": per_class, "times": {"steps": [0.001 * per_class] * steps, "decode": 0.002 * per_class}}] * len(metadata.labels)
+        return np.clip(images, 0, 255).astype(np.uint8), labels, reports
+
+    monkeypatch.setattr(ablate, "draw", draw)
+
+    def start(*options, fail=-1):
+        start.fail = fail
+        fixed = ["--data", str(tmp_path / "data"), "--command", "maskgit", "--classifier", str(tmp_path / "c.pt"), "--per-class", "8", "-o", str(tmp_path / "out")]
         return main(["ablate", str(avatars[1]), *fixed, *options])
 
-    def calls():
-        return len((tmp_path / "calls").read_text().splitlines()) if (tmp_path / "calls").exists() else 0
-
-    start.calls, start.folder = calls, tmp_path
+    start.calls, start.folder = [], tmp_path
     return start
 
 
@@ -82,7 +68,7 @@ def test_the_better_setting_wins_and_the_page_keeps_what_is_not_ours(bench, caps
     best, near = ablate_report.alike(report["tables"]["steps"])
     assert best["name"] == "8" or "8" in [row["name"] for row in near]
     assert rows["8"]["kid"]["mean"] < rows["2"]["kid"]["mean"] < rows["32"]["kid"]["mean"]
-    assert rows["8"]["recall"]["mean"] > rows["32"]["recall"]["mean"]
+    assert rows["8"]["precision"]["mean"] > 0.7 > 0.3 > rows["32"]["precision"]["mean"]
     assert rows["8"]["kid"]["std"] > 0 and rows["8"]["seconds"] == pytest.approx(0.010) and rows["32"]["seconds"] == pytest.approx(0.034)
     assert [name for name, row in rows.items() if row["recommended"]] == ["4"], "the tiny bundle recommends 4 steps"
     text = page.read_text()
@@ -95,15 +81,19 @@ def test_the_better_setting_wins_and_the_page_keeps_what_is_not_ours(bench, caps
 def test_a_run_that_was_cut_short_goes_on_to_the_same_table(bench, capsys):
     pytest.importorskip("matplotlib")
     with pytest.raises(SystemExit, match="the sky fell"):
-        bench("--tables", "sampler", "--seeds", "2", fail=9)
-    done = len(list((bench.folder / "out" / "cells").glob("*.json")))
-    assert done == 4, "two classes a draw: the fifth draw failed"
+        bench("--tables", "sampler", "--seeds", "2", fail=4)
+    assert len(list((bench.folder / "out" / "cells").glob("*.json"))) == 4
     assert bench("--tables", "sampler", "--seeds", "2") == 0
     first = (bench.folder / "out" / "ablations.json").read_text()
-    calls = bench.calls()
+    assert len(bench.calls) == 18, "nothing that was finished is drawn again"
     assert bench("--tables", "sampler", "--seeds", "2") == 0
-    assert bench.calls() == calls, "nothing is drawn twice"
+    assert len(bench.calls) == 18
     assert (bench.folder / "out" / "ablations.json").read_text() == first
+    for file in (bench.folder / "out" / "cells").glob("*.json"):
+        file.write_text(json.dumps(json.loads(file.read_text()) | {"seconds": 9.0}))
+    assert bench("--tables", "sampler", "--seeds", "2", "--retime") == 0
+    assert (bench.folder / "out" / "ablations.json").read_text() == first
+    assert [labels for _, labels, _ in bench.calls[18:]] == [1] * 9, "one class of each row, for its time only"
     for file in (bench.folder / "out" / "cells").glob("*.json"):
         file.unlink()
     assert bench("--tables", "sampler", "--seeds", "2") == 0
@@ -145,7 +135,7 @@ def test_rows_change_one_setting_and_ask_for_all(avatars):
 @pytest.mark.parametrize("options, message", [(["--per-class", "1"], "--per-class must be at least 2"), (["--seeds", "0"], "--seeds must be at least 1"), (["--steps", "0"], "--steps must be at least 1")])
 def test_wrong_numbers_are_refused(bench, capsys, options, message):
     assert bench(*options) == 2
-    assert message in capsys.readouterr().err and bench.calls() == 0
+    assert message in capsys.readouterr().err and not bench.calls
 
 
 def test_other_data_and_other_models_are_refused(bench, avatars, tmp_path, capsys):

@@ -43,7 +43,7 @@ def test_dicebear_styles(tmp_path):
 def test_a_robot_held_out_in_one_colour_is_held_out_in_all():
     """The same parts, whatever their numbers in a colour's folder, have the same place in the list."""
     root = avatars._robohash_root() / "sets" / "set1"
-    parts = [[[file.name.split("#")[-1].split("_", 1)[1] for file in files] for files in avatars._files(root / colour)] for colour in avatars.ROBOT_COLOURS]
+    parts = [[[file.name.split("#")[-1].split("_", 1)[1].strip("_") for file in files] for files in avatars._files(root / colour)] for colour in avatars.ROBOT_COLOURS]
     assert all(one == parts[0] for one in parts) and len(parts[0]) == 5
     blue, red = (avatars._robohash(name, 16, 12, "heldout", None) for name in ("robots-blue", "robots-red"))
     assert blue[..., 2].mean() > blue[..., 0].mean() and red[..., 0].mean() > red[..., 2].mean()
