@@ -58,7 +58,6 @@ def bench(avatars, tmp_path, monkeypatch):
 
 
 def test_the_better_setting_wins_and_the_page_keeps_what_is_not_ours(bench, capsys):
-    pytest.importorskip("matplotlib")
     page = bench.folder / "page.md"
     page.write_text("# Mine\n\nBefore.\n")
     assert bench("--tables", "steps", "--seeds", "2", "--page", str(page)) == 0
@@ -79,7 +78,6 @@ def test_the_better_setting_wins_and_the_page_keeps_what_is_not_ours(bench, caps
 
 
 def test_a_run_that_was_cut_short_goes_on_to_the_same_table(bench, capsys):
-    pytest.importorskip("matplotlib")
     with pytest.raises(SystemExit, match="the sky fell"):
         bench("--tables", "sampler", "--seeds", "2", fail=4)
     assert len(list((bench.folder / "out" / "cells").glob("*.json"))) == 4
@@ -101,7 +99,6 @@ def test_a_run_that_was_cut_short_goes_on_to_the_same_table(bench, capsys):
 
 
 def test_cancelling_keeps_what_is_measured(bench, monkeypatch, capsys):
-    pytest.importorskip("matplotlib")
     measure, turns = ablate.Bench.measure, []
 
     def cancel(self, row, turn):
