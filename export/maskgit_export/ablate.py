@@ -213,6 +213,8 @@ class Bench:
         data = dataset.load(args.data, metadata.image_height)
         self.heldout, self.labels = choose(data.heldout, in_bundle(args.data, data, metadata), args.heldout)
         self.count = args.per_class * len(metadata.labels)
+        if min(self.count, len(self.heldout)) <= 3:
+            raise ValueError(f"{self.count} samples and {len(self.heldout)} held-out images are too few to compare; give a larger --per-class or --heldout")
         self.work = args.work or args.output
         (self.work / "cells").mkdir(parents=True, exist_ok=True)
         self.yardstick = hashlib.sha256(self.heldout.tobytes() + args.classifier.read_bytes()).hexdigest()

@@ -129,7 +129,7 @@ def test_rows_change_one_setting_and_ask_for_all(avatars):
     assert words[words.index("--choice-temperature") + 1] == "4.5"
 
 
-@pytest.mark.parametrize("options, message", [(["--per-class", "1"], "--per-class must be at least 2"), (["--seeds", "0"], "--seeds must be at least 1"), (["--steps", "0"], "--steps must be at least 1")])
+@pytest.mark.parametrize("options, message", [(["--per-class", "1"], "--per-class must be at least 2"), (["--seeds", "0"], "--seeds must be at least 1"), (["--steps", "0"], "--steps must be at least 1"), (["--heldout", "1"], "too few to compare")])
 def test_wrong_numbers_are_refused(bench, capsys, options, message):
     assert bench(*options) == 2
     assert message in capsys.readouterr().err and not bench.calls
