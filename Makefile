@@ -102,9 +102,9 @@ bench: own
 COMPARE = $(MASKGIT_CACHE)/compare
 compare: own $(VENV_STAMP)
 	$(CARGO) build --release --locked
-	test -d "$(COMPARE)/fp32" || $(EXPORT) synth --shape maskgit-imagenet256 -o "$(COMPARE)/fp32"
-	test -d "$(COMPARE)/int8" || $(EXPORT) quantize "$(COMPARE)/fp32" --steps 2 -o "$(COMPARE)/int8"
-	test -d "$(COMPARE)/avatars-fp16" || $(EXPORT) half ../models/avatars-64 -o "$(COMPARE)/avatars-fp16"
+	test -d "$(COMPARE)/fp32" || { $(EXPORT) synth --shape maskgit-imagenet256 -o "$(COMPARE)/fp32"; }
+	test -d "$(COMPARE)/int8" || { $(EXPORT) quantize "$(COMPARE)/fp32" --steps 2 -o "$(COMPARE)/int8"; }
+	test -d "$(COMPARE)/avatars-fp16" || { $(EXPORT) half ../models/avatars-64 -o "$(COMPARE)/avatars-fp16"; }
 	PYTHONPATH="$(CURDIR)/export" "$(VENV_PYTHON)" benches/compare/compare.py --command "$(MASKGIT)" \
 		--bundle avatars-64=models/avatars-64,$(COMPARE)/avatars-fp16,models/avatars-64-int8 --turns 5 --runs 7 -o benches/RESULTS.md
 	PYTHONPATH="$(CURDIR)/export" "$(VENV_PYTHON)" benches/compare/compare.py --command "$(MASKGIT)" \
@@ -142,9 +142,9 @@ EDIT_IMAGES ?= 20
 ablate: own $(VENV_STAMP)
 	"$(VENV_PYTHON)" -m pip install --quiet --disable-pip-version-check -e './export[evaluate]'
 	$(CARGO) build --release --locked
-	test -d "$(WORK)/bundle-fp16" || $(EXPORT) half ../models/avatars-64 -o "$(WORK)/bundle-fp16"
+	test -d "$(WORK)/bundle-fp16" || { $(EXPORT) half ../models/avatars-64 -o "$(WORK)/bundle-fp16"; }
 	$(EXPORT) ablate ../models/avatars-64 --data "$(WORK)/data" --command "$(MASKGIT)" --classifier "$(WORK)/classifier.pt" \
-		--also ../models/avatars-64-int8 "$(WORK)/bundle-fp16" --steps 8 --per-class $(ABLATE_IMAGES) --seeds 3 --threads 1 --work "$(WORK)/ablate" \
+		--also ../models/avatars-64-int8 "$(WORK)/bundle-fp16" --steps 8 --per-class $(ABLATE_IMAGES) --seeds 3 --threads 1 --work "$(WORK)/ablate/work" \
 		--page ../models/avatars-64/ABLATIONS.md -o ../models/avatars-64/evaluation
 ABLATE_IMAGES ?= 8
 
@@ -174,7 +174,7 @@ MVTM_128 ?= --width 128 --dim 256 --depth 8 --heads 8
 IMAGES_128 ?= 400000
 avatars-128-train: $(VENV_STAMP)
 	"$(VENV_PYTHON)" -m pip install --quiet --disable-pip-version-check -e './export[data,evaluate]'
-	test -f "$(WORK_128)/data/classes.json" || $(EXPORT) data --set avatars-128 -o "$(WORK_128)/data"
+	test -f "$(WORK_128)/data/classes.json" || { $(EXPORT) data --set avatars-128 -o "$(WORK_128)/data"; }
 	$(EXPORT) train-tokenizer --data "$(WORK_128)/data" --factor 8 --codes 1024 --width 96 --images 16000 -o "$(WORK_128)/tokenizer.pt"
 	$(EXPORT) train-mvtm --data "$(WORK_128)/data" --tokenizer "$(WORK_128)/tokenizer.pt" $(MVTM_128) --images $(IMAGES_128) --label-smoothing 0 -o "$(WORK_128)/mvtm.pt"
 
@@ -185,7 +185,7 @@ avatars-128: own avatars-128-train
 	$(EXPORT) export --tokenizer "$(WORK_128)/tokenizer-final.pt" --mvtm "$(WORK_128)/mvtm.pt" --name avatars-128 --licence "CC BY 3.0 and 4.0; see README.md" \
 		--source "trained with maskgit-export" --steps 16 --temperature 0.8 --guidance 0.5 --guidance-ramp -o "$(WORK_128)/bundle"
 	$(EXPORT) verify "$(WORK_128)/bundle" --checkpoint "$(WORK_128)/tokenizer-final.pt" "$(WORK_128)/mvtm.pt" --command "$(MASKGIT)" --write-reference
-	test -f "$(WORK_128)/classifier.pt" || $(EXPORT) train-classifier --data "$(WORK_128)/data" --images 40000 -o "$(WORK_128)/classifier.pt"
+	test -f "$(WORK_128)/classifier.pt" || { $(EXPORT) train-classifier --data "$(WORK_128)/data" --images 40000 -o "$(WORK_128)/classifier.pt"; }
 	$(EXPORT) evaluate "$(WORK_128)/bundle" --data "$(WORK_128)/data" --command "$(MASKGIT)" --classifier "$(WORK_128)/classifier.pt" \
 		--per-class 80 --heldout 60 -o "$(WORK_128)/evaluation"
 	$(EXPORT) quantize "$(WORK_128)/bundle" --name avatars-128-int8 --command "$(MASKGIT)" -o "$(WORK_128)/bundle-int8"
