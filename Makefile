@@ -16,6 +16,9 @@
 # make pictures write docs/images anew, from the bundled model
 # make evaluate-edit   measure inpainting with the bundled model, and write it into its card
 # make avatars-64   repeat models/avatars-64 from nothing: data, training, export, checks, measurements (hours)
+# make avatars-128-train   draw the data of avatars-128 and train it; interrupted, it goes on where it was (days on two cores)
+# make avatars-128   the same, then export, checks, measurements
+# make ablate   measure the sampling settings of avatars-64 again, and write models/avatars-64/ABLATIONS.md (an hour)
 #
 # What is made for Python lies outside the clone, in MASKGIT_CACHE, and so does the target folder; CARGO_TARGET_DIR overrides it.
 
@@ -31,7 +34,7 @@ VENV_PYTHON := $(VENV)/bin/python
 VENV_STAMP := $(VENV)/.maskgit-$(firstword $(shell cksum export/pyproject.toml 2>/dev/null))
 CLASS ?= lorelei
 
-.PHONY: demo test test-rust test-python test-c capi header arm install uninstall lint bench compare published fmt golden tiny inputs pictures evaluate-edit avatars-64 venv own
+.PHONY: demo test test-rust test-python test-c capi header arm install uninstall lint bench compare published fmt golden tiny inputs pictures evaluate-edit ablate avatars-64 avatars-128 avatars-128-train venv own
 
 demo: own
 	$(CARGO) run --release --locked -- generate --class $(CLASS) --seed 7 --count 16 --grid --scale 4 -o demo.png
@@ -109,9 +112,9 @@ bench: own
 COMPARE = $(MASKGIT_CACHE)/compare
 compare: own $(VENV_STAMP)
 	$(CARGO) build --release --locked
-	test -d "$(COMPARE)/fp32" || $(EXPORT) synth --shape maskgit-imagenet256 -o "$(COMPARE)/fp32"
-	test -d "$(COMPARE)/int8" || $(EXPORT) quantize "$(COMPARE)/fp32" --steps 2 -o "$(COMPARE)/int8"
-	test -d "$(COMPARE)/avatars-fp16" || $(EXPORT) half ../models/avatars-64 -o "$(COMPARE)/avatars-fp16"
+	test -d "$(COMPARE)/fp32" || { $(EXPORT) synth --shape maskgit-imagenet256 -o "$(COMPARE)/fp32"; }
+	test -d "$(COMPARE)/int8" || { $(EXPORT) quantize "$(COMPARE)/fp32" --steps 2 -o "$(COMPARE)/int8"; }
+	test -d "$(COMPARE)/avatars-fp16" || { $(EXPORT) half ../models/avatars-64 -o "$(COMPARE)/avatars-fp16"; }
 	PYTHONPATH="$(CURDIR)/export" "$(VENV_PYTHON)" benches/compare/compare.py --command "$(MASKGIT)" \
 		--bundle avatars-64=models/avatars-64,$(COMPARE)/avatars-fp16,models/avatars-64-int8 --turns 5 --runs 7 -o benches/RESULTS.md
 	PYTHONPATH="$(CURDIR)/export" "$(VENV_PYTHON)" benches/compare/compare.py --command "$(MASKGIT)" \
@@ -156,6 +159,16 @@ evaluate-edit: own $(VENV_STAMP)
 		--per-class $(EDIT_IMAGES) --card ../models/avatars-64/README.md -o ../models/avatars-64/evaluation
 EDIT_IMAGES ?= 20
 
+# What each sampling setting does: models/avatars-64/ABLATIONS.md and its plots. Interrupted, it goes on where it was.
+ablate: own $(VENV_STAMP)
+	"$(VENV_PYTHON)" -m pip install --quiet --disable-pip-version-check -e './export[evaluate]'
+	$(CARGO) build --release --locked
+	test -d "$(WORK)/bundle-fp16" || { $(EXPORT) half ../models/avatars-64 -o "$(WORK)/bundle-fp16"; }
+	$(EXPORT) ablate ../models/avatars-64 --data "$(WORK)/data" --command "$(MASKGIT)" --classifier "$(WORK)/classifier.pt" \
+		--also ../models/avatars-64-int8 "$(WORK)/bundle-fp16" --steps 8 --per-class $(ABLATE_IMAGES) --seeds 3 --threads 1 --work "$(WORK)/ablate/work" \
+		--page ../models/avatars-64/ABLATIONS.md -o ../models/avatars-64/evaluation
+ABLATE_IMAGES ?= 8
+
 # The bundles are made outside the clone; copy them over models/avatars-64 and models/avatars-64-int8 when they are as good.
 WORK = $(MASKGIT_CACHE)/avatars-64
 EXPORT = cd export && "$(VENV_PYTHON)" -m maskgit_export
@@ -175,3 +188,27 @@ avatars-64: own $(VENV_STAMP)
 	$(EXPORT) quantize "$(WORK)/bundle" --name avatars-64-int8 --command "$(MASKGIT)" -o "$(WORK)/bundle-int8"
 	$(EXPORT) evaluate "$(WORK)/bundle-int8" --data "$(WORK)/data" --command "$(MASKGIT)" --classifier "$(WORK)/classifier.pt" \
 		--per-class 160 --heldout 60 -o "$(WORK)/evaluation-int8"
+
+# Nothing here is redone that is there already: what was interrupted goes on. A GPU takes a larger network: MVTM_128="--width 192 --dim 512 --depth 10 --heads 8".
+WORK_128 = $(MASKGIT_CACHE)/avatars-128
+MVTM_128 ?= --width 128 --dim 256 --depth 8 --heads 8
+IMAGES_128 ?= 400000
+avatars-128-train: $(VENV_STAMP)
+	"$(VENV_PYTHON)" -m pip install --quiet --disable-pip-version-check -e './export[data,evaluate]'
+	test -f "$(WORK_128)/data/classes.json" || { $(EXPORT) data --set avatars-128 -o "$(WORK_128)/data"; }
+	$(EXPORT) train-tokenizer --data "$(WORK_128)/data" --factor 8 --codes 1024 --width 96 --images 16000 -o "$(WORK_128)/tokenizer.pt"
+	$(EXPORT) train-mvtm --data "$(WORK_128)/data" --tokenizer "$(WORK_128)/tokenizer.pt" $(MVTM_128) --images $(IMAGES_128) --label-smoothing 0 -o "$(WORK_128)/mvtm.pt"
+
+avatars-128: own avatars-128-train
+	$(CARGO) build --release --locked
+	$(EXPORT) train-tokenizer --data "$(WORK_128)/data" --start "$(WORK_128)/tokenizer.pt" --decoder-only --images 16000 --muon-lr 0.01 \
+		--adversarial-from 0.3 -o "$(WORK_128)/tokenizer-final.pt"
+	$(EXPORT) export --tokenizer "$(WORK_128)/tokenizer-final.pt" --mvtm "$(WORK_128)/mvtm.pt" --name avatars-128 --licence "CC BY 3.0 and 4.0; see README.md" \
+		--source "trained with maskgit-export" --steps 16 --temperature 0.8 --guidance 0.5 --guidance-ramp -o "$(WORK_128)/bundle"
+	$(EXPORT) verify "$(WORK_128)/bundle" --checkpoint "$(WORK_128)/tokenizer-final.pt" "$(WORK_128)/mvtm.pt" --command "$(MASKGIT)" --write-reference
+	test -f "$(WORK_128)/classifier.pt" || { $(EXPORT) train-classifier --data "$(WORK_128)/data" --images 40000 -o "$(WORK_128)/classifier.pt"; }
+	$(EXPORT) evaluate "$(WORK_128)/bundle" --data "$(WORK_128)/data" --command "$(MASKGIT)" --classifier "$(WORK_128)/classifier.pt" \
+		--per-class 80 --heldout 60 -o "$(WORK_128)/evaluation"
+	$(EXPORT) quantize "$(WORK_128)/bundle" --name avatars-128-int8 --command "$(MASKGIT)" -o "$(WORK_128)/bundle-int8"
+	$(EXPORT) evaluate "$(WORK_128)/bundle-int8" --data "$(WORK_128)/data" --command "$(MASKGIT)" --classifier "$(WORK_128)/classifier.pt" \
+		--per-class 80 --heldout 60 -o "$(WORK_128)/evaluation-int8"
