@@ -6,10 +6,12 @@
 # make test-c   the C library under test: C and C++ programs, sanitizers, symbols, header
 # make capi     the C library: libmaskgit.so, libmaskgit.a
 # make header   write include/maskgit.h anew, from src/capi
+# make arm      cross-compile for 64-bit ARM and run all tests in an emulator
 # make install  the C library, its header and pkg-config file, into PREFIX (/usr/local) under DESTDIR; make uninstall takes them away
 # make lint     rustfmt, clippy and rustdoc, warnings denied
 # make bench    Criterion benches and `maskgit bench`
 # make compare  our engine beside ONNX Runtime: benches/RESULTS.md and benches/RESULTS-imagenet256.md (a quarter of an hour)
+# make published   convert random checkpoints of every published shape, measure the bundles: benches/RESULTS-published*.md (hours, 30 GB of disk)
 # make fmt      format the Rust code
 # make golden   write tests/golden anew, after a change that is meant to change tokens
 # make tiny     write tests/data/tiny anew
@@ -17,6 +19,9 @@
 # make pictures write docs/images anew, from the bundled model
 # make evaluate-edit   measure inpainting with the bundled model, and write it into its card
 # make avatars-64   repeat models/avatars-64 from nothing: data, training, export, checks, measurements (hours)
+# make avatars-128-train   draw the data of avatars-128 and train it; interrupted, it goes on where it was (days on two cores)
+# make avatars-128   the same, then export, checks, measurements
+# make ablate   measure the sampling settings of avatars-64 again, and write models/avatars-64/ABLATIONS.md (an hour)
 #
 # What is made for Python lies outside the clone, in MASKGIT_CACHE, and so does the target folder; CARGO_TARGET_DIR overrides it.
 
@@ -32,7 +37,7 @@ VENV_PYTHON := $(VENV)/bin/python
 VENV_STAMP := $(VENV)/.maskgit-$(firstword $(shell cksum export/pyproject.toml 2>/dev/null))
 CLASS ?= lorelei
 
-.PHONY: demo test test-rust test-python test-c test-cuda-kernels test-cuda bench-cuda capi header install uninstall lint bench compare fmt golden tiny inputs pictures evaluate-edit avatars-64 venv own
+.PHONY: demo test test-rust test-python test-c test-cuda-kernels test-cuda bench-cuda capi header arm install uninstall lint bench compare published fmt golden tiny inputs pictures evaluate-edit ablate avatars-64 avatars-128 avatars-128-train venv own
 
 demo: own
 	$(CARGO) run --release --locked -- generate --class $(CLASS) --seed 7 --count 16 --grid --scale 4 -o demo.png
@@ -71,9 +76,12 @@ bench-cuda: own $(VENV_STAMP)
 	"$(VENV_PYTHON)" benches/compare/cuda.py --command "$(MASKGIT)" -o benches/RESULTS-cuda.md \
 		models/avatars-64 models/avatars-64-int8 "$(COMPARE)/fp32" "$(COMPARE)/fp16" "$(COMPARE)/int8"
 
-# The tests run on a library that cargo builds.
+# The version of the interface: the library's soname ends with it, and src/capi says it as MASKGIT_ABI_VERSION.
+ABI := $(shell sed -n 's/^\#define MASKGIT_ABI_VERSION \([0-9]*\).*/\1/p' include/maskgit.h)
+SONAME := libmaskgit.so.$(ABI)
 capi: own
-	$(CARGO) rustc --release --locked --lib --features capi --crate-type cdylib,staticlib
+	$(CARGO) rustc --release --locked --lib --features capi --crate-type cdylib,staticlib -- -Clink-arg=-Wl,-soname,$(SONAME)
+	ln -sf libmaskgit.so "$(CARGO_TARGET_DIR)/release/$(SONAME)"
 
 test-c: capi
 	$(CARGO) build --release --locked
@@ -84,18 +92,23 @@ test-c: capi
 header:
 	.ci/header
 
+arm:
+	.ci/arm
+
 # Where the C library goes. `make install DESTDIR=...` for packages.
 PREFIX ?= /usr/local
+INSTALLED = $(DESTDIR)$(PREFIX)
 install: capi
-	install -D -m 644 include/maskgit.h "$(DESTDIR)$(PREFIX)/include/maskgit.h"
-	install -D -m 755 "$(CARGO_TARGET_DIR)/release/libmaskgit.so" "$(DESTDIR)$(PREFIX)/lib/libmaskgit.so"
-	install -D -m 644 "$(CARGO_TARGET_DIR)/release/libmaskgit.a" "$(DESTDIR)$(PREFIX)/lib/libmaskgit.a"
-	mkdir -p "$(DESTDIR)$(PREFIX)/lib/pkgconfig"
-	sed 's|@PREFIX@|$(PREFIX)|' src/capi/maskgit.pc.in > "$(DESTDIR)$(PREFIX)/lib/pkgconfig/maskgit.pc"
+	install -D -m 644 include/maskgit.h "$(INSTALLED)/include/maskgit.h"
+	install -D -m 755 "$(CARGO_TARGET_DIR)/release/libmaskgit.so" "$(INSTALLED)/lib/$(SONAME)"
+	ln -sf $(SONAME) "$(INSTALLED)/lib/libmaskgit.so"
+	install -D -m 644 "$(CARGO_TARGET_DIR)/release/libmaskgit.a" "$(INSTALLED)/lib/libmaskgit.a"
+	mkdir -p "$(INSTALLED)/lib/pkgconfig"
+	sed 's|@PREFIX@|$(PREFIX)|' src/capi/maskgit.pc.in > "$(INSTALLED)/lib/pkgconfig/maskgit.pc"
 
 uninstall:
-	rm -f "$(DESTDIR)$(PREFIX)/include/maskgit.h"
-	rm -f "$(DESTDIR)$(PREFIX)/lib/libmaskgit.so" "$(DESTDIR)$(PREFIX)/lib/libmaskgit.a" "$(DESTDIR)$(PREFIX)/lib/pkgconfig/maskgit.pc"
+	rm -f "$(INSTALLED)/include/maskgit.h" "$(INSTALLED)/lib/$(SONAME)" "$(INSTALLED)/lib/libmaskgit.so"
+	rm -f "$(INSTALLED)/lib/libmaskgit.a" "$(INSTALLED)/lib/pkgconfig/maskgit.pc"
 
 # The built command goes along, so that the package's tests compare PyTorch with our engine.
 test-python: own $(VENV_STAMP)
@@ -125,13 +138,24 @@ bench: own
 COMPARE = $(MASKGIT_CACHE)/compare
 compare: own $(VENV_STAMP)
 	$(CARGO) build --release --locked
-	test -d "$(COMPARE)/fp32" || $(EXPORT) synth --shape maskgit-imagenet256 -o "$(COMPARE)/fp32"
-	test -d "$(COMPARE)/int8" || $(EXPORT) quantize "$(COMPARE)/fp32" --steps 2 -o "$(COMPARE)/int8"
-	test -d "$(COMPARE)/avatars-fp16" || $(EXPORT) half ../models/avatars-64 -o "$(COMPARE)/avatars-fp16"
+	test -d "$(COMPARE)/fp32" || { $(EXPORT) synth --shape maskgit-imagenet256 -o "$(COMPARE)/fp32"; }
+	test -d "$(COMPARE)/int8" || { $(EXPORT) quantize "$(COMPARE)/fp32" --steps 2 -o "$(COMPARE)/int8"; }
+	test -d "$(COMPARE)/avatars-fp16" || { $(EXPORT) half ../models/avatars-64 -o "$(COMPARE)/avatars-fp16"; }
 	PYTHONPATH="$(CURDIR)/export" "$(VENV_PYTHON)" benches/compare/compare.py --command "$(MASKGIT)" \
 		--bundle avatars-64=models/avatars-64,$(COMPARE)/avatars-fp16,models/avatars-64-int8 --turns 5 --runs 7 -o benches/RESULTS.md
 	PYTHONPATH="$(CURDIR)/export" "$(VENV_PYTHON)" benches/compare/compare.py --command "$(MASKGIT)" \
 		--bundle maskgit-imagenet256=$(COMPARE)/fp32,$(COMPARE)/int8 --steps 8 --turns 2 --runs 1 -o benches/RESULTS-imagenet256.md
+
+# Every published shape at full size, and three of them beside ONNX Runtime.
+PUBLISHED = $(MASKGIT_CACHE)/published
+SHAPES ?= maskgit-imagenet256:flax maskgit-imagenet512:torch \
+	$(foreach size,t s b l,$(foreach pixels,256 384,halton-$(size)-$(pixels):torch))
+TIMED ?= maskgit-imagenet512 halton-b-384 halton-l-384
+published: own $(VENV_STAMP)
+	$(CARGO) build --release --locked
+	PYTHONPATH="$(CURDIR)/export" "$(VENV_PYTHON)" benches/published.py --command "$(MASKGIT)" --work "$(PUBLISHED)" -o benches/RESULTS-published-memory.md $(SHAPES)
+	PYTHONPATH="$(CURDIR)/export" "$(VENV_PYTHON)" benches/compare/compare.py --command "$(MASKGIT)" --no-pictures --turns 2 --runs 1 --threads 2 \
+		$(foreach shape,$(TIMED),--bundle $(shape)=$(PUBLISHED)/$(shape)/fp32,$(PUBLISHED)/$(shape)/int8) -o benches/RESULTS-published.md
 
 fmt:
 	$(CARGO) fmt
@@ -161,6 +185,16 @@ evaluate-edit: own $(VENV_STAMP)
 		--per-class $(EDIT_IMAGES) --card ../models/avatars-64/README.md -o ../models/avatars-64/evaluation
 EDIT_IMAGES ?= 20
 
+# What each sampling setting does: models/avatars-64/ABLATIONS.md and its plots. Interrupted, it goes on where it was.
+ablate: own $(VENV_STAMP)
+	"$(VENV_PYTHON)" -m pip install --quiet --disable-pip-version-check -e './export[evaluate]'
+	$(CARGO) build --release --locked
+	test -d "$(WORK)/bundle-fp16" || { $(EXPORT) half ../models/avatars-64 -o "$(WORK)/bundle-fp16"; }
+	$(EXPORT) ablate ../models/avatars-64 --data "$(WORK)/data" --command "$(MASKGIT)" --classifier "$(WORK)/classifier.pt" \
+		--also ../models/avatars-64-int8 "$(WORK)/bundle-fp16" --steps 8 --per-class $(ABLATE_IMAGES) --seeds 3 --threads 1 --work "$(WORK)/ablate/work" \
+		--page ../models/avatars-64/ABLATIONS.md -o ../models/avatars-64/evaluation
+ABLATE_IMAGES ?= 8
+
 # The bundles are made outside the clone; copy them over models/avatars-64 and models/avatars-64-int8 when they are as good.
 WORK = $(MASKGIT_CACHE)/avatars-64
 EXPORT = cd export && "$(VENV_PYTHON)" -m maskgit_export
@@ -180,3 +214,27 @@ avatars-64: own $(VENV_STAMP)
 	$(EXPORT) quantize "$(WORK)/bundle" --name avatars-64-int8 --command "$(MASKGIT)" -o "$(WORK)/bundle-int8"
 	$(EXPORT) evaluate "$(WORK)/bundle-int8" --data "$(WORK)/data" --command "$(MASKGIT)" --classifier "$(WORK)/classifier.pt" \
 		--per-class 160 --heldout 60 -o "$(WORK)/evaluation-int8"
+
+# Nothing here is redone that is there already: what was interrupted goes on. A GPU takes a larger network: MVTM_128="--width 192 --dim 512 --depth 10 --heads 8".
+WORK_128 = $(MASKGIT_CACHE)/avatars-128
+MVTM_128 ?= --width 128 --dim 256 --depth 8 --heads 8
+IMAGES_128 ?= 400000
+avatars-128-train: $(VENV_STAMP)
+	"$(VENV_PYTHON)" -m pip install --quiet --disable-pip-version-check -e './export[data,evaluate]'
+	test -f "$(WORK_128)/data/classes.json" || { $(EXPORT) data --set avatars-128 -o "$(WORK_128)/data"; }
+	$(EXPORT) train-tokenizer --data "$(WORK_128)/data" --factor 8 --codes 1024 --width 96 --images 16000 -o "$(WORK_128)/tokenizer.pt"
+	$(EXPORT) train-mvtm --data "$(WORK_128)/data" --tokenizer "$(WORK_128)/tokenizer.pt" $(MVTM_128) --images $(IMAGES_128) --label-smoothing 0 -o "$(WORK_128)/mvtm.pt"
+
+avatars-128: own avatars-128-train
+	$(CARGO) build --release --locked
+	$(EXPORT) train-tokenizer --data "$(WORK_128)/data" --start "$(WORK_128)/tokenizer.pt" --decoder-only --images 16000 --muon-lr 0.01 \
+		--adversarial-from 0.3 -o "$(WORK_128)/tokenizer-final.pt"
+	$(EXPORT) export --tokenizer "$(WORK_128)/tokenizer-final.pt" --mvtm "$(WORK_128)/mvtm.pt" --name avatars-128 --licence "CC BY 3.0 and 4.0; see README.md" \
+		--source "trained with maskgit-export" --steps 16 --temperature 0.8 --guidance 0.5 --guidance-ramp -o "$(WORK_128)/bundle"
+	$(EXPORT) verify "$(WORK_128)/bundle" --checkpoint "$(WORK_128)/tokenizer-final.pt" "$(WORK_128)/mvtm.pt" --command "$(MASKGIT)" --write-reference
+	test -f "$(WORK_128)/classifier.pt" || { $(EXPORT) train-classifier --data "$(WORK_128)/data" --images 40000 -o "$(WORK_128)/classifier.pt"; }
+	$(EXPORT) evaluate "$(WORK_128)/bundle" --data "$(WORK_128)/data" --command "$(MASKGIT)" --classifier "$(WORK_128)/classifier.pt" \
+		--per-class 80 --heldout 60 -o "$(WORK_128)/evaluation"
+	$(EXPORT) quantize "$(WORK_128)/bundle" --name avatars-128-int8 --command "$(MASKGIT)" -o "$(WORK_128)/bundle-int8"
+	$(EXPORT) evaluate "$(WORK_128)/bundle-int8" --data "$(WORK_128)/data" --command "$(MASKGIT)" --classifier "$(WORK_128)/classifier.pt" \
+		--per-class 80 --heldout 60 -o "$(WORK_128)/evaluation-int8"

@@ -97,19 +97,16 @@ struct Golden {
 
 /// The kind of CPU, as far as it selects matrix kernels.
 fn cpu() -> String {
-    let mut name = std::env::consts::ARCH.to_string();
     #[cfg(target_arch = "x86_64")]
-    for (feature, there) in [
+    let features = [
         ("fma", std::arch::is_x86_feature_detected!("fma")),
         ("avx2", std::arch::is_x86_feature_detected!("avx2")),
         ("avx512f", std::arch::is_x86_feature_detected!("avx512f")),
-    ] {
-        if there {
-            name.push('+');
-            name.push_str(feature);
-        }
-    }
-    name
+    ];
+    #[cfg(not(target_arch = "x86_64"))]
+    let features: [(&str, bool); 0] = [];
+    let there = features.into_iter().filter(|feature| feature.1).map(|feature| feature.0);
+    [std::env::consts::ARCH].into_iter().chain(there).collect::<Vec<_>>().join("+")
 }
 
 /// On the kind of CPU that wrote the golden files the tokens must be the same; on another, where sums round otherwise, a

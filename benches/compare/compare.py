@@ -57,7 +57,7 @@ def quantize(bundle: Path, folder: Path, steps: int) -> dict[str, Path]:
     CalibrationDataReader.register(Calibration)
     transformer, decoder = folder / "transformer.onnx", folder / "decoder.onnx"
     quantize_dynamic(bundle / graphs["transformer"]["file"], transformer, per_channel=True, weight_type=QuantType.QInt8)
-    codes = real_inputs(bundle, metadata, graphs, steps=steps).codes[:2]
+    codes = real_inputs(bundle, metadata, graphs, steps=steps, pictures=2).codes
     prepared = folder / "prepared.onnx"
     quant_pre_process(str(bundle / graphs["decoder"]["file"]), str(prepared), skip_symbolic_shape=True)
     quantize_static(str(prepared), str(decoder), Calibration(codes), quant_format=QuantFormat.QDQ, per_channel=True,
@@ -106,7 +106,8 @@ def table(name: str, paths: dict[str, Path], args: argparse.Namespace) -> str:
     with tempfile.TemporaryDirectory() as folder:
         print(f"{name}: ONNX Runtime's int8", file=sys.stderr, flush=True)
         int8 = quantize(paths["fp32"], Path(folder), args.calibration_steps)
-        steps = ["--steps", str(args.steps)] if args.steps else []
+        # Without pictures, one step: our command draws some anyhow.
+        steps = ["--steps", str(args.steps)] if args.steps else ["--steps", "1"] if args.no_pictures else []
 
         def ours(path: Path, threads: int) -> dict:
             common = ["--json", "--model", str(path), "--threads", str(threads), *steps]
@@ -116,7 +117,7 @@ def table(name: str, paths: dict[str, Path], args: argparse.Namespace) -> str:
             return {**times, "peak_memory_bytes": drawn["peak_memory_bytes"]}
 
         programs = {f"maskgit {p}": lambda threads, path=path: ours(path, threads) for p, path in paths.items()}
-        reference = [sys.executable, str(HERE / "runtime.py"), str(paths["fp32"]), "--runs", str(args.runs), *steps]
+        reference = [sys.executable, str(HERE / "runtime.py"), str(paths["fp32"]), "--runs", str(args.runs), *steps, *(["--no-pictures"] if args.no_pictures else [])]
         replaced = ["--transformer", str(int8["transformer"]), "--decoder", str(int8["decoder"])]
         programs["ONNX Runtime fp32"] = lambda threads: run([*reference, "--threads", str(threads)], threads)
         programs["ONNX Runtime int8"] = lambda threads: run([*reference, "--threads", str(threads), *replaced], threads)
@@ -129,12 +130,14 @@ def table(name: str, paths: dict[str, Path], args: argparse.Namespace) -> str:
     median = {key: {figure: statistics.median(r[figure] for r in rows) for figure in FIGURES} for key, rows in found.items()}
     peaks = next(rows[0] for (program, _), rows in found.items() if program.startswith("maskgit"))
     work = {graph: multiply_adds(paths["fp32"], graph) for graph in ("transformer", "decoder")}
+    figures = FIGURES if not args.no_pictures else tuple(figure for figure in FIGURES if figure != "image")
     lines = [f"## {name}", "", f"{work['transformer'] / 1e9:.2f} G multiply-adds a step, {work['decoder'] / 1e9:.2f} G a decoding. {args.turns} turns of {args.runs} runs each.", "",
-             "| program | threads | load | step | decode | picture | pictures/s | peak memory | step / peak rate |", "|---|---|---|---|---|---|---|---|---|"]
+             f"| program | threads | load | step | decode |{'' if args.no_pictures else ' picture | pictures/s |'} peak memory | step / peak rate |", f"|---|---|---|---|---|---|---|{'' if args.no_pictures else '---|---|'}"]
     for (program, threads), m in median.items():
         rate = peaks["peak_int8" if "int8" in program else "peak_fp32"] * threads
-        lines.append(f"| {program} | {threads} | {m['load']:.2f} s | {m['step'] * 1e3:.1f} ms | {m['decode'] * 1e3:.1f} ms | {m['image']:.3f} s | {1 / m['image']:.2f} | {m['peak_memory_bytes'] / 1e6:.0f} MB | {work['transformer'] / m['step'] / rate:.0%} |")
-    lines += ["", "Ratios (below 1: less time or memory than ONNX Runtime in the same precision; fp16 against its fp32)", "", "| | threads | step | decode | picture | load | peak memory |", "|---|---|---|---|---|---|---|"]
+        whole = "" if args.no_pictures else f" {m['image']:.3f} s | {1 / m['image']:.2f} |"
+        lines.append(f"| {program} | {threads} | {m['load']:.2f} s | {m['step'] * 1e3:.1f} ms | {m['decode'] * 1e3:.1f} ms |{whole} {m['peak_memory_bytes'] / 1e6:.0f} MB | {work['transformer'] / m['step'] / rate:.0%} |")
+    lines += ["", "Ratios (below 1: less time or memory than ONNX Runtime in the same precision; fp16 against its fp32)", "", f"| | threads | step | decode |{'' if args.no_pictures else ' picture |'} load | peak memory |", f"|---|---|---|---|---|---|{'' if args.no_pictures else '---|'}"]
     for precision in paths:
         other = "int8" if precision == "int8" else "fp32"
         for threads in args.threads:
@@ -143,9 +146,9 @@ def table(name: str, paths: dict[str, Path], args: argparse.Namespace) -> str:
                 # The best it has, graph by graph.
                 best = median["ONNX Runtime fp32", threads]
                 b = {figure: min(b[figure], best[figure]) if figure in ("step", "decode", "image") else b[figure] for figure in FIGURES}
-            cells = " | ".join(f"{a[figure] / b[figure]:.2f}" for figure in ("step", "decode", "image", "load", "peak_memory_bytes"))
+            cells = " | ".join(f"{a[figure] / b[figure]:.2f}" for figure in ("step", "decode", "image", "load", "peak_memory_bytes") if figure in figures)
             lines.append(f"| {precision} | {threads} | {cells} |")
-    if 1 in args.threads and 2 in args.threads:
+    if 1 in args.threads and 2 in args.threads and not args.no_pictures:
         gains = ", ".join(f"{p} {median[f'maskgit {p}', 1]['image'] / median[f'maskgit {p}', 2]['image']:.2f}" for p in paths)
         lines += ["", f"Two threads over one, whole picture: {gains}; ONNX Runtime fp32 {median['ONNX Runtime fp32', 1]['image'] / median['ONNX Runtime fp32', 2]['image']:.2f}."]
     return "\n".join(lines) + "\n"
@@ -159,6 +162,7 @@ def main() -> int:
     parser.add_argument("--turns", type=int, default=3)
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--steps", type=int)
+    parser.add_argument("--no-pictures", action="store_true", help="time loading, a step and a decoding only, for models that take minutes to draw")
     parser.add_argument("--calibration-steps", type=int, default=2)
     parser.add_argument("-o", "--output", type=Path, default=HERE.parent / "RESULTS.md")
     args = parser.parse_args()
@@ -169,7 +173,9 @@ def main() -> int:
         if "fp32" not in paths:
             raise SystemExit(f"--bundle {item}: one of the folders must be the fp32 bundle")
         parts.append(table(name, paths, args))
-    head = f"# Our engine beside ONNX Runtime\n\n{describe()}.\n\nWritten by `make compare`; see `benches/compare/compare.py` for what is measured, and how. The machine is shared, so compare within a table only.\nThe last column is the rate of multiply-adds in a step over that of our kernel on data in the first cache, one core times threads.\nA picture is not its generator's first of the class, so that ours starts from the logits it has kept of the first step; ONNX Runtime's loop runs all steps.\n\n"
+    head = f"# Our engine beside ONNX Runtime\n\n{describe()}.\n\nWritten by `make {'published' if args.no_pictures else 'compare'}`; see `benches/compare/compare.py` for what is measured, and how. The machine is shared, so compare within a table only.\nThe last column is the rate of multiply-adds in a step over that of our kernel on data in the first cache, one core times threads.\nA picture is not its generator's first of the class, so that ours starts from the logits it has kept of the first step; ONNX Runtime's loop runs all steps.\n\n"
+    if args.no_pictures:
+        head = "\n".join(line for line in head.split("\n") if not line.startswith("A picture is"))
     partial = args.output.with_suffix(".partial")
     partial.write_text(head + "\n".join(parts), encoding="utf-8")
     partial.replace(args.output)

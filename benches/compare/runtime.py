@@ -33,6 +33,7 @@ def main() -> int:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--steps", type=int)
+    parser.add_argument("--no-pictures", action="store_true", help="draw none; the figure `image` is 0")
     parser.add_argument("--transformer", type=Path)
     parser.add_argument("--decoder", type=Path)
     args = parser.parse_args()
@@ -70,7 +71,7 @@ def main() -> int:
         decode(sample(logits, metadata, label, 0, args.steps)[0])
 
     print(json.dumps({
-        "load": load, "step": median(lambda: logits(masked, label)), "decode": median(lambda: decode(codes)), "image": median(picture),
+        "load": load, "step": median(lambda: logits(masked, label)), "decode": median(lambda: decode(codes)), "image": 0.0 if args.no_pictures else median(picture),
         "peak_memory_bytes": peak_memory()}))
     return 0
 

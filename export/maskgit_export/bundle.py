@@ -236,9 +236,11 @@ def _parse(raw: object) -> tuple[Metadata, dict]:
 def _check_signature(file: Path, graph: str, metadata: Metadata) -> None:
     import onnx
 
+    from .onnx_file import read_without_weights
+
     try:
-        model = onnx.load(file, load_external_data=False)
-    except Exception as error:  # protobuf's error types differ between its versions
+        model = read_without_weights(file)
+    except (OSError, ValueError) as error:
         raise BundleError(f"{file}: not an ONNX file: {error}") from error
     types = {onnx.TensorProto.INT64: "int64", onnx.TensorProto.FLOAT: "float32"}
     for kind, expected, found in zip(("inputs", "outputs"), graph_signature(metadata, graph), (model.graph.input, model.graph.output)):

@@ -21,6 +21,7 @@ COMMANDS = {
     "train-classifier": "train_classifier",
     "evaluate": "evaluate",
     "evaluate-edit": "evaluate_edit",
+    "ablate": "ablate",
 }
 
 

@@ -57,13 +57,33 @@ def load(folder: str | Path, size: int = 64) -> Dataset:
 
 def save(dataset: Dataset, folder: str | Path) -> None:
     """Writes a prepared data set."""
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
     for name in ("train", "heldout"):
         split = getattr(dataset, name)
-        np.save(folder / f"{name}_images.npy", split.images)
-        np.save(folder / f"{name}_labels.npy", split.labels.astype(np.int64))
-    (folder / "classes.json").write_text(json.dumps(dataset.classes, indent=1) + "\n")
+        writer = Writer(folder, name, *split.images.shape[:2])
+        writer.images[:] = split.images
+        writer.finish(split.labels)
+    save_classes(dataset.classes, folder)
+
+
+class Writer:
+    """Writes one split of a prepared data set whose images need not fit into memory: fill ``images``, then call :meth:`finish`."""
+
+    def __init__(self, folder: str | Path, split: str, count: int, size: int):
+        self._folder, self._split = Path(folder), split
+        self._folder.mkdir(parents=True, exist_ok=True)
+        # Without the class names the folder does not count as a data set: a run that was cut short leaves none.
+        (self._folder / "classes.json").unlink(missing_ok=True)
+        self.images = np.lib.format.open_memmap(self._folder / f"{split}_images.npy", mode="w+", dtype=np.uint8, shape=(count, size, size, 3))
+
+    def finish(self, labels: np.ndarray) -> None:
+        """Writes the labels, and what is left of the images."""
+        self.images.flush()
+        np.save(self._folder / f"{self._split}_labels.npy", labels.astype(np.int64))
+
+
+def save_classes(classes: list[str], folder: str | Path) -> None:
+    """Writes the class names in label order, which makes a data set of the folder."""
+    (Path(folder) / "classes.json").write_text(json.dumps(list(classes), indent=1) + "\n")
 
 
 def _load_prepared(folder: Path) -> Dataset:

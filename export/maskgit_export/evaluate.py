@@ -66,15 +66,14 @@ def run(args: argparse.Namespace) -> int:
         print(f"{args.bundle}: has no encoder; reconstructions cannot be measured", file=sys.stderr)
         return 1
     data = dataset.load(args.data, metadata.image_height)
-    missing = [name for name in metadata.labels if name not in data.classes]
-    if missing or data.size != metadata.image_height:
-        print(f"{args.data}: {data.size} pixels and classes {', '.join(data.classes)}; the bundle has {metadata.image_height} pixels and {', '.join(missing) or 'the same classes'}", file=sys.stderr)
+    try:
+        to_bundle = in_bundle(args.data, data, metadata)
+    except ValueError as error:
+        print(error, file=sys.stderr)
         return 2
     args.output.mkdir(parents=True, exist_ok=True)
-    # Labels of the data become labels of the bundle; classes that the bundle lacks become -1.
-    to_bundle = np.array([metadata.labels.index(name) if name in metadata.labels else -1 for name in data.classes])
-    heldout, labels = _choose(data.heldout, to_bundle, args.heldout)
-    samples, sample_labels, reports = draw(args, metadata)
+    heldout, labels = choose(data.heldout, to_bundle, args.heldout)
+    samples, sample_labels, reports = draw(args.command, args.bundle, metadata, args.generate.split(), args.per_class, args.seed)
     report = measure(args, metadata, OnnxRuntime(args.bundle, graphs, args.threads or 1), data, to_bundle, heldout, labels, samples, sample_labels)
     report["command"] = {"options": args.generate, "sampling": reports[0].get("sampling"), "seed": args.seed, "per_class": args.per_class}
     text = json.dumps(report, indent=2) + "\n"
@@ -83,28 +82,29 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def draw(args: argparse.Namespace, metadata: Metadata) -> tuple[np.ndarray, np.ndarray, list[dict]]:
+def draw(command: str, bundle: Path, metadata: Metadata, options: list[str], per_class: int, first_seed: int, quiet: bool = False) -> tuple[np.ndarray, np.ndarray, list[dict]]:
     """``per_class`` samples of every class through ``maskgit generate``: images, labels, and what the command reported."""
     images, reports = [], []
     for index, name in enumerate(metadata.labels):
-        print(f"drawing {args.per_class} of {name}", file=sys.stderr, flush=True)
+        if not quiet:
+            print(f"drawing {per_class} of {name}", file=sys.stderr, flush=True)
         with tempfile.TemporaryDirectory() as scratch:
             # Every class has seeds of its own, so that no two samples share their noise.
-            seed = args.seed + index * args.per_class
-            call = [args.command, "generate", "--model", str(args.bundle), "--class", str(index), "--seed", str(seed), "--count", str(args.per_class), *args.generate.split(), "--json", "-o", f"{scratch}/sample.png"]
+            seed = first_seed + index * per_class
+            call = [command, "generate", "--model", str(bundle), "--class", str(index), "--seed", str(seed), "--count", str(per_class), *options, "--json", "-o", f"{scratch}/sample.png"]
             try:
                 done = subprocess.run(call, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
             except OSError as error:
-                raise SystemExit(f"--command {args.command}: cannot be started: {error}") from error
+                raise SystemExit(f"--command {command}: cannot be started: {error}") from error
             if done.returncode != 0:
-                raise SystemExit(f"{args.command} generate --class {name} failed with status {done.returncode}: {done.stderr.strip()}")
+                raise SystemExit(f"{command} generate --class {name} failed with status {done.returncode}: {done.stderr.strip()}")
             report = json.loads(done.stdout)
             files = [image["file"] for image in report["images"]]
-            if len(files) != args.per_class:
-                raise SystemExit(f"{args.command} generate drew {len(files)} images of {name}; {args.per_class} were asked for")
+            if len(files) != per_class:
+                raise SystemExit(f"{command} generate drew {len(files)} images of {name}; {per_class} were asked for")
             images.append(np.stack([np.asarray(Image.open(file).convert("RGB")) for file in files]))
             reports.append(report)
-    labels = np.repeat(np.arange(len(metadata.labels)), args.per_class)
+    labels = np.repeat(np.arange(len(metadata.labels)), per_class)
     return np.concatenate(images), labels, reports
 
 
@@ -222,7 +222,15 @@ def save_sheet(images: np.ndarray, path: Path, columns: int, gap: int = 2) -> No
     Image.fromarray(sheet).save(path)
 
 
-def _choose(split: dataset.Split, to_bundle: np.ndarray, per_class: int) -> tuple[np.ndarray, np.ndarray]:
+def in_bundle(folder: str | Path, data: dataset.Dataset, metadata: Metadata) -> np.ndarray:
+    """The bundle's label of each class of the data, -1 where the bundle lacks it; refuses data that lack a class or have another size."""
+    missing = [name for name in metadata.labels if name not in data.classes]
+    if missing or data.size != metadata.image_height:
+        raise ValueError(f"{folder}: {data.size} pixels and classes {', '.join(data.classes)}; the bundle has {metadata.image_height} pixels and {', '.join(missing) or 'the same classes'}")
+    return np.array([metadata.labels.index(name) if name in metadata.labels else -1 for name in data.classes])
+
+
+def choose(split: dataset.Split, to_bundle: np.ndarray, per_class: int) -> tuple[np.ndarray, np.ndarray]:
     """Held-out images of the bundle's classes, at most ``per_class`` of each (0: all), with the bundle's labels."""
     labels = to_bundle[split.labels]
     picks = [np.flatnonzero(labels == label)[: per_class or None] for label in np.unique(labels[labels >= 0])]

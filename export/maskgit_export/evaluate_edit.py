@@ -7,7 +7,9 @@ Writes edit.json and edit.png (columns: original, hole, repainted as its class, 
 - classifier: part of results, repainted as their class with the default feather, whose style the independent classifier names, by class too;
   and the same of the untouched originals;
 - error: mean absolute error (0..1) inside the hole against the original, of results as their class and without one; against that of fills that
-  do not see the surroundings: pictures drawn from nothing with the same seeds, without a class (unconditional) and of the class.
+  do not see the surroundings: pictures drawn from nothing with the same seeds, without a class (unconditional) and of the class;
+- holes: the same images with centred holes of several sizes (``--holes``), several seeds each: error inside, kernel distance to other held-out
+  images, the classifier's accuracy, precision and recall.
 """
 
 from __future__ import annotations
@@ -22,10 +24,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from . import dataset
+from . import dataset, holes
 from .bundle import BundleError, validate
 from .classifier import load_classifier
-from .evaluate import _choose, save_sheet
+from .evaluate import choose, in_bundle, save_sheet
+from .features import NAME, Features
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -36,6 +39,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--classifier", type=Path, required=True, help="file that `train-classifier` wrote")
     parser.add_argument("--per-class", type=int, default=20, help="held-out images a class")
     parser.add_argument("--seed", type=int, default=5000, help="seed of the first result")
+    parser.add_argument("--holes", type=float, nargs="*", default=list(holes.AREAS), metavar="AREA", help=f"parts of the picture that holes take (default: {' '.join(map(str, holes.AREAS))}; no value: none)")
+    parser.add_argument("--seeds", type=int, default=3, help="draws of each size of hole, each with seeds of its own")
     parser.add_argument("--card", type=Path, help="model card whose section 'Editing' is written anew")
     parser.add_argument("-o", "--output", required=True, type=Path, help="folder for edit.json and edit.png")
 
@@ -45,14 +50,27 @@ def run(args: argparse.Namespace) -> int:
     if args.per_class < 1:
         print("--per-class must be at least 1", file=sys.stderr)
         return 2
+    if args.seeds < 1 or not all(0 < area < 1 for area in args.holes):
+        print("--seeds must be at least 1, and every part of --holes between 0 and 1", file=sys.stderr)
+        return 2
     try:
         metadata, _ = validate(args.bundle)
     except BundleError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     data = dataset.load(args.data, metadata.image_height)
-    to_bundle = np.array([metadata.labels.index(name) if name in metadata.labels else -1 for name in data.classes])
-    images, labels = _choose(data.heldout, to_bundle, args.per_class)
+    try:
+        to_bundle = in_bundle(args.data, data, metadata)
+    except ValueError as error:
+        print(error, file=sys.stderr)
+        return 2
+    # The first half of each class is repainted, the second is what the kernel distance compares with.
+    chosen, chosen_labels = choose(data.heldout, to_bundle, 2 * args.per_class if args.holes else args.per_class)
+    first = np.concatenate([np.flatnonzero(chosen_labels == label)[:args.per_class] for label in np.unique(chosen_labels)])
+    images, labels, others = chosen[first], chosen_labels[first], np.delete(chosen, first, axis=0)
+    if args.holes and len(others) < len(images):
+        print(f"{args.data}: too few held-out images for --per-class {args.per_class}: as many again are compared with; give fewer, or --holes without values", file=sys.stderr)
+        return 2
     height, width = images.shape[1:3]
     box = (width // 4, height // 4, width // 2, height // 2)
     results = {"hard": [], "same": [], "free": []}
@@ -70,8 +88,20 @@ def run(args: argparse.Namespace) -> int:
         for label, count in zip(*np.unique(labels, return_counts=True)):
             seed = args.seed + len(results["conditional"])
             results["conditional"] += edit(args, [*everything, "--class", str(label)], seed, int(count), scratch)
-    results = {name: np.stack(images) for name, images in results.items()}
-    report = measure(images, labels, box, results, load_classifier(args.classifier), metadata.labels, reach(metadata))
+        results = {name: np.stack(images) for name, images in results.items()}
+        classifier = load_classifier(args.classifier)
+        report = measure(images, labels, box, results, classifier, metadata.labels, reach(metadata))
+        if args.holes:
+            known = np.array([classifier.classes.index(name) for name in metadata.labels])[labels]
+
+            def repaint(box: tuple, turn: int) -> np.ndarray:
+                repainted = []
+                for index, (image, label) in enumerate(zip(images, labels)):
+                    Image.fromarray(np.asarray(image)).save(f"{scratch}/in.png")
+                    repainted += edit(args, fills(box, int(label))["same"], args.seed + turn * len(images) + index, 1, scratch)
+                return np.stack(repainted)
+
+            report["holes"] = holes.measure(repaint, np.asarray(images), labels, others, results["conditional"], args.holes, args.seeds, classifier, known, Features())
     report["command"] = {"box": list(box), "seed": args.seed, "per_class": args.per_class}
     args.output.mkdir(parents=True, exist_ok=True)
     text = json.dumps(report, indent=2) + "\n"
@@ -162,6 +192,18 @@ def sheet(path: Path, images, labels, box, results) -> None:
     save_sheet(np.stack(rows), path, columns=5)
 
 
+def by_size(report: dict) -> str:
+    """The paragraph and table of holes of several sizes; nothing where they were not measured."""
+    if "holes" not in report:
+        return ""
+    of = report["holes"]
+    return f"""
+The same images with a centred square hole of several sizes, repainted as their class {of["seeds"]} times with seeds of their own; ± is the standard deviation of
+single draws. KID is the {NAME.replace('KID', 'kernel distance')} to {of["others"]} other held-out images; precision and recall are on the same features.
+
+{holes.table(of)}"""
+
+
 START, END = "<!-- evaluate-edit -->", "<!-- /evaluate-edit -->"
 
 
@@ -187,7 +229,7 @@ The centre box (half the width and height) of {report["images"]} held-out images
 Original, hole, repainted as its class, without a class, and drawn from nothing:
 
 ![Inpainting](evaluation/edit.png)
-{END}
+{by_size(report)}{END}
 
 """
     text = path.read_text()

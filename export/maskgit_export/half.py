@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from .bundle import BundleError
-from .precision import Writer, compare, open_fp32, real_inputs, show
+from .precision import Comparison, Writer, add_measuring_arguments, open_fp32, real_inputs, show
 
 #: Tensors of fewer numbers stay as they are: they weigh nothing, and norms and biases are among them.
 MIN_NUMBERS = 1024
@@ -25,8 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("bundle", type=Path, help="folder of the fp32 bundle")
     parser.add_argument("-o", "--output", required=True, type=Path, help="folder to write; it must not exist")
     parser.add_argument("--name", help="name in the manifest (default: the bundle's, with -fp16)")
-    parser.add_argument("--command", help="the maskgit program, to measure with our engine")
-    parser.add_argument("--steps", type=int, help="steps of the pictures drawn to measure on (default: the model's)")
+    add_measuring_arguments(parser)
 
 
 def half_graph(model) -> list[str]:
@@ -56,7 +55,7 @@ def run(args: argparse.Namespace) -> int:
 
     try:
         metadata, graphs = open_fp32(args.bundle, args.output)
-        inputs = real_inputs(args.bundle, metadata, graphs, steps=args.steps)
+        inputs = real_inputs(args.bundle, metadata, graphs, steps=args.steps, pictures=args.pictures)
         with Writer(args.bundle, args.output, metadata, "fp16", args.name or f"{metadata.name}-fp16") as writer:
             kept = {}
             for graph, entry in graphs.items():
@@ -64,7 +63,7 @@ def run(args: argparse.Namespace) -> int:
                 kept[graph] = half_graph(model)
                 onnx.save(model, writer.folder / f"{graph}.onnx")
             writer.manifest()
-            report = {**compare(args.bundle, writer.folder, inputs, args.command), "kept_fp32": kept}
+            report = {**Comparison(args.bundle, inputs, args.command).measure(writer.folder), "kept_fp32": kept}
             (writer.folder / "half.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     except BundleError as error:
         print(f"maskgit-export half: {error}", file=sys.stderr)

@@ -1,4 +1,4 @@
-"""Distances between sets of images: kernel distance, spread, nearest neighbours."""
+"""Distances between sets of images: kernel distance, precision and recall, spread, nearest neighbours."""
 
 from __future__ import annotations
 
@@ -24,6 +24,27 @@ def mmd2(a: np.ndarray, b: np.ndarray) -> float:
     n, m, dim = len(a), len(b), a.shape[1]
     aa, bb, ab = ((x @ y.T / dim + 1) ** 3 for x, y in ((a, a), (b, b), (a, b)))
     return float((aa.sum() - np.trace(aa)) / (n * (n - 1)) + (bb.sum() - np.trace(bb)) / (m * (m - 1)) - 2 * ab.mean())
+
+
+def precision_recall(made: np.ndarray, real: np.ndarray, k: int = 3) -> tuple[float, float]:
+    """Improved precision and recall (Kynkaanniemi et al. 2019) of features ``[N, D]``.
+
+    A set stands for the union of balls around its points, each reaching to the point's ``k``-th neighbour in the set. Precision is the
+    part of ``made`` inside the balls of ``real``, recall the part of ``real`` inside those of ``made``. Both grow with the number of
+    points of the set that has the balls: compare figures for equal numbers only.
+    """
+    if min(len(made), len(real)) <= k:
+        raise ValueError(f"precision and recall with {k} neighbours need more than {k} images on each side, not {len(made)} and {len(real)}")
+    made, real = made.astype(np.float64), real.astype(np.float64)
+    between = squared_distances(made, real)
+
+    def reach(points: np.ndarray) -> np.ndarray:
+        own = squared_distances(points, points)
+        np.fill_diagonal(own, 0)
+        # The nearest is the point itself.
+        return np.partition(own, k, axis=1)[:, k]
+
+    return float((between <= reach(real)[None]).any(1).mean()), float((between <= reach(made)[:, None]).any(0).mean())
 
 
 def mean_pairwise(features: np.ndarray) -> float:

@@ -10,19 +10,22 @@ import contextlib
 import logging
 import os
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 import onnx
 import torch
 import torch.nn.functional as F
+from onnxscript import ir
 from torch import Tensor, nn
 
+from . import onnx_file
 from .adapter import Model
 from .bundle import BundleError, graph_signature
 
 OPSET = 20
-#: A protobuf message cannot be larger; ONNX Runtime and tract both refuse more in one file.
-PROTOBUF_LIMIT = (1 << 31) - 1
+#: Weights of more bytes go from PyTorch's tensor into the file, without a copy of all of them in between.
+LARGE = 1 << 20
 
 
 class _Method(nn.Module):
@@ -69,17 +72,45 @@ def export_graph(model: Model, graph: str, path: Path) -> Path:
         program = torch.onnx.export(
             method, examples, dynamo=True, opset_version=OPSET, input_names=[name for name, _, _ in inputs], output_names=[name for name, _, _ in outputs], verbose=False,
             dynamic_shapes={"inputs": tuple({0: batch} for _ in examples)})
+    weights = _take_weights(program.model)
     proto = program.model_proto
+    for tensor in proto.graph.initializer:
+        tensor.ClearField("external_data")
+        tensor.ClearField("data_location")
     _clean(proto, outputs)
-    size = proto.ByteSize()
-    if size > PROTOBUF_LIMIT:
-        raise BundleError(f"{path}: {size} bytes of weights; one ONNX file holds at most {PROTOBUF_LIMIT}: export this model in fp16 or int8")
-    onnx.checker.check_model(proto)
+    _check(proto, weights)
     partial = path.with_suffix(".partial")
-    with open(partial, "wb") as file:
-        file.write(proto.SerializeToString(deterministic=True))
+    try:
+        onnx_file.write(proto, weights, partial)
+    except onnx_file.TooLarge as error:
+        raise BundleError(f"{path}: {error} bytes of weights; one ONNX file holds at most {onnx_file.PROTOBUF_LIMIT}: export this model in fp16 or int8") from error
     os.replace(partial, path)
     return path
+
+
+def _take_weights(model: ir.Model) -> dict[str, tuple[int, Callable[[], bytes]]]:
+    """Puts empty tensors in the place of the large initializers. Returns these: number of bytes, and what gives them."""
+    weights = {}
+    for name, value in model.graph.initializers.items():
+        tensor = value.const_value
+        if tensor is not None and tensor.nbytes > LARGE:
+            weights[name] = tensor.nbytes, tensor.tobytes
+            # Of an external tensor, only name, type and shape are written.
+            value.const_value = ir.ExternalTensor("-", None, None, tensor.dtype, shape=tensor.shape, name=name)
+    return weights
+
+
+def _check(proto: onnx.ModelProto, weights: dict) -> None:
+    """ONNX's own check, with the weights that are not there as inputs."""
+    model = onnx.ModelProto()
+    model.CopyFrom(proto)
+    del model.graph.initializer[:]
+    for tensor in proto.graph.initializer:
+        if tensor.name in weights:
+            model.graph.input.append(onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims))
+        else:
+            model.graph.initializer.append(tensor)
+    onnx.checker.check_model(model)
 
 
 @contextlib.contextmanager

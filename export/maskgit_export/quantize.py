@@ -2,7 +2,8 @@
 
 The weights of dense layers and convolutions become symmetric int8, one scale for each output channel, behind a standard
 ``DequantizeLinear``, so that every runtime opens the graphs. Our engine keeps them in int8 and quantises activations to 8 bits as it
-runs, each row (each picture, for a convolution) with its own range. Embeddings, positions, norms and biases stay fp32.
+runs, each row (each picture, for a convolution) with its own range. Large embeddings become int8 too, one scale for each row, and a head that is
+tied to one shares its numbers. Small embeddings, positions, norms and biases stay fp32.
 
 Each layer is simulated so on real inputs, tokens with masks as they occur while the model draws; one whose relative error is above
 --max-error stays fp32, and the worst of the transformer's and of the decoder's do until logits (--min-cosine) and pictures (--min-psnr) are
@@ -20,10 +21,12 @@ from pathlib import Path
 import numpy as np
 
 from .bundle import BundleError
-from .precision import Inputs, Writer, compare, open_fp32, real_inputs, show
+from .precision import Comparison, Inputs, Writer, add_measuring_arguments, open_fp32, real_inputs, show
 
 #: Smaller weights stay fp32: they take no time.
 MIN_NUMBERS = 1024
+#: Smaller embeddings stay fp32: they take little room.
+MIN_TABLE = 1_000_000
 #: At most this part of a graph's weights stays fp32 to bring the whole nearer.
 MAX_KEPT = {"transformer": 0.1, "decoder": 0.25}
 
@@ -37,13 +40,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--min-cosine", type=float, default=0.9999, help="cosine of the logits to reach; else the transformer's worst layers stay fp32, at most a tenth of its weights")
     parser.add_argument("--min-psnr", type=float, default=45.0, help="PSNR in dB of decoded pictures against fp32 to reach; else the decoder's worst layers stay fp32, at most a quarter of its weights")
     parser.add_argument("--min-agreement", type=float, default=0.99, help="part of the encoder's tokens that must stay; else the encoder stays fp32")
-    parser.add_argument("--command", help="the maskgit program, to measure with our engine")
-    parser.add_argument("--steps", type=int, help="steps of the pictures drawn to measure on (default: the model's)")
+    add_measuring_arguments(parser)
 
 
 @dataclass
 class Layer:
-    """A dense layer or convolution, and what becomes of it. ``axis`` is the weight's axis of output channels."""
+    """A dense layer, convolution or embedding, and what becomes of it. ``axis`` is the weight's axis of output channels, or of an embedding's rows."""
 
     graph: str
     node: str
@@ -55,38 +57,80 @@ class Layer:
     kept: str | None = None
 
 
+def _attribute(node, name: str, default):
+    return next((list(a.ints) or a.i for a in node.attribute if a.name == name), default)
+
+
+def _rows_transposed(model, name: str):
+    """Whether a value is the transpose of rows of an initializer, as a head that is tied to an embedding has it.
+
+    Returns the initializer's name, the first and the last row but one, and the node that reads it; or None. Every value on the way is read once.
+    """
+    from onnx import numpy_helper
+
+    makers = {output: node for node in model.graph.node for output in node.output}
+    tensors = {t.name: t for t in model.graph.initializer}
+    node = makers.get(name)
+    if node is None or node.op_type != "Transpose" or _attribute(node, "perm", [1, 0]) != [1, 0]:
+        return None
+    first, end, source = 0, None, node.input[0]
+    if source in makers:
+        cut = makers[source]
+        if cut.op_type != "Slice" or sum(source in n.input for n in model.graph.node) != 1 or not all(i in tensors for i in cut.input[1:]):
+            return None
+        starts, ends, axes, steps = (numpy_helper.to_array(tensors[i]).ravel().tolist() for i in [*cut.input[1:3], *cut.input[3:5]]) if len(cut.input) == 5 else (None,) * 4
+        if starts is None or len(starts) != 1 or axes != [0] or steps != [1] or starts[0] < 0 or ends[0] < 0:
+            return None
+        first, end, node, source = starts[0], ends[0], cut, cut.input[0]
+    if source not in tensors or len(tensors[source].dims) != 2 or sum(name in n.input for n in model.graph.node) != 1:
+        return None
+    rows = tensors[source].dims[0]
+    return source, first, min(rows if end is None else end, rows), node
+
+
 def find_layers(graph: str, model) -> list[Layer]:
-    """The products of an ONNX graph whose second input is an fp32 initializer."""
+    """The products of an ONNX graph whose second input is an fp32 initializer, or rows of one; and the large tables."""
     from onnx import TensorProto
 
     tensors = {t.name: t for t in model.graph.initializer if t.data_type == TensorProto.FLOAT}
     layers = []
     for node in model.graph.node:
-        if node.op_type not in ("MatMul", "Gemm", "Conv") or node.input[1] not in tensors:
+        if node.op_type == "Gather" and node.input[0] in tensors and _attribute(node, "axis", 0) == 0:
+            tensor = tensors[node.input[0]]
+            if len(tensor.dims) == 2 and np.prod(tensor.dims, dtype=np.int64) >= MIN_TABLE:
+                layers.append(Layer(graph, node.name, "Gather", tensor.name, list(tensor.dims), 0))
+            continue
+        if node.op_type not in ("MatMul", "Gemm", "Conv"):
+            continue
+        if node.input[1] not in tensors:
+            tied = _rows_transposed(model, node.input[1]) if node.op_type == "MatMul" else None
+            if tied is not None and tied[0] in tensors:
+                width = tensors[tied[0]].dims[1]
+                layers.append(Layer(graph, node.name, "MatMul", tied[0], [tied[2] - tied[1], width], 0))
             continue
         tensor = tensors[node.input[1]]
         if node.op_type != "Conv" and len(tensor.dims) != 2:
             continue
-        attributes = {a.name: a for a in node.attribute}
-        transposed = node.op_type == "Gemm" and "transB" in attributes and attributes["transB"].i
+        transposed = node.op_type == "Gemm" and _attribute(node, "transB", 0)
         axis = 0 if node.op_type == "Conv" or transposed else 1
         layer = Layer(graph, node.name, node.op_type, tensor.name, list(tensor.dims), axis)
         if np.prod(tensor.dims, dtype=np.int64) < MIN_NUMBERS:
             layer.kept = f"fewer than {MIN_NUMBERS} weights"
-        elif node.op_type == "Conv" and "group" in attributes and attributes["group"].i != 1:
+        elif node.op_type == "Conv" and _attribute(node, "group", 1) != 1:
             layer.kept = "a grouped convolution"
         layers.append(layer)
     return layers
 
 
 def fold_transposes(model) -> None:
-    """Replaces ``Transpose`` of an initializer that only products read by the transposed initializer."""
+    """Replaces ``Transpose`` of an initializer that only products read by the transposed initializer; not of a table, whose numbers are shared."""
     from onnx import TensorProto, numpy_helper
 
     tensors = {t.name: t for t in model.graph.initializer if t.data_type == TensorProto.FLOAT and len(t.dims) == 2}
     for node in [n for n in model.graph.node if n.op_type == "Transpose" and n.input[0] in tensors]:
         readers = [n for n in model.graph.node if node.output[0] in n.input]
-        if readers and all(n.op_type in ("MatMul", "Gemm") and n.input[1] == node.output[0] for n in readers):
+        tied = any(n.op_type == "Gather" and node.input[0] in n.input for n in model.graph.node)
+        if readers and not tied and all(n.op_type in ("MatMul", "Gemm") and n.input[1] == node.output[0] for n in readers):
             values = numpy_helper.to_array(tensors[node.input[0]]).T
             model.graph.initializer.append(numpy_helper.from_array(np.ascontiguousarray(values), node.output[0]))
             model.graph.node.remove(node)
@@ -133,26 +177,37 @@ def measure_layers(model, layers: list[Layer], feeds: list[dict]) -> None:
     wanted = {layer.node: layer for layer in layers if layer.kept is None}
     nodes = {node.name: node for node in model.graph.node if node.name in wanted}
     weights = {t.name: t for t in model.graph.initializer}
-    names = sorted({node.input[0] for node in nodes.values()})
+    names = sorted({node.input[node.op_type == "Gather"] for node in nodes.values()})
     probe = onnx.ModelProto()
     probe.CopyFrom(model)
-    outputs = {output.name for output in probe.graph.output}
-    probe.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names if name not in outputs)
+    # The graph's own inputs and outputs can be had already.
+    outside = {value.name for value in [*probe.graph.output, *probe.graph.input]}
+    probe.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names if name not in outside)
+    fetched = [name for name in names if name not in {value.name for value in probe.graph.input}]
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     options.log_severity_level = 3
     session = onnxruntime.InferenceSession(probe.SerializeToString(), options, providers=["CPUExecutionProvider"])
     sums = {name: [0.0, 0.0] for name in nodes}
     for feed in feeds:
-        seen = dict(zip(names, session.run(names, feed)))
+        seen = {**feed, **dict(zip(fetched, session.run(fetched, feed)))}
         for name, node in nodes.items():
-            x, w = seen[node.input[0]], numpy_helper.to_array(weights[node.input[1]])
             layer = wanted[name]
+            w = numpy_helper.to_array(weights[layer.weight])
             shape = [1] * w.ndim
             shape[layer.axis] = -1
             q, scales = quantize_weight(w, layer.axis)
-            exact = _product(node, x, w)
-            found = _product(node, quantize_activations(x, node.op_type != "Conv"), q * scales.reshape(shape))
+            widened = q * scales.reshape(shape)
+            if node.op_type == "Gather":
+                rows = seen[node.input[1]].ravel()
+                exact, found = w[rows], widened[rows]
+            else:
+                x = seen[node.input[0]]
+                if node.input[1] != layer.weight:
+                    _, first, end, _ = _rows_transposed(model, node.input[1])
+                    w, widened = w[first:end].T, widened[first:end].T
+                exact = _product(node, x, w)
+                found = _product(node, quantize_activations(x, node.op_type != "Conv"), widened)
             sums[name][0] += float(((found - exact).astype(np.float64) ** 2).sum())
             sums[name][1] += float((exact.astype(np.float64) ** 2).sum())
     for name, (error, size) in sums.items():
@@ -177,7 +232,13 @@ def quantize_graph(model, layers: list[Layer]) -> None:
             model.graph.initializer.extend([numpy_helper.from_array(values, base), numpy_helper.from_array(scales, f"{base}.scale")])
             added[key] = f"{base}.dequantized"
             front.append(helper.make_node("DequantizeLinear", [base, f"{base}.scale"], [added[key]], name=f"{base}.node", axis=layer.axis))
-        nodes[layer.node].input[1] = added[key]
+        node = nodes[layer.node]
+        if layer.op == "Gather":
+            node.input[0] = added[key]
+        elif node.input[1] == layer.weight:
+            node.input[1] = added[key]
+        else:
+            _rows_transposed(model, node.input[1])[3].input[0] = added[key]
     used = {name for node in model.graph.node for name in node.input} | {name for node in front for name in node.input}
     kept = [t for t in model.graph.initializer if t.name in used]
     rest = list(model.graph.node)
@@ -218,7 +279,7 @@ def run(args: argparse.Namespace) -> int:
 
     try:
         metadata, graphs = open_fp32(args.bundle, args.output)
-        inputs = real_inputs(args.bundle, metadata, graphs, steps=args.steps)
+        inputs = real_inputs(args.bundle, metadata, graphs, steps=args.steps, pictures=args.pictures)
         decoder = OnnxRuntime(args.bundle, {"decoder": graphs["decoder"]})
         images = np.concatenate([decoder.decode(inputs.codes[i:i + 1]) for i in range(len(inputs.codes))])
         with Writer(args.bundle, args.output, metadata, "int8", args.name or f"{metadata.name}-int8") as writer:
@@ -236,7 +297,8 @@ def run(args: argparse.Namespace) -> int:
                 onnx.save(model, writer.folder / f"{graph}.onnx")
                 layers += found
             writer.manifest()
-            report = compare(args.bundle, writer.folder, inputs, args.command)
+            comparison = Comparison(args.bundle, inputs, args.command)
+            report = comparison.measure(writer.folder)
             aims = (("transformer", "logits_cosine", args.min_cosine), ("decoder", "image_psnr", args.min_psnr))
             for graph, figure, aim in aims:
                 while report[figure] < aim and (layer := _worst(graph, layers)) is not None:
@@ -247,7 +309,7 @@ def run(args: argparse.Namespace) -> int:
                     quantize_graph(model, [layer for layer in layers if layer.graph == graph])
                     onnx.save(model, writer.folder / f"{graph}.onnx")
                     writer.manifest()
-                    report = compare(args.bundle, writer.folder, inputs, args.command)
+                    report = comparison.measure(writer.folder, graph)
             if report.get("encoder_same_tokens", 1.0) < args.min_agreement:
                 reason = f"only {report['encoder_same_tokens']:.3f} of the tokens stay"
                 for layer in layers:
@@ -255,7 +317,7 @@ def run(args: argparse.Namespace) -> int:
                         layer.kept = layer.kept or reason
                 (writer.folder / "encoder.onnx").write_bytes((args.bundle / graphs["encoder"]["file"]).read_bytes())
                 writer.manifest()
-                report = {**compare(args.bundle, writer.folder, inputs, args.command), "encoder": f"fp32: {reason}"}
+                report = {**comparison.measure(writer.folder, "encoder"), "encoder": f"fp32: {reason}"}
             text = json.dumps({**report, "layers": [asdict(layer) for layer in layers]}, indent=1)
             (writer.folder / "quantization.json").write_text(text + "\n", encoding="utf-8")
     except BundleError as error:

@@ -22,7 +22,7 @@ from . import dataset
 from .muon import Muon
 from .mvtm import MaskedTransformer, MvtmConfig, save_mvtm
 from .tokenizer import Tokenizer, load_tokenizer
-from .training import Progress, Run, decay_groups, learning_rate, set_learning_rate, to_tensor, write_checkpoint
+from .training import Progress, Run, decay_groups, learning_rate, read_checkpoint, set_learning_rate, to_tensor, write_checkpoint
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -90,11 +90,12 @@ def run(args: argparse.Namespace) -> int:
     torch.manual_seed(args.seed * 1000 + process.rank)
     data = dataset.load(args.data)
     checkpoint_path = args.output.with_name(args.output.name + ".checkpoint")
-    state = torch.load(checkpoint_path, map_location="cpu", weights_only=True) if checkpoint_path.exists() else None
+    shape = {name: getattr(args, name) for name in ("width", "dim", "depth", "heads", "blocks")}
+    state = read_checkpoint(checkpoint_path, shape=shape, labels=data.classes)
     train, heldout, grid, codes = (state["train"], state["heldout"], state["grid"], state["codes"]) if state else _tokens_of(args, data, process)
     labels, heldout_labels = (torch.from_numpy(split.labels.copy()) for split in (data.train, data.heldout))
 
-    config = MvtmConfig(grid=grid, codes=codes, labels=data.classes, width=args.width, dim=args.dim, depth=args.depth, heads=args.heads, blocks=args.blocks)
+    config = MvtmConfig(grid=grid, codes=codes, labels=data.classes, **shape)
     network = MaskedTransformer(config).to(process.device)
     average = {name: value.detach().clone() for name, value in network.state_dict().items()}
     optimizers = _optimizers(network, args)
@@ -105,6 +106,8 @@ def run(args: argparse.Namespace) -> int:
         for (optimizer, _), stored in zip(optimizers, state["optimizers"]):
             optimizer.load_state_dict(stored)
         step, spent, curve = state["step"], state["spent"], state["curve"]
+        # Other pictures than those that the run began with.
+        torch.manual_seed(args.seed * 1000 + process.rank + step * process.world)
         if process.chief:
             print(f"going on from step {step} of {checkpoint_path}", file=sys.stderr)
     module = process.parallel(network)
@@ -115,7 +118,8 @@ def run(args: argparse.Namespace) -> int:
         save_mvtm(config, average, args.output)
         write_checkpoint(checkpoint_path, {
             "weights": network.state_dict(), "average": average, "optimizers": [o.state_dict() for o, _ in optimizers],
-            "step": step, "spent": spent, "curve": curve, "train": train, "heldout": heldout, "grid": grid, "codes": codes})
+            "step": step, "spent": spent, "curve": curve, "train": train, "heldout": heldout, "grid": grid, "codes": codes,
+            "shape": shape, "labels": data.classes})
 
     batch = args.batch * process.world
     steps = max(1, args.images // batch)

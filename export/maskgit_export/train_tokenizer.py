@@ -3,7 +3,7 @@
 Loss: L1, L1 of the image gradients (edges), the quantiser's commitment, and, for the last part of the run, a hinge
 adversarial loss from a small patch discriminator whose weight adapts to the gradient of the reconstruction loss (Esser et
 al. 2021). With ``--decoder-only`` the encoder and the codebook stay as they are and only the decoder learns on: tokens, and so
-every transformer trained on them, stay valid.
+every transformer trained on them, stay valid. Interrupt it at any time: the same command goes on from the last checkpoint.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import argparse
 import json
 import sys
 import time
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -22,13 +23,13 @@ from torch import Tensor, nn
 from . import dataset
 from .muon import Muon
 from .tokenizer import Tokenizer, TokenizerConfig, load_tokenizer, save_tokenizer
-from .training import Progress, Run, learning_rate, set_learning_rate, to_tensor
+from .training import Progress, Run, learning_rate, read_checkpoint, set_learning_rate, to_tensor, write_checkpoint
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the options of ``maskgit-export train-tokenizer``."""
     parser.add_argument("--data", required=True, help="a folder that `data` wrote, or one with a sub-folder of pictures a class")
-    parser.add_argument("-o", "--output", required=True, type=Path, help="tokenizer file to write")
+    parser.add_argument("-o", "--output", required=True, type=Path, help="tokenizer file to write; OUTPUT.checkpoint holds the state to resume from")
     parser.add_argument("--size", type=int, default=64, help="image size for a folder of pictures")
     parser.add_argument("--factor", type=int, default=4, choices=[4, 8], help="pixels a token spans on each side")
     parser.add_argument("--codes", type=int, default=512, help="size of the codebook")
@@ -96,17 +97,34 @@ def run(args: argparse.Namespace) -> int:
     optimizer = torch.optim.AdamW([p for p in learned if p.ndim < 2], lr=args.lr, betas=(0.9, 0.95), weight_decay=0.0)
     critic = Discriminator().to(process.device, memory_format=torch.channels_last)
     critic_optimizer = torch.optim.AdamW(critic.parameters(), lr=args.lr / 2, betas=(0.5, 0.9))
+    stateful = {"weights": tokenizer, "muon": muon, "adamw": optimizer, "critic": critic, "critic_adamw": critic_optimizer}
+    checkpoint_path = args.output.with_name(args.output.name + ".checkpoint")
+    step, spent = 0, 0.0
+    if state := read_checkpoint(checkpoint_path, config=asdict(tokenizer.config), decoder_only=args.decoder_only):
+        for name, one in stateful.items():
+            one.load_state_dict(state[name])
+        step, spent = state["step"], state["spent"]
+        # Other pictures than those that the run began with.
+        torch.manual_seed(args.seed + process.rank + step * process.world)
+        if process.chief:
+            print(f"going on from step {step} of {checkpoint_path}", file=sys.stderr)
+
+    def checkpoint() -> None:
+        save_tokenizer(tokenizer, args.output)
+        states = {name: one.state_dict() for name, one in stateful.items()}
+        write_checkpoint(checkpoint_path, {**states, "config": asdict(tokenizer.config), "decoder_only": args.decoder_only, "step": step, "spent": spent})
 
     steps = max(1, args.images // (args.batch * process.world))
     progress = Progress(steps, args.batch * process.world, quiet=not process.chief)
-    images = torch.from_numpy(np.array(data.train.images))
-    begin, fraction, step = time.monotonic(), 0.0, 0
+    fraction, saved = (spent / 60 / args.minutes if args.minutes else step / steps), time.monotonic()
     while fraction < 1.0:
+        began = time.monotonic()
         scale = learning_rate(int(fraction * 10_000), 10_000, 1.0, 200)
         set_learning_rate(muon, args.muon_lr * scale)
         set_learning_rate(optimizer, args.lr * scale)
-        pick = torch.randint(len(images), (args.batch,))
-        image = to_tensor(images[pick], process.device).contiguous(memory_format=torch.channels_last)
+        # The images stay in their file, which may be larger than the memory.
+        pick = torch.randint(len(data.train.images), (args.batch,)).sort().values.numpy()
+        image = to_tensor(data.train.images[pick], process.device).contiguous(memory_format=torch.channels_last)
         with process.autocast():
             drawn, _, commitment = module(image)
         drawn = drawn.float()
@@ -135,14 +153,16 @@ def run(args: argparse.Namespace) -> int:
             critic_optimizer.step()
             logs["critic"] = critic_loss.detach()
         step += 1
-        fraction = (time.monotonic() - begin) / 60 / args.minutes if args.minutes else step / steps
+        spent += time.monotonic() - began
+        fraction = spent / 60 / args.minutes if args.minutes else step / steps
         progress.step(step, **logs)
-        if process.chief and step % 500 == 0:
-            save_tokenizer(tokenizer, args.output)
+        if process.chief and time.monotonic() - saved > 120:
+            saved = time.monotonic()
+            checkpoint()
     if process.chief:
         tokenizer.eval()
-        save_tokenizer(tokenizer, args.output)
-        report = {"images": step * args.batch * process.world, "minutes": (time.monotonic() - begin) / 60, **evaluate(tokenizer, data.heldout.images, process.device)}
+        checkpoint()
+        report = {"images": step * args.batch * process.world, "minutes": spent / 60, **evaluate(tokenizer, data.heldout.images, process.device)}
         print(json.dumps(report, indent=1))
         print(f"wrote {args.output}", file=sys.stderr)
     process.close()

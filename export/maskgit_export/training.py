@@ -114,6 +114,27 @@ def write_checkpoint(path: str | Path, state: dict) -> None:
     partial.replace(path)
 
 
+def write_text(path: str | Path, text: str) -> None:
+    """Writes a text file, whole or not at all."""
+    path = Path(path)
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(text, encoding="utf-8")
+    partial.replace(path)
+
+
+def read_checkpoint(path: str | Path, **expected) -> dict | None:
+    """What :func:`write_checkpoint` left at ``path``, or None where nothing is; refuses the state of a run that ``expected`` does not describe."""
+    path = Path(path)
+    if not path.exists():
+        return None
+    state = torch.load(path, map_location="cpu", weights_only=True)
+    other = [name for name, value in expected.items() if name in state and state[name] != value]
+    if other:
+        differs = "; ".join(f"{name} {state[name]} is not {expected[name]}" for name in other)
+        raise SystemExit(f"{path}: the state of another run ({differs}); give the options of that run, another --output, or delete the file")
+    return state
+
+
 def decay_groups(module: nn.Module, weight_decay: float) -> list[dict]:
     """Weight decay for matrices and kernels, none for norms, biases and embeddings of one dimension."""
     parameters = [p for p in module.parameters() if p.requires_grad]

@@ -25,7 +25,12 @@ def write(kind, folder, seed=3):
     """Writes the two checkpoints of a kind; returns their paths, the transformer's first."""
     model, format = KINDS[kind]
     made = make_google(GOOGLE, "google", seed) if model == "google-maskgit" else make_halton(HALTON, "halton", seed)
-    return write_checkpoints(perturb(made, seed, 0.3), format, folder)
+    perturb(made, seed, 0.3)
+    if model == "halton-maskgit":
+        # So much contrast that some pixels are clipped.
+        with torch.no_grad():
+            made.vq.decoder.conv_out.weight.mul_(3)
+    return write_checkpoints(made, format, folder)
 
 
 def converted(kind, transformer, tokenizer):

@@ -26,6 +26,7 @@ def test_robohash_sets(tmp_path):
     classes = ["monsters", "heads"]
     data = draw(tmp_path / "a", "--classes", *classes)
     check(data, classes)
+    assert "Hrvoje Novakovic" in (tmp_path / "a" / "ATTRIBUTION.md").read_text()
     again = draw(tmp_path / "b", "--classes", *classes)
     assert np.array_equal(data.train.images, again.train.images) and np.array_equal(data.heldout.images, again.heldout.images)
 
@@ -39,8 +40,39 @@ def test_dicebear_styles(tmp_path):
     assert np.array_equal(data.train.images, again.train.images)
 
 
-def test_every_class_has_a_licence_and_unknown_ones_are_refused(tmp_path, capsys):
-    assert set(avatars.AVATARS_64) <= set(avatars.LICENCES) and set(avatars.ROBOHASH_SETS) <= set(avatars.LICENCES)
+def test_a_robot_held_out_in_one_colour_is_held_out_in_all():
+    """The same parts, whatever their numbers in a colour's folder, have the same place in the list."""
+    root = avatars._robohash_root() / "sets" / "set1"
+    parts = [[[file.name.split("#")[-1].split("_", 1)[1].strip("_") for file in files] for files in avatars._files(root / colour)] for colour in avatars.ROBOT_COLOURS]
+    assert all(one == parts[0] for one in parts) and len(parts[0]) == 5
+    blue, red = (avatars._robohash(name, 16, 12, "heldout", None) for name in ("robots-blue", "robots-red"))
+    assert blue[..., 2].mean() > blue[..., 0].mean() and red[..., 0].mean() > red[..., 2].mean()
+
+
+def test_sets_cover_their_licences_and_are_attributed(tmp_path):
+    for wanted in avatars.SETS.values():
+        assert len(set(wanted.classes)) == len(wanted.classes) and set(wanted.classes) <= set(avatars.LICENCES)
+        table = avatars.attribution(wanted.classes)
+        for name in wanted.classes:
+            licence, author = avatars.LICENCES[name].split(", ", 1)
+            assert f"| {name} | {author} | {licence} |" in table
+            assert licence.startswith(("CC0", "CC BY")) and "ND" not in licence and "NC" not in licence
+    assert not any("avataaars" in name or "bottts" in name for name in avatars.LICENCES)
+    assert len(avatars.SETS["avatars-128"].classes) == 25 and avatars.SETS["avatars-128"].size == 128
+
+
+def test_every_class_of_robohash_has_a_licence_and_unknown_ones_are_refused(tmp_path, capsys):
+    assert set(avatars.ROBOHASH) <= set(avatars.LICENCES)
     with pytest.raises(SystemExit) as stopped:
         main(["data", "-o", str(tmp_path), "--classes", "avataaars"])
     assert stopped.value.code == 2 and "avataaars" in capsys.readouterr().err
+    assert main(["data", "-o", str(tmp_path), "--classes", "cats", "--train", "0"]) == 2
+    assert "--train must be at least 1" in capsys.readouterr().err
+    assert not (tmp_path / "classes.json").exists()
+
+
+@pytest.mark.skipif(shutil.which("npm") is None, reason="Node.js is not installed: the DiceBear styles are not drawn")
+def test_a_style_without_held_out_combinations_is_an_error(tmp_path, capfd):
+    with pytest.raises(SystemExit, match="rings"):
+        main(["data", "-o", str(tmp_path / "a"), "--classes", "rings", "--size", "16", "--train", "1", "--heldout", "1", "--work", str(tmp_path / "node")])
+    assert "too few combinations" in capfd.readouterr().err and not (tmp_path / "a" / "classes.json").exists()

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from maskgit_export import dataset, evaluate_edit
+from maskgit_export import dataset, evaluate_edit, holes, metrics
 
 # Repaints the box with the class's level, or 128 without a class; "everything" with black. Spoils what SPOIL says.
 PROGRAM = """#!{python}
@@ -47,7 +47,7 @@ def arguments(avatars, folder, spoil):
     dataset.save(dataset.Dataset(split, split, ["cat", "dog"]), folder / "data")
     (folder / "card.md").write_text("# tiny\n\n## How it was made\n\nBy hand.\n")
     return argparse.Namespace(
-        bundle=avatars[1], data=str(folder / "data"), command=str(program), classifier=folder / "c.pt", per_class=2, seed=1, card=folder / "card.md", output=folder / "out"
+        bundle=avatars[1], data=str(folder / "data"), command=str(program), classifier=folder / "c.pt", per_class=2, seed=1, holes=[], seeds=2, card=folder / "card.md", output=folder / "out"
     )
 
 
@@ -86,3 +86,41 @@ def test_the_reach_is_the_librarys(avatars):
 def test_a_program_that_fails_is_named(tmp_path):
     with pytest.raises(SystemExit, match="cannot be started"):
         evaluate_edit.edit(argparse.Namespace(command=str(tmp_path / "none"), bundle="b"), [], 0, 1, str(tmp_path))
+
+
+def test_larger_holes_are_measured_against_other_images(avatars, tmp_path, monkeypatch):
+    class Pixels:
+        def __call__(self, images, batch=0, what=""):
+            return metrics.thumbnails(images, 4)
+
+    monkeypatch.setattr(evaluate_edit, "load_classifier", lambda path: Level())
+    monkeypatch.setattr(evaluate_edit, "reach", lambda metadata: 2)
+    monkeypatch.setattr(evaluate_edit, "Features", Pixels)
+    args = arguments(avatars, tmp_path, "")
+    images = np.random.default_rng(0).integers(90, 130, (16, 16, 16, 3)).astype(np.uint8)
+    split = dataset.Split(images, np.repeat([0, 1], 8))
+    dataset.save(dataset.Dataset(split, split, ["cat", "dog"]), tmp_path / "data")
+    args.per_class, args.holes = 4, [0.125, 0.5]
+    assert evaluate_edit.run(args) == 0
+    found = json.loads((tmp_path / "out" / "edit.json").read_text())["holes"]
+    assert (found["images"], found["others"], found["seeds"]) == (8, 8, 2)
+    small, large = found["sizes"]
+    assert small["box"] == [5, 5, 6, 6] and small["area"] == pytest.approx(36 / 256, abs=1e-4)
+    assert large["box"] == [2, 2, 12, 12]
+    # The stand-in fills with flat levels: the larger the hole, the farther from the data.
+    assert abs(found["untouched"]["kid"]) < small["kid"]["mean"] < large["kid"]["mean"]
+    assert small["accuracy"]["mean"] == 1 and small["error"]["std"] == 0
+    card = (tmp_path / "card.md").read_text()
+    assert "| 14.1% of the picture |" in card and card.count("<!-- /evaluate-edit -->") == 1
+    evaluate_edit.write_card(args.card, json.loads((tmp_path / "out" / "edit.json").read_text()))
+    assert (tmp_path / "card.md").read_text() == card
+    args.per_class = 5
+    assert evaluate_edit.run(args) == 2, "eight of a class do not suffice for twice five"
+
+
+def test_holes_are_centred_and_within_the_picture():
+    for area in holes.AREAS:
+        left, top, across, down = holes.centred(area, 64, 64)
+        assert 2 * left + across == 64 == 2 * top + down and abs(across * down / 4096 - area) < 0.04
+    with pytest.raises(ValueError, match="between 0 and 1"):
+        holes.centred(1.0, 64, 64)

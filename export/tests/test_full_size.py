@@ -2,10 +2,12 @@
 
     MASKGIT_FULL_SIZE=maskgit-imagenet256:flax MASKGIT_BIN=target/release/maskgit pytest -s tests/test_full_size.py
 
-SHAPE:FORMAT as ``synth --shape SHAPE --checkpoint FORMAT`` takes them; several are separated by commas.
+SHAPE:FORMAT as ``synth --shape SHAPE --checkpoint FORMAT`` takes them; several are separated by commas. MASKGIT_FULL_SIZE_FOLDER=FOLDER takes checkpoints
+from FOLDER/files and the bundle from FOLDER/fp32 where they are there, and leaves there what is made (``benches/published.py``).
 """
 
 import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -26,14 +28,17 @@ def test_a_full_size_checkpoint(case, tmp_path, capsys):
     shape, format = case.split(":")
     of_google = shape.startswith("maskgit")
     model, kind = ("google-maskgit", f"google-{format}") if of_google else ("halton-maskgit", f"halton-{format}")
-    files, out = tmp_path / "files", tmp_path / "bundle"
-    assert main(["synth", "--shape", shape, "--checkpoint", format, "--seed", "7", "-o", str(files)]) == 0
+    folder = Path(os.environ.get("MASKGIT_FULL_SIZE_FOLDER") or tmp_path)
+    files, out = folder / "files", folder / "fp32"
+    if not files.exists():
+        assert main(["synth", "--shape", shape, "--checkpoint", format, "--seed", "7", "-o", str(files)]) == 0
     # The transformer's file is named maskgit_imagenet... or ImageNet_..., the tokenizer's tokenizer_... or vq_...
     paths = sorted(files.iterdir())
-    assert main(["convert", model, "--transformer", str(paths[0]), "--tokenizer", str(paths[1]), "-o", str(out)]) == 0
+    if not out.exists():
+        assert main(["convert", model, "--transformer", str(paths[0]), "--tokenizer", str(paths[1]), "-o", str(out)]) == 0
     metadata, graphs = validate(out)
     heads = 16 if of_google else halton.PUBLISHED[shape.removeprefix("halton-")].heads
-    tokens, labels, codes, images = inputs(metadata, rows=2)
+    tokens, labels, codes, images = inputs(metadata, rows=1)
     batch = tokens, labels, codes, images.astype(np.float32)
     wanted = expected(reference(kind, *paths, dtype=np.float32, groups=32, heads=heads), batch)
     program = os.environ.get("MASKGIT_BIN")

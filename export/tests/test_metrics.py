@@ -59,6 +59,21 @@ def test_codebook_and_reconstruction_error():
     assert error == {"l1": 0.2, "psnr_db": 13.98}
 
 
+def test_precision_and_recall_of_known_sets():
+    choice = np.random.default_rng(3)
+    real = choice.standard_normal((400, 8))
+    precision, recall = metrics.precision_recall(choice.standard_normal((400, 8)), real)
+    assert precision > 0.8 and recall > 0.8, "the same distribution"
+    precision, recall = metrics.precision_recall(0.1 * choice.standard_normal((400, 8)), real)
+    assert precision > 0.95 and recall < 0.1, "one mode only: all look real, little is covered"
+    precision, recall = metrics.precision_recall(5 * choice.standard_normal((400, 8)), real)
+    assert precision < 0.05 < 0.5 < recall, "spread too far: few look real"
+    assert metrics.precision_recall(real + 100, real) == (0, 0)
+    assert metrics.precision_recall(real, real) == (1, 1)
+    with pytest.raises(ValueError, match="more than 3 images"):
+        metrics.precision_recall(real[:3], real)
+
+
 def coloured(count, seed):
     """Two classes of 16x16 pixels: mostly red and mostly blue."""
     choice = np.random.default_rng(seed)

@@ -2,12 +2,13 @@
 
 import json
 import os
+import subprocess
 
 import numpy as np
 import onnx
 import pytest
 
-from maskgit_export import cli
+from maskgit_export import cli, quantize
 from maskgit_export.bundle import validate
 from maskgit_export.mvtm import without_labels
 from maskgit_export.quantize import quantize_activations, quantize_weight
@@ -53,6 +54,54 @@ def test_weights_are_standard_int8(avatars, tmp_path):
     layers = json.loads((tmp_path / "out" / "quantization.json").read_text())["layers"]
     assert sum(layer["kept"] is None for layer in layers if layer["graph"] == "transformer") == len(nodes)
     assert all(0 < layer["error"] < 0.05 for layer in layers if layer["kept"] is None)
+
+
+def test_a_head_shares_the_numbers_of_its_table(tmp_path, monkeypatch):
+    from dataclasses import replace
+
+    from conftest import GOOGLE
+    from maskgit_export.bundle import write_manifest
+    from maskgit_export.export import write_bundle
+    from maskgit_export.synth import make_google
+
+    monkeypatch.setattr(quantize, "MIN_TABLE", 1)
+    monkeypatch.setattr(quantize, "MIN_NUMBERS", 1)
+    made = make_google(replace(GOOGLE, dim=48), "google", 3)
+    write_bundle(made, tmp_path / "fp32")
+    # The exporter computes small heads; it leaves large ones as rows of the table, so.
+    model = onnx.load(tmp_path / "fp32" / "transformer.onnx")
+    tensors = {t.name: t for t in model.graph.initializer}
+    table = next(n.input[0] for n in model.graph.node if n.op_type == "Gather")
+    rows = onnx.numpy_helper.to_array(tensors[table])
+    codes, width = made.metadata.codes, rows.shape[1]
+    head = next(t for t in tensors.values() if list(t.dims) == [width, codes] and np.array_equal(onnx.numpy_helper.to_array(t), rows[:codes].T))
+    bounds = [onnx.numpy_helper.from_array(np.array([n]), name) for n, name in ((0, "first"), (codes, "end"), (0, "axis"), (1, "step"))]
+    model.graph.initializer.extend(bounds)
+    cut = onnx.helper.make_node("Slice", [table, *(t.name for t in bounds)], ["cut"], name="cut")
+    turned = onnx.helper.make_node("Transpose", ["cut"], [head.name], name="turned", perm=[1, 0])
+    model.graph.initializer.remove(head)
+    nodes = [cut, turned, *model.graph.node]
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
+    onnx.save(model, tmp_path / "fp32" / "transformer.onnx")
+    write_manifest(made.metadata, tmp_path / "fp32")
+
+    assert convert("quantize", tmp_path / "fp32", tmp_path / "out", "--steps", "2", "--min-cosine", "0") == 0
+    model = onnx.load(tmp_path / "out" / "transformer.onnx")
+    onnx.checker.check_model(model)
+    gather = next(n for n in model.graph.node if n.op_type == "Gather")
+    assert {n.op_type for n in model.graph.node if gather.input[0] in n.input} == {"Gather", "Slice"}
+    # Once in the file, as int8.
+    assert [t.data_type for t in model.graph.initializer if list(t.dims) == list(rows.shape)] == [onnx.TensorProto.INT8]
+    figures = json.loads((tmp_path / "out" / "quantization.json").read_text())
+    layers = {layer["op"]: layer for layer in figures["layers"] if layer["weight"] == table}
+    assert set(layers) == {"Gather", "MatMul"} and all(0 < layer["error"] < 0.05 for layer in layers.values())
+    assert figures["logits_cosine"] > 0.995
+    if COMMAND:
+        told = json.loads(subprocess.run([COMMAND, "info", "--graph", "--json", "--model", str(tmp_path / "out")], check=True, capture_output=True).stdout)
+        details = [(o["name"], o["detail"]) for o in told["transformer"]]
+        assert ("Embedding", f"{len(rows)} of {width}, int8") in details
+        assert any(name == "Linear" and detail.startswith(f"{width} to {codes}, int8") for name, detail in details)
 
 
 def test_a_bad_layer_stays_fp32_and_says_why(avatars, tmp_path):
@@ -121,3 +170,20 @@ def test_a_class_can_be_left_out():
         assert torch.equal(network(tokens, torch.tensor([old])), smaller(tokens, torch.tensor([new])))
     with pytest.raises(ValueError, match="no class bird"):
         without_labels(network, ["bird"])
+
+
+def test_measuring_one_graph_again_is_measuring_all(avatars, tmp_path):
+    """A graph that changed shows though only it is measured; one that is not named keeps its figures."""
+    from maskgit_export.precision import Comparison, open_fp32, real_inputs
+
+    _, folder = avatars
+    assert convert("quantize", folder, tmp_path / "int8", "--steps", "2", "--min-cosine", "0", "--min-psnr", "0", "--min-agreement", "0") == 0
+    metadata, graphs = open_fp32(folder, tmp_path / "none")
+    inputs = real_inputs(folder, metadata, graphs, steps=2)
+    whole = Comparison(folder, inputs, COMMAND).measure(tmp_path / "int8")
+    comparison = Comparison(folder, inputs, COMMAND)
+    same = comparison.measure(folder)
+    assert same["image_psnr"] > 90 and same["logits_cosine"] > 0.9999999 and same["encoder_same_tokens"] == 1
+    step = comparison.measure(tmp_path / "int8", "transformer")
+    assert step["logits_cosine"] == whole["logits_cosine"] < same["logits_cosine"] and step["image_psnr"] == same["image_psnr"]
+    assert comparison.measure(tmp_path / "int8", "decoder", "encoder") == whole

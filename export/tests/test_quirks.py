@@ -133,6 +133,16 @@ def most_similar_code(_):
     return encode
 
 
+def not_clipped(original):
+    def decode(self, tokens):
+        with pytest.MonkeyPatch.context() as patch:
+            # Other clamps name their bound.
+            patch.setattr(torch.Tensor, "clamp", lambda x, *bounds, plain=torch.Tensor.clamp, **named: plain(x, **named) if named else x)
+            return original(self, tokens)
+
+    return decode
+
+
 def swapped(first, second):
     """Two modules of every layer exchanged."""
 
@@ -167,6 +177,7 @@ GOOGLE_QUIRKS = {
     "query and key": (swapped("query", "value"), {"logits"}),
     "the nearest code, not the most similar": (method(google.GoogleMaskGit, "encode", most_similar_code), {"tokens"}),
     "nearest-neighbour doubling": (lambda patch, _: patch.setattr(google.F, "interpolate", lambda x, scale_factor, mode, plain=F.interpolate: plain(x, scale_factor=scale_factor, mode="bilinear")), {"image"}),
+    "pixels are clipped": (method(google.GoogleMaskGit, "decode", not_clipped), {"image"}),
     "swish": (lambda patch, _: patch.setattr(google.F, "silu", F.relu), {"image", "vectors"}),
 }
 
@@ -255,6 +266,7 @@ HALTON_QUIRKS = {
     "row of the mask id": (method(halton.HaltonMaskGit, "logits", mask_of_another_row), {"logits"}),
     "unit codes": (lambda patch, _: patch.setattr(llamagen, "unit", lambda x: x), {"image", "tokens"}),
     "pixels of -1..1 in the decoder": (method(halton.HaltonMaskGit, "decode", lambda _: lambda self, tokens: self.vq.decode(tokens, self.config.grid).clamp(0, 1)), {"image"}),
+    "pixels are clipped": (method(halton.HaltonMaskGit, "decode", not_clipped), {"image"}),
     "pixels of -1..1 in the encoder": (method(halton.HaltonMaskGit, "encode", lambda _: lambda self, image: self.vq.encode(image)), {"tokens"}),
     "padding of the halving": (method(llamagen.Downsample, "forward", padded_at_both_sides), {"vectors"}),
     "attention at the lowest resolution": (method(llamagen.AttnBlock, "forward", lambda _: lambda self, x: x), {"image", "vectors"}),

@@ -137,6 +137,26 @@ def test_train_both_interrupt_and_go_on(pictures, tmp_path, capsys):
     assert "going on from step 10" in captured.err
     assert (first["images"], second["images"]) == (80, 160) and second["heldout_loss"] < first["heldout_loss"]
     assert load_mvtm(mvtm).config.labels == ["blue", "red"]
+    with pytest.raises(SystemExit, match="another run"):
+        main([*train, "--images", "240", "--depth", "2"])
+
+
+def test_the_tokenizer_goes_on_and_refuses_the_state_of_another(pictures, tmp_path, capsys):
+    prepared, output = tmp_path / "data", tmp_path / "t.pt"
+    dataset.save(dataset.load(pictures, 16), prepared)
+    train = ["train-tokenizer", "--data", str(prepared), "--codes", "16", "--width", "16", "--threads", "1", "--device", "cpu", "--adversarial-from", "0.2", "-o", str(output)]
+    assert main([*train, "--images", "160"]) == 0
+    first = json.loads(capsys.readouterr().out)
+    before = load_tokenizer(output)
+    assert main([*train, "--images", "160"]) == 0
+    captured = capsys.readouterr()
+    assert "going on from step 10" in captured.err and json.loads(captured.out)["heldout_l1"] == first["heldout_l1"], "done already"
+    assert main([*train, "--images", "800"]) == 0
+    second = json.loads(capsys.readouterr().out)
+    assert (first["images"], second["images"]) == (160, 800) and second["heldout_l1"] < first["heldout_l1"]
+    assert not torch.equal(before.decoder.out.weight, load_tokenizer(output).decoder.out.weight)
+    with pytest.raises(SystemExit, match="another run"):
+        main([*train, "--images", "960", "--width", "24"])
 
 
 def test_several_processes_need_a_number_of_images():

@@ -61,6 +61,20 @@ def change_weight(folder, graph, amount):
     write_manifest(read_manifest(folder)[0], folder)
 
 
+def test_fewer_rows(bundle, capsys):
+    """A row of the reference that is wrong is noticed only when it is among those that are compared."""
+    folder, weights = bundle
+    assert call(folder, "--checkpoint", *weights, "--write-reference", "--rows", "2") == 2
+    assert "has all 4 rows" in capsys.readouterr().err and not (folder / "reference").exists()
+    assert call(folder, "--checkpoint", *weights, "--write-reference") == 0
+    logits = np.fromfile(folder / "reference/logits.f32", "<f4")
+    logits[-1] += 1
+    logits.tofile(folder / "reference/logits.f32")
+    assert call(folder, "--checkpoint", *weights, "--rows", "1") == 0
+    assert call(folder, "--checkpoint", *weights, "--rows", "3") == 0
+    assert call(folder, "--checkpoint", *weights) == 1
+
+
 @pytest.mark.parametrize("graph", ["transformer", "decoder"])
 @pytest.mark.parametrize("amount", [0.05, np.nan])
 def test_changed_weights_are_detected(bundle, graph, amount, capsys):

@@ -131,19 +131,32 @@ impl Bundle {
     ///
     /// As [`Bundle::graph`].
     pub fn source(&self, kind: GraphKind) -> Result<Source> {
+        let source = self.unchecked_source(kind)?;
+        self.check_source(kind, &source)?;
+        Ok(source)
+    }
+
+    /// Where one graph's bytes are, after checking their number only.
+    pub(crate) fn unchecked_source(&self, kind: GraphKind) -> Result<Source> {
         let Some(graph) = self.manifest.graphs.get(kind) else {
             return Err(Error::bundle(format!("the model has no {kind} graph")).context(&self.store));
         };
-        let source = self.store.source(kind, graph).map_err(|e| e.context(&self.store))?;
+        self.store.source(kind, graph).map_err(|e| e.context(&self.store))
+    }
+
+    /// Checks the SHA-256 of a graph.
+    pub(crate) fn check_source(&self, kind: GraphKind, source: &Source) -> Result<()> {
+        let Some(graph) = self.manifest.graphs.get(kind) else { return Ok(()) };
         let mut hash = Sha256::new();
+        let mut buffer = vec![0; 1 << 20];
         let mut at = 0;
         while at < source.len() {
-            let len = usize::try_from(source.len() - at).unwrap_or(usize::MAX).min(1 << 20);
-            hash.update(source.read(at, len).map_err(|e| e.context(&self.store))?);
+            let len = usize::try_from(source.len() - at).unwrap_or(usize::MAX).min(buffer.len());
+            source.read_into(at, &mut buffer[..len]).map_err(|e| e.context(&self.store))?;
+            hash.update(&buffer[..len]);
             at += len as u64;
         }
-        self.check_hash(kind, graph, &hex(&hash.finalize()))?;
-        Ok(source)
+        self.check_hash(kind, graph, &hex(&hash.finalize()))
     }
 
     fn check_hash(&self, kind: GraphKind, graph: &GraphFile, actual: &str) -> Result<()> {

@@ -3,11 +3,11 @@
 use std::sync::Arc;
 
 use rayon::prelude::*;
-use tract_onnx::prelude::multithread::Executor;
 use tract_onnx::prelude::*;
 
 use super::fuse::{self, Target};
 use super::import::{check_inputs, failed, guarded, import};
+use super::pool;
 use super::{DType, Engine, Input, Isa, OperatorCount, Output, Port, Session, Signature, Source};
 use crate::error::{Error, Result};
 
@@ -15,12 +15,11 @@ const MAX_THREADS: usize = 1024;
 
 /// Runs graphs on the CPU.
 ///
-/// With one thread, everything runs on the thread that calls. With more, matrix products and the larger element-wise
-/// operations are shared by a pool that belongs to this engine and to nothing else. The number of threads changes who
+/// With one thread, everything runs on the thread that calls. With more, our operators share their work among a pool that belongs to this engine and to nothing else. The number of threads changes who
 /// computes a number, never how: results are the same to the bit.
 #[derive(Debug)]
 pub struct CpuEngine {
-    executor: Executor,
+    pool: pool::Threads,
     threads: usize,
     isa: Isa,
 }
@@ -36,18 +35,17 @@ impl CpuEngine {
         if !(1..=MAX_THREADS).contains(&threads) {
             return Err(Error::request(format!("{threads} threads were asked for; it must be 1 to {MAX_THREADS}")));
         }
-        // tract would take a pool of one thread for rayon's global pool.
-        let executor = if threads == 1 {
-            Executor::SingleThread
+        let pool = if threads == 1 {
+            None
         } else {
             let pool = rayon::ThreadPoolBuilder::new()
                 .num_threads(threads)
                 .thread_name(|i| format!("maskgit-cpu-{i}"))
                 .build()
                 .map_err(|e| Error::engine(format!("cannot start {threads} threads")).with_source(e))?;
-            Executor::MultiThread(Arc::new(pool))
+            Some(Arc::new(pool))
         };
-        Ok(Self { executor, threads, isa: Isa::best() })
+        Ok(Self { pool, threads, isa: Isa::best() })
     }
 
     /// The same engine with the kernels of another instruction set.
@@ -80,18 +78,18 @@ impl Engine for CpuEngine {
     }
 
     fn load(&self, graph: &Source, signature: &Signature) -> Result<Box<dyn Session>> {
-        let plan = guarded(&self.executor, "load the graph", || {
+        let plan = guarded(&self.pool, "load the graph", || {
             let imported = import(graph, signature, Target::Cpu(self.isa))?;
             let plan = imported.model.into_optimized().and_then(|m| m.into_runnable());
             plan.map_err(|e| failed("cannot prepare the graph", &e))
         })?;
-        let (executor, signature) = (self.executor.clone(), signature.clone());
-        Ok(Box::new(CpuSession { executor, signature, plan, states: Vec::new() }))
+        let (pool, signature) = (self.pool.clone(), signature.clone());
+        Ok(Box::new(CpuSession { pool, signature, plan, states: Vec::new() }))
     }
 }
 
 struct CpuSession {
-    executor: Executor,
+    pool: pool::Threads,
     signature: Signature,
     plan: Arc<TypedRunnableModel>,
     /// One for each row that runs at the same time.
@@ -100,10 +98,7 @@ struct CpuSession {
 
 impl CpuSession {
     fn threads(&self) -> usize {
-        match &self.executor {
-            Executor::MultiThread(pool) => pool.current_num_threads(),
-            _ => 1,
-        }
+        self.pool.as_ref().map_or(1, |pool| pool.current_num_threads())
     }
 
     fn spawn(&self) -> Result<TypedSimpleState> {
@@ -113,14 +108,14 @@ impl CpuSession {
 
 /// Runs a graph once, and puts its state in order when that fails.
 fn run_one(
-    executor: &Executor,
+    threads: &pool::Threads,
     signature: &Signature,
     plan: &Arc<TypedRunnableModel>,
     state: &mut TypedSimpleState,
     inputs: &[Input<'_>],
 ) -> Result<Vec<Output>> {
     let tensors = tensors(&signature.inputs, inputs)?;
-    let result = guarded(executor, "run the graph", || {
+    let result = guarded(threads, "run the graph", || {
         let values = state.run(tensors).map_err(|e| failed("cannot run the graph", &e))?;
         if values.len() != signature.outputs.len() {
             return Err(Error::engine("the graph gave a wrong number of outputs"));
@@ -140,14 +135,14 @@ impl Session for CpuSession {
             self.states.push(self.spawn()?);
         }
         let state = self.states.first_mut().ok_or_else(|| Error::internal("a graph has no state"))?;
-        run_one(&self.executor, &self.signature, &self.plan, state, inputs)
+        run_one(&self.pool, &self.signature, &self.plan, state, inputs)
     }
 
     fn run_rows(&mut self, rows: &[&[Input<'_>]]) -> Result<Vec<Vec<Output>>> {
         let mut results = Vec::with_capacity(rows.len());
         let threads = self.threads();
         for group in rows.chunks(threads) {
-            let Executor::MultiThread(pool) = &self.executor else {
+            let Some(pool) = &self.pool else {
                 results.push(self.run(group.first().copied().unwrap_or_default())?);
                 continue;
             };
@@ -167,7 +162,7 @@ impl Session for CpuSession {
                 states
                     .par_iter_mut()
                     .zip(group)
-                    .map(|(state, row)| run_one(&Executor::SingleThread, signature, plan, state, row))
+                    .map(|(state, row)| run_one(&None, signature, plan, state, row))
                     .collect()
             });
             for result in done {

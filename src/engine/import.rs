@@ -2,13 +2,12 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use tract_onnx::prelude::multithread::{Executor, multithread_tract_scope};
 use tract_onnx::prelude::*;
 use tract_onnx::tract_hir::internal::{DimLike, Factoid};
 
 use super::fuse::{self, Target};
 use super::{DType, Input, Port, Signature, Source};
-use super::{check, lazy, skeleton};
+use super::{check, lazy, pool, skeleton};
 use crate::error::{Error, Result};
 
 /// The largest tensor inside a graph, in elements. A file of a hundred bytes can ask for any size.
@@ -123,12 +122,12 @@ fn check_output(port: &Port, fact: &TypedFact) -> Result<()> {
     )))
 }
 
-/// Runs `work` with `executor` as tract's, and turns a panic into an error.
+/// Runs `work` with these threads, and turns a panic into an error.
 ///
 /// tract checks most of what a file can get wrong, not all of it. The panic must be caught inside the scope: unwinding
-/// through it would leave the executor set for this thread.
-pub(super) fn guarded<T>(executor: &Executor, what: &str, work: impl FnOnce() -> Result<T>) -> Result<T> {
-    multithread_tract_scope(executor.clone(), || catch_unwind(AssertUnwindSafe(work))).unwrap_or_else(|panic| {
+/// through it would leave the threads set for this one.
+pub(super) fn guarded<T>(threads: &pool::Threads, what: &str, work: impl FnOnce() -> Result<T>) -> Result<T> {
+    pool::scope(threads, || catch_unwind(AssertUnwindSafe(work))).unwrap_or_else(|panic| {
         let text = panic.downcast_ref::<String>().map(String::as_str).or(panic.downcast_ref::<&str>().copied());
         Err(Error::engine(format!("cannot {what}: {}", clip(text.unwrap_or("it panicked")))))
     })

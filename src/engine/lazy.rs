@@ -19,8 +19,8 @@ const NAME: &str = "MaskgitWeight";
 
 /// Takes the weights of products out of a model whose large raw data was left out, and puts all other raw data back.
 ///
-/// A weight is taken when only products use it: directly, or through `DequantizeLinear` (int8, symmetric) or a `Cast` from
-/// fp16 to fp32. In its place comes a node that says where it is.
+/// A weight is taken when only products use it, or look rows of it up: directly, or through `DequantizeLinear` (int8, symmetric) or a
+/// `Cast` from fp16 to fp32. In its place comes a node that says where it is.
 pub(super) fn take(model: &mut ModelProto, raw: &[Option<Range>], source: &Source) -> Result<()> {
     let Some(graph) = model.graph.as_mut() else { return Ok(()) };
     let read = |(start, len): Range| source.read(start, usize::try_from(len).unwrap_or(usize::MAX));
@@ -73,16 +73,23 @@ fn plan(graph: &GraphProto) -> HashMap<String, Plan> {
         }
     }
     let is_output = |name: &str| graph.output.iter().any(|output| output.name == name);
-    // A product reads its weights as its second input; a matrix may be transposed before.
-    let for_products = |name: &str| {
-        !is_output(name)
-            && readers.get(name).is_some_and(|readers| {
-                readers.iter().all(|(node, place)| match node.op_type.as_str() {
-                    "MatMul" | "Gemm" | "Conv" => *place == 1,
-                    "Transpose" => readers_are_products(graph, &node.output),
-                    _ => false,
-                })
-            })
+    // A product reads its weights as its second input; a matrix may be cut and transposed before. `Gather` looks rows up.
+    let for_operators = |name: &str| {
+        let mut names = vec![name];
+        // A damaged file may go round in circles.
+        for _ in 0..graph.node.len() {
+            let Some(name) = names.pop() else { return true };
+            let Some(readers) = readers.get(name).filter(|_| !is_output(name)) else { return false };
+            for (node, place) in readers {
+                match (node.op_type.as_str(), *place) {
+                    ("MatMul" | "Gemm" | "Conv", 1) => {}
+                    ("Gather", 0) if integer(node, "axis").unwrap_or(0) == 0 => {}
+                    ("Transpose" | "Slice", 0) => names.extend(node.output.iter().map(String::as_str)),
+                    _ => return false,
+                }
+            }
+        }
+        names.is_empty()
     };
     let initializers: HashMap<&str, &TensorProto> = graph.initializer.iter().map(|t| (t.name.as_str(), t)).collect();
     let mut plans = HashMap::new();
@@ -92,12 +99,12 @@ fn plan(graph: &GraphProto) -> HashMap<String, Plan> {
         if is_output(name) {
             continue;
         }
-        if kind == Ok(DataType::Float) && for_products(name) {
+        if kind == Ok(DataType::Float) && for_operators(name) {
             plans.insert(name.to_owned(), Plan { output: name.to_owned(), scales: None });
         }
         let Some(&[(node, 0)]) = readers.get(name).map(Vec::as_slice) else { continue };
         let [output] = node.output.as_slice() else { continue };
-        if !for_products(output) {
+        if !for_operators(output) {
             continue;
         }
         let scales = match (kind, node.op_type.as_str()) {
@@ -111,16 +118,6 @@ fn plan(graph: &GraphProto) -> HashMap<String, Plan> {
         plans.insert(name.to_owned(), Plan { output: output.clone(), scales });
     }
     plans
-}
-
-fn readers_are_products(graph: &GraphProto, outputs: &[String]) -> bool {
-    let reads = |node: &&NodeProto| node.input.iter().any(|name| outputs.contains(name));
-    let mut readers = graph.node.iter().filter(reads).peekable();
-    readers.peek().is_some()
-        && readers.all(|node| {
-            matches!(node.op_type.as_str(), "MatMul" | "Gemm")
-                && node.input.get(1).is_some_and(|name| outputs.contains(name))
-        })
 }
 
 fn integer(node: &NodeProto, name: &str) -> Option<i64> {

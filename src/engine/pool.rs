@@ -1,20 +1,39 @@
 //! The threads of the engine that runs the present graph.
 
+use std::cell::RefCell;
+use std::sync::Arc;
+
+use rayon::ThreadPool;
 use rayon::prelude::*;
-use tract_linalg::multithread::{Executor, current_tract_executor};
+
+/// An engine's threads; none for an engine that runs on the thread that calls.
+pub(super) type Threads = Option<Arc<ThreadPool>>;
+
+thread_local! {
+    static CURRENT: RefCell<Threads> = const { RefCell::new(None) };
+}
+
+/// Runs `work`, which must not unwind, with these threads as the present ones.
+pub(super) fn scope<T>(threads: &Threads, work: impl FnOnce() -> T) -> T {
+    let before = CURRENT.replace(threads.clone());
+    let result = work();
+    CURRENT.set(before);
+    result
+}
+
+fn current() -> Threads {
+    CURRENT.with_borrow(Clone::clone)
+}
 
 /// How many threads the running engine has.
 pub(crate) fn threads() -> usize {
-    match current_tract_executor() {
-        Executor::MultiThread(pool) => pool.current_num_threads(),
-        _ => 1,
-    }
+    current().map_or(1, |pool| pool.current_num_threads())
 }
 
 /// Runs `work` for 0 to `count - 1`, shared by the engine's threads, in any order.
 pub(crate) fn run(count: usize, work: impl Fn(usize) + Send + Sync) {
-    match current_tract_executor() {
-        Executor::MultiThread(pool) if count > 1 => pool.install(|| (0..count).into_par_iter().for_each(work)),
+    match current() {
+        Some(pool) if count > 1 => pool.install(|| (0..count).into_par_iter().for_each(work)),
         _ => (0..count).for_each(work),
     }
 }

@@ -51,32 +51,51 @@ impl Source {
     ///
     /// # Errors
     ///
-    /// Kind [`Bundle`](crate::ErrorKind::Bundle) when they are not all there, [`Io`](crate::ErrorKind::Io) when they cannot be
-    /// read or there is no memory for them.
+    /// As [`Source::read_into`], and [`Io`](crate::ErrorKind::Io) when there is no memory for them.
     pub fn read(&self, start: u64, len: usize) -> Result<Vec<u8>> {
-        if start.checked_add(len as u64).is_none_or(|end| end > self.len()) {
-            return Err(Error::bundle(format!("the graph ends before byte {start} + {len}")));
-        }
+        self.check(start, len)?;
         let mut bytes = Vec::new();
         bytes.try_reserve_exact(len).map_err(|e| {
             Error::new(crate::ErrorKind::Io, format!("no memory for {len} bytes of a graph")).with_source(e)
         })?;
+        bytes.resize(len, 0);
+        self.read_into(start, &mut bytes)?;
+        Ok(bytes)
+    }
+
+    /// Fills `bytes` with what stands at byte `start` and after it.
+    ///
+    /// # Errors
+    ///
+    /// Kind [`Bundle`](crate::ErrorKind::Bundle) when they are not all there, [`Io`](crate::ErrorKind::Io) when they cannot be
+    /// read.
+    pub fn read_into(&self, start: u64, bytes: &mut [u8]) -> Result<()> {
+        self.check(start, bytes.len())?;
         match &self.0 {
             Inner::Memory { bytes: all, start: first, .. } => {
                 let from = first + start as usize;
-                bytes.extend_from_slice(&all[from..from + len]);
+                bytes.copy_from_slice(&all[from..from + bytes.len()]);
             }
             Inner::File { file, start: first, .. } => {
                 let mut file = file.lock().unwrap_or_else(PoisonError::into_inner);
-                let cannot = |e| Error::io("cannot read a graph", e);
+                let cannot = |e: std::io::Error| match e.kind() {
+                    std::io::ErrorKind::UnexpectedEof => {
+                        Error::bundle("the graph's file has become shorter while it was read")
+                    }
+                    _ => Error::io("cannot read a graph", e),
+                };
                 file.seek(SeekFrom::Start(first.saturating_add(start))).map_err(cannot)?;
-                (&mut *file).take(len as u64).read_to_end(&mut bytes).map_err(cannot)?;
-                if bytes.len() != len {
-                    return Err(Error::bundle("the graph's file has become shorter while it was read"));
-                }
+                file.read_exact(bytes).map_err(cannot)?;
             }
         }
-        Ok(bytes)
+        Ok(())
+    }
+
+    fn check(&self, start: u64, len: usize) -> Result<()> {
+        if start.checked_add(len as u64).is_none_or(|end| end > self.len()) {
+            return Err(Error::bundle(format!("the graph ends before byte {start} + {len}")));
+        }
+        Ok(())
     }
 }
 

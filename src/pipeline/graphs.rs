@@ -142,11 +142,30 @@ impl Graphs {
 }
 
 /// Reads, checks and prepares one graph of a bundle.
+///
+/// Where there is a second core, the hash is computed while the graph is prepared: an engine takes any bytes, and what it makes of damaged
+/// ones is thrown away.
 fn load(bundle: &Bundle, engine: &dyn Engine, kind: GraphKind) -> Result<Box<dyn Session>> {
-    let graph = bundle.source(kind)?;
-    engine
-        .load(&graph, &signature(bundle.manifest(), kind))
-        .map_err(|e| e.context(format!("{}, the {kind} graph", bundle.manifest().name)))
+    let graph = bundle.unchecked_source(kind)?;
+    let prepare = || {
+        engine
+            .load(&graph, &signature(bundle.manifest(), kind))
+            .map_err(|e| e.context(format!("{}, the {kind} graph", bundle.manifest().name)))
+    };
+    let check = || bundle.check_source(kind, &graph);
+    std::thread::scope(|scope| {
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let checker = (cores > 1)
+            .then(|| std::thread::Builder::new().name("maskgit-hash".to_owned()).spawn_scoped(scope, check).ok())
+            .flatten();
+        let Some(checker) = checker else {
+            check()?;
+            return prepare();
+        };
+        let session = prepare();
+        checker.join().map_err(|_| Error::internal("checking a graph's hash panicked"))??;
+        session
+    })
 }
 
 /// The operators of every graph of a bundle as the CPU runs them, ours first, in the order of the packed file.

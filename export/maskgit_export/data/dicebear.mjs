@@ -13,6 +13,8 @@ import * as collection from '@dicebear/collection';
 import { Resvg } from '@resvg/resvg-js';
 
 const BUCKETS = 16;
+// So many seeds in a row without a picture of the wanted part: the style has too few combinations of parts to hold any out.
+const PATIENCE = 5000;
 const NOT_PARTS = /color|background|rotation|offset/i;
 
 const [style, sizeArg, firstArg, countArg, part] = process.argv.slice(2);
@@ -42,9 +44,16 @@ function write(buffer) {
 }
 
 let seed = Number(firstArg);
-for (let drawn = 0; drawn < count; seed++) {
+for (let drawn = 0, missed = 0; drawn < count; seed++) {
   const avatar = createAvatar(collection[key], { seed: `${style}-${seed}`, size });
-  if (heldOut(avatar.toJson().extra) !== (part === 'heldout')) continue;
+  if (heldOut(avatar.toJson().extra) !== (part === 'heldout')) {
+    if (++missed === PATIENCE) {
+      console.error(`${style}: none of ${PATIENCE} pictures in a row belongs to ${part}; the style has too few combinations of parts`);
+      process.exit(1);
+    }
+    continue;
+  }
+  missed = 0;
   const rgba = new Resvg(avatar.toString(), {
     fitTo: { mode: 'width', value: size },
     background: 'white',

@@ -35,7 +35,7 @@ pub struct Files {
 /// What to draw.
 #[derive(clap::Args)]
 pub struct Drawing {
-    /// The class to draw: its name, an unambiguous beginning of it, or its index [default: none]
+    /// The class to draw: its name, an unambiguous beginning of it, its index or its id [default: none]
     #[arg(long, value_name = "NAME|INDEX")]
     pub class: Option<String>,
     /// Seed of the first result

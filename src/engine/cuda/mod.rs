@@ -63,7 +63,7 @@ impl Engine for CudaEngine {
 
 /// A graph's plan, in the precision that its weights ask for, or in another.
 fn prepare(graph: &Source, signature: &Signature, precision: Option<Precision>) -> Result<session::Prepared> {
-    guarded(&tract_onnx::prelude::multithread::Executor::SingleThread, "load the graph", || {
+    guarded(&None, "load the graph", || {
         let Imported { model, narrow } = import(graph, signature, Target::Gpu)?;
         let precision = precision.unwrap_or(if narrow { Precision::F16 } else { Precision::F32 });
         let (plan, translated) = translate::translate(&model, signature, precision)?;

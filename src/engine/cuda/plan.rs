@@ -98,7 +98,7 @@ impl Constant {
         match &plain.values {
             PlainValues::F32(values) => {
                 for column in values.chunks_exact(plain.inner) {
-                    numbers(precision, column, &mut bytes);
+                    numbers(precision, column.iter().copied(), &mut bytes);
                     bytes.resize(bytes.len() + (pitch - plain.inner) * precision.size(), 0);
                 }
             }
@@ -114,12 +114,10 @@ impl Constant {
 }
 
 /// Numbers as the device holds them.
-pub(super) fn numbers(precision: Precision, values: &[f32], bytes: &mut Vec<u8>) {
+pub(super) fn numbers(precision: Precision, values: impl Iterator<Item = f32>, bytes: &mut Vec<u8>) {
     match precision {
-        Precision::F32 => values.iter().for_each(|v| bytes.extend(v.to_le_bytes())),
-        Precision::F16 => {
-            values.iter().for_each(|v| bytes.extend(tract_onnx::prelude::f16::from_f32(*v).to_le_bytes()))
-        }
+        Precision::F32 => values.for_each(|v| bytes.extend(v.to_le_bytes())),
+        Precision::F16 => values.for_each(|v| bytes.extend(tract_onnx::prelude::f16::from_f32(v).to_le_bytes())),
     }
 }
 

@@ -5,6 +5,7 @@
 
 mod attention;
 mod conv;
+mod embedding;
 mod epilogue;
 mod linear;
 mod norm;
@@ -16,6 +17,7 @@ pub(crate) use weight::{LazyWeight, Stored};
 
 use tract_onnx::prelude::*;
 use tract_onnx::tract_core::internal::*;
+use tract_onnx::tract_core::ops::array::Gather;
 use tract_onnx::tract_core::ops::binary::{BinMiniOp, TypedBinOp};
 use tract_onnx::tract_core::ops::cnn::Conv;
 use tract_onnx::tract_core::ops::einsum::EinSum;
@@ -24,7 +26,7 @@ use tract_onnx::tract_core::ops::konst::Const;
 use tract_onnx::tract_core::ops::nn::{RmsNorm, Softmax};
 use tract_onnx::tract_core::ops::source::TypedSource;
 
-use super::ops::{Attention, Conv2d, GroupNorm, Linear, RowNorm};
+use super::ops::{Attention, Conv2d, Embedding, GroupNorm, Linear, RowNorm};
 use super::{Isa, OperatorCount, Source};
 
 /// What a graph is prepared for.
@@ -85,6 +87,7 @@ fn round(context: &Context, model: &mut TypedModel) -> TractResult<()> {
     Rewriter::default()
         .with_rule_for::<RmsNorm>("row norm", norm::row_norm)
         .with_rule_for::<Softmax>("attention", attention::attention)
+        .with_rule_for::<Gather>("embedding", embedding::embedding)
         .rewrite(context, model)?;
     Rewriter::default()
         .with_rule_for::<RowNorm>("group norm", norm::group_norm)
@@ -106,6 +109,7 @@ pub(crate) fn count(model: &TypedModel) -> Vec<OperatorCount> {
         let ours = node.op_is::<Linear>()
             || node.op_is::<Conv2d>()
             || node.op_is::<Attention>()
+            || node.op_is::<Embedding>()
             || node.op_is::<RowNorm>()
             || node.op_is::<GroupNorm>();
         let detail = if ours { node.op.info().unwrap_or_default().pop() } else { None };

@@ -7,6 +7,7 @@ use tract_onnx::tract_core::ops::konst::Const;
 
 use super::Context;
 use crate::engine::Source;
+use crate::engine::ops::Table;
 
 /// How the numbers of a weight stand in the file.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -122,6 +123,30 @@ impl LazyWeight {
             Stored::F16 => 2,
             Stored::I8 { .. } => 1,
         }
+    }
+
+    /// Reads the numbers as they are, for looking rows up; none where rows are not what stands together, or the scales are not theirs.
+    fn table(&self, source: &Source) -> TractResult<Option<Table>> {
+        let volume: usize = self.original.iter().product();
+        if !self.changes.is_empty() {
+            return Ok(None);
+        }
+        Ok(match &self.stored {
+            Stored::F32 => None,
+            Stored::F16 => {
+                let bytes = source.read(self.start, volume * 2)?;
+                Some(Table::F16(bytes.chunks_exact(2).map(|b| f16::from_le_bytes([b[0], b[1]])).collect()))
+            }
+            Stored::I8 { scales } => {
+                if scales.shape().iter().skip(1).any(|&d| d != 1) {
+                    return Ok(None);
+                }
+                let scales = scales.broadcast_to_shape(&[self.shape[0], 1])?;
+                let scales = scales.try_as_plain_ram()?.as_slice::<f32>()?.into();
+                let values = source.read(self.start, volume)?.into_iter().map(|b| b as i8).collect();
+                Some(Table::I8 { values, scales })
+            }
+        })
     }
 
     /// Reads the numbers.
@@ -250,6 +275,19 @@ impl Found {
             Self::Computed(tensor) => tensor.shape(),
             Self::InFile(weight) => weight.shape(),
         }
+    }
+
+    /// The constant as a table of rows, in the precision of the file where that can be.
+    pub(super) fn table(&self, context: &Context) -> TractResult<Option<Table>> {
+        if let Self::InFile(weight) = self
+            && let Some(table) = weight.table(&context.source)?
+        {
+            return Ok(Some(table));
+        }
+        Ok(match self.load(context)? {
+            Constant::F32(tensor) => Some(Table::F32(tensor)),
+            Constant::I8 { .. } => None,
+        })
     }
 
     pub(super) fn load(&self, context: &Context) -> TractResult<Constant> {

@@ -8,10 +8,14 @@ use std::ops::Range;
 
 use super::activation::Activation;
 use super::cell::SharedSlice;
+#[cfg(target_arch = "aarch64")]
+use super::neon::{DotProd, I8mm};
 use super::pack::{Layout, PackedF32, PackedI8};
 #[cfg(target_arch = "x86_64")]
 use super::tile::Avx2;
-use super::tile::{self, IntTile, MR, NR, Portable, Segment};
+use super::tile::{self, IntTile, Levels, MR, NR, Portable, Segment};
+#[cfg(target_arch = "x86_64")]
+use super::vnni::{Avx512Vnni, AvxVnni};
 use super::{Isa, for_isa};
 use crate::engine::pool;
 
@@ -107,6 +111,14 @@ pub(crate) fn gemm_i8(
         Isa::Portable => block_i8_portable(isa, a, scales, weights, epilogue, block),
         #[cfg(target_arch = "x86_64")]
         Isa::Avx2 => block_i8_avx2(isa, a, scales, weights, epilogue, block),
+        #[cfg(target_arch = "x86_64")]
+        Isa::AvxVnni => block_i8_avx_vnni(isa, a, scales, weights, epilogue, block),
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx512Vnni => block_i8_avx512_vnni(isa, a, scales, weights, epilogue, block),
+        #[cfg(target_arch = "aarch64")]
+        Isa::DotProd => block_i8_body::<DotProd>(a, scales, weights, epilogue, block),
+        #[cfg(target_arch = "aarch64")]
+        Isa::I8mm => block_i8_body::<I8mm>(a, scales, weights, epilogue, block),
     });
 }
 
@@ -253,11 +265,17 @@ fn block_i8_body<T: IntTile>(
     let tiles = offsets.len() / MR;
     let stretches = block.stretches;
     let mut partial = vec![[[0i32; NR]; MR]; if stretches.len() > 1 { tiles * block.panels.len() } else { 0 }];
-    let mut panel_values = Vec::new();
+    let (mut panel_values, mut bytes) = (Vec::new(), Vec::new());
     let mut done = 0;
     for (s, segments) in stretches.iter().enumerate() {
         let depth: usize = segments.iter().map(|s| s.len).sum();
         let last = s + 1 == stretches.len();
+        if T::BYTES {
+            bytes.resize(tiles * MR * depth, 0);
+            for (tile, bytes) in bytes.chunks_exact_mut(MR * depth).enumerate() {
+                tile::narrow::<T>(a.data, tile_rows(&offsets, tile), segments, bytes);
+            }
+        }
         for (p, panel) in block.panels.clone().enumerate() {
             let b = &weights.values.slice()[(panel * layout.inner() + done) * NR..][..depth * NR];
             let bias = epilogue.bias.map_or([0.0; NR], |bias| lanes(bias, panel));
@@ -266,9 +284,11 @@ fn block_i8_body<T: IntTile>(
             let width = (layout.columns - panel * NR).min(NR);
             for tile in 0..tiles {
                 let mut acc = if s == 0 { [[0i32; NR]; MR] } else { partial[p * tiles + tile] };
+                let bytes = if T::BYTES { &bytes[tile * MR * depth..][..MR * depth] } else { &[] };
+                let levels = Levels { values: a.data, rows: tile_rows(&offsets, tile), segments, bytes };
                 // SAFETY: `row_offsets` checked A; `b` was sliced to the length of the segments, which `Layout::blocks` makes
                 // of whole groups; the instruction set is this processor's.
-                unsafe { T::run(a.data, tile_rows(&offsets, tile), segments, b, &mut acc) };
+                unsafe { T::run(&levels, b, &mut acc) };
                 if !last {
                     partial[p * tiles + tile] = acc;
                     continue;
@@ -277,6 +297,7 @@ fn block_i8_body<T: IntTile>(
                     let row = block.rows.start + tile * MR + i;
                     if row < block.rows.end {
                         let (scale, zero) = scales.of(row);
+                        let zero = zero.wrapping_sub(i32::from(T::OFFSET));
                         let mut values = [0f32; NR];
                         for j in 0..NR {
                             let exact = sums_of_row[j].wrapping_sub(zero.wrapping_mul(sums[j]));
@@ -291,38 +312,141 @@ fn block_i8_body<T: IntTile>(
     }
 }
 
-#[inline(always)]
-fn block_i8_portable_body<const FMA: bool>(
-    a: &Rows<'_, i16>,
-    scales: RowScales<'_>,
-    weights: &PackedI8,
-    epilogue: &Epilogue<'_>,
-    block: &Block<'_>,
-) {
-    block_i8_body::<Portable>(a, scales, weights, epilogue, block);
+/// Compiles [`block_i8_body`] for an instruction set: a function of the set, and its body.
+macro_rules! block_i8 {
+    ($name:ident, $body:ident, $tile:ty) => {
+        #[inline(always)]
+        fn $body<const FMA: bool>(
+            a: &Rows<'_, i16>,
+            scales: RowScales<'_>,
+            weights: &PackedI8,
+            epilogue: &Epilogue<'_>,
+            block: &Block<'_>,
+        ) {
+            block_i8_body::<$tile>(a, scales, weights, epilogue, block);
+        }
+
+        for_isa! {
+            fn $name(
+                isa, a: &Rows<'_, i16>, scales: RowScales<'_>, weights: &PackedI8, epilogue: &Epilogue<'_>, block: &Block<'_>,
+            ) = $body
+        }
+    };
 }
 
-for_isa! {
-    fn block_i8_portable(
-        isa, a: &Rows<'_, i16>, scales: RowScales<'_>, weights: &PackedI8, epilogue: &Epilogue<'_>, block: &Block<'_>,
-    ) = block_i8_portable_body
-}
-
+block_i8!(block_i8_portable, block_i8_portable_body, Portable);
 #[cfg(target_arch = "x86_64")]
-#[inline(always)]
-fn block_i8_avx2_body<const FMA: bool>(
-    a: &Rows<'_, i16>,
-    scales: RowScales<'_>,
-    weights: &PackedI8,
-    epilogue: &Epilogue<'_>,
-    block: &Block<'_>,
-) {
-    block_i8_body::<Avx2>(a, scales, weights, epilogue, block);
-}
-
+block_i8!(block_i8_avx2, block_i8_avx2_body, Avx2);
 #[cfg(target_arch = "x86_64")]
-for_isa! {
-    fn block_i8_avx2(
-        isa, a: &Rows<'_, i16>, scales: RowScales<'_>, weights: &PackedI8, epilogue: &Epilogue<'_>, block: &Block<'_>,
-    ) = block_i8_avx2_body
+block_i8!(block_i8_avx_vnni, block_i8_avx_vnni_body, AvxVnni);
+#[cfg(target_arch = "x86_64")]
+block_i8!(block_i8_avx512_vnni, block_i8_avx512_vnni_body, Avx512Vnni);
+
+#[cfg(test)]
+mod tests {
+    use super::super::pack::Matrix;
+    use super::*;
+
+    /// A product on bytes as the processors' are, one multiplication after another: what they have around them, any processor can test.
+    struct Bytes<const GROUP: usize, const OFFSET: u8>;
+
+    impl<const GROUP: usize, const OFFSET: u8> IntTile for Bytes<GROUP, OFFSET> {
+        const GROUP: usize = GROUP;
+        const BYTES: bool = true;
+        const OFFSET: u8 = OFFSET;
+
+        type Weight = i8;
+
+        fn prepare<'a>(b: &'a [i8], _: &'a mut Vec<i8>) -> &'a [i8] {
+            b
+        }
+
+        unsafe fn run(a: &Levels<'_>, b: &[i8], acc: &mut [[i32; NR]; MR]) {
+            assert_eq!(a.bytes.len() * NR, b.len() * MR);
+            for (a, b) in a.bytes.chunks_exact(GROUP * MR).zip(b.chunks_exact(GROUP * NR)) {
+                for i in 0..MR {
+                    for j in 0..NR {
+                        for k in 0..GROUP {
+                            let x = a[i * GROUP + k];
+                            let x = if OFFSET == 0 { i32::from(x) } else { i32::from(x as i8) };
+                            acc[i][j] += x * i32::from(b[j * GROUP + k]);
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    /// Two taps of `depth` values for each of 13 rows, times 37 columns.
+    fn product(
+        depth: usize,
+        group: usize,
+        run: impl Fn(&Rows<'_, i16>, RowScales<'_>, &PackedI8, &Epilogue<'_>),
+    ) -> Vec<f32> {
+        let (rows, columns, taps) = (13, 37, 2);
+        let stride = depth.next_multiple_of(8);
+        let mut state = 1u32;
+        let mut next = || {
+            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            state >> 24
+        };
+        let mut levels = vec![0i16; (rows + 1) * stride];
+        for row in levels.chunks_exact_mut(stride) {
+            row[..depth].iter_mut().for_each(|q| *q = next() as i16);
+        }
+        let values: Vec<i8> = (0..taps * depth * columns).map(|_| (next() as u8 as i8).max(-127)).collect();
+        let (inner, places): (Vec<usize>, Vec<usize>) =
+            ((0..depth).map(|k| k * columns).collect(), (0..columns).collect());
+        let matrix = Matrix { values: &values, taps, tap: depth * columns, inner: &inner, columns: &places };
+        let weights = PackedI8::new(&matrix, vec![0.5; columns], group);
+        let zeros: Vec<i32> = (0..rows).map(|_| next() as i32).collect();
+        let mut out = vec![0f32; rows * columns];
+        let epilogue = Epilogue {
+            bias: None,
+            activation: Activation::None,
+            residual: Residual::None,
+            out: SharedSlice::new(&mut out),
+            first: 0,
+            stride: columns,
+        };
+        let a = Rows { data: &levels, count: rows, offset: &|row| row * stride, taps: &[0, stride] };
+        run(&a, RowScales { scales: &vec![2.0; rows], zeros: &zeros }, &weights, &epilogue);
+        out
+    }
+
+    fn check<T: IntTile>() {
+        // The last is cut into several stretches.
+        for depth in [1, 8, 13, 100, 1500] {
+            let plain = product(depth, 1, |a, scales, weights, epilogue| {
+                gemm_i8(Isa::Portable, a, scales, weights, epilogue, false);
+            });
+            let bytes = product(depth, T::GROUP, |a, scales, weights, epilogue| {
+                drive(a, &weights.layout, false, |block| block_i8_body::<T>(a, scales, weights, epilogue, block));
+            });
+            assert_eq!(plain, bytes, "depth {depth}");
+            assert!(plain.iter().any(|&value| value != 0.0));
+        }
+    }
+
+    #[test]
+    fn bytes_in_groups_give_the_same_sums() {
+        check::<Bytes<4, 0>>();
+        check::<Bytes<4, 128>>();
+        check::<Bytes<8, 0>>();
+    }
+
+    #[test]
+    fn every_instruction_set_gives_the_same_sums() {
+        for isa in Isa::available() {
+            for depth in [1, 8, 13, 100, 1500] {
+                let plain = product(depth, 1, |a, scales, weights, epilogue| {
+                    gemm_i8(Isa::Portable, a, scales, weights, epilogue, false);
+                });
+                let same = product(depth, isa.int8_group(), |a, scales, weights, epilogue| {
+                    gemm_i8(isa, a, scales, weights, epilogue, false);
+                });
+                assert_eq!(plain, same, "{isa}, depth {depth}");
+            }
+        }
+    }
 }

@@ -9,9 +9,13 @@
 mod activation;
 mod cell;
 mod gemm;
+#[cfg(target_arch = "aarch64")]
+mod neon;
 mod pack;
 mod quantize;
 mod tile;
+#[cfg(target_arch = "x86_64")]
+mod vnni;
 pub(crate) mod winograd;
 
 pub(crate) use activation::Activation;
@@ -25,7 +29,7 @@ use std::fmt;
 
 /// A set of vector instructions that the kernels are compiled for.
 ///
-/// In f32, every set but [`Isa::Portable`] rounds a product and a sum once together (fused multiply-add) and gives the
+/// In f32, every set but [`Isa::Portable`] on x86-64 rounds a product and a sum once together (fused multiply-add) and gives the
 /// same numbers; int8 sums are the same on all.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
@@ -36,6 +40,18 @@ pub enum Isa {
     /// x86-64 with AVX2 and FMA (2013 and later).
     #[cfg(target_arch = "x86_64")]
     Avx2,
+    /// x86-64 with AVX2, FMA and AVX-VNNI (`vpdpbusd` on 256 bits: Alder Lake, Zen 5 and later).
+    #[cfg(target_arch = "x86_64")]
+    AvxVnni,
+    /// x86-64 with AVX2, FMA and AVX-512 VNNI (`vpdpbusd` on 512 bits: Cascade Lake, Ice Lake, Zen 4 and later).
+    #[cfg(target_arch = "x86_64")]
+    Avx512Vnni,
+    /// ARM with dot products of bytes (`sdot`: Armv8.2-A processors from 2017 on, all from Armv8.4-A on).
+    #[cfg(target_arch = "aarch64")]
+    DotProd,
+    /// ARM with products of matrices of bytes (`usmmla`: Armv8.6-A, 2021 and later).
+    #[cfg(target_arch = "aarch64")]
+    I8mm,
 }
 
 impl Isa {
@@ -44,7 +60,22 @@ impl Isa {
         let mut sets = Vec::new();
         #[cfg(target_arch = "x86_64")]
         if std::arch::is_x86_feature_detected!("avx2") && std::arch::is_x86_feature_detected!("fma") {
+            if std::arch::is_x86_feature_detected!("avx512f") && std::arch::is_x86_feature_detected!("avx512vnni") {
+                sets.push(Self::Avx512Vnni);
+            }
+            if std::arch::is_x86_feature_detected!("avxvnni") {
+                sets.push(Self::AvxVnni);
+            }
             sets.push(Self::Avx2);
+        }
+        #[cfg(target_arch = "aarch64")]
+        {
+            if std::arch::is_aarch64_feature_detected!("i8mm") {
+                sets.push(Self::I8mm);
+            }
+            if std::arch::is_aarch64_feature_detected!("dotprod") {
+                sets.push(Self::DotProd);
+            }
         }
         sets.push(Self::Portable);
         sets
@@ -66,6 +97,12 @@ impl Isa {
             Self::Portable => 1,
             #[cfg(target_arch = "x86_64")]
             Self::Avx2 => 2,
+            #[cfg(target_arch = "x86_64")]
+            Self::AvxVnni | Self::Avx512Vnni => 4,
+            #[cfg(target_arch = "aarch64")]
+            Self::DotProd => 4,
+            #[cfg(target_arch = "aarch64")]
+            Self::I8mm => 8,
         }
     }
 }
@@ -76,6 +113,14 @@ impl fmt::Display for Isa {
             Self::Portable => "portable",
             #[cfg(target_arch = "x86_64")]
             Self::Avx2 => "avx2",
+            #[cfg(target_arch = "x86_64")]
+            Self::AvxVnni => "avx-vnni",
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512Vnni => "avx512-vnni",
+            #[cfg(target_arch = "aarch64")]
+            Self::DotProd => "dotprod",
+            #[cfg(target_arch = "aarch64")]
+            Self::I8mm => "i8mm",
         })
     }
 }
@@ -100,9 +145,15 @@ macro_rules! for_isa {
             }
             match $isa {
                 $crate::engine::kernel::Isa::Portable => $body::<{ cfg!(target_arch = "aarch64") && $fused }>($($arg),*),
+                // They differ from the portable set in integers only.
+                #[cfg(target_arch = "aarch64")]
+                $crate::engine::kernel::Isa::DotProd | $crate::engine::kernel::Isa::I8mm => $body::<$fused>($($arg),*),
                 // SAFETY: an `Isa` beyond the portable one comes from a check that the processor has it: `CpuEngine` refuses others.
+                // The sets with VNNI differ from AVX2 in integers only.
                 #[cfg(target_arch = "x86_64")]
-                $crate::engine::kernel::Isa::Avx2 => unsafe { avx2($($arg),*) },
+                $crate::engine::kernel::Isa::Avx2
+                | $crate::engine::kernel::Isa::AvxVnni
+                | $crate::engine::kernel::Isa::Avx512Vnni => unsafe { avx2($($arg),*) },
             }
         }
     };

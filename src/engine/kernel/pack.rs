@@ -6,8 +6,10 @@ use crate::engine::pool;
 
 /// The longest stretch of the inner dimension that is summed before the next panel: a panel of it fits the second cache.
 const MAX_DEPTH: usize = 1024;
-/// The panels start on a cache line.
-const ALIGN: usize = 64;
+/// Bytes of a cache line.
+const LINE: usize = 64;
+/// The panels start on one.
+const ALIGN: usize = LINE;
 
 /// A vector whose values start on a cache line. The rows of a panel then never straddle two.
 #[derive(Clone, Debug)]
@@ -84,22 +86,35 @@ impl Layout {
     }
 
     /// Writes a matrix in the order of the panels.
-    fn fill<T: Copy + Send + Sync>(&self, matrix: &Matrix<'_, T>, out: &mut [T]) {
+    fn fill<T: Copy + Default + Send + Sync>(&self, matrix: &Matrix<'_, T>, out: &mut [T]) {
         matrix.check(self);
         let size = self.inner() * NR;
         let out = SharedSlice::new(out);
-        pool::run(self.panels(), |panel| {
-            // SAFETY: each panel belongs to one task.
-            let out = unsafe { out.slice(panel * size, size) };
-            let first = panel * NR;
-            let columns = &matrix.columns[first..self.columns.min(first + NR)];
-            let is_row = columns.first_chunk::<NR>().is_some_and(|c| c.windows(2).all(|c| c[1] == c[0] + 1));
-            for (tap, out) in out.chunks_exact_mut(self.padded * NR).enumerate() {
+        // Panels that share the cache lines of a row are filled together.
+        let together = (LINE / (NR * size_of::<T>())).max(1);
+        pool::run(self.panels().div_ceil(together), |task| {
+            let panels = task * together..((task + 1) * together).min(self.panels());
+            let is_row = |panel: &usize| {
+                let columns = matrix.columns.get(panel * NR..(panel + 1) * NR);
+                columns.is_some_and(|columns| columns.windows(2).all(|c| c[1] == c[0] + 1))
+            };
+            let (rows, others): (Vec<usize>, Vec<usize>) = panels.partition(is_row);
+            for tap in 0..self.taps {
                 let values = &matrix.values[tap * matrix.tap..];
+                let tap_size = self.padded * NR;
+                let place = |panel: usize| panel * size + tap * tap_size;
+                // SAFETY: each panel belongs to one task, which touches one of its slices at a time.
+                let part = |panel: usize, from: usize, len: usize| unsafe { out.slice(place(panel) + from, len) };
                 match self.group {
-                    1 if is_row => fill_rows::<T, 1>(values, matrix.inner, columns[0], out),
-                    2 if is_row => fill_rows::<T, 2>(values, matrix.inner, columns[0], out),
-                    group => fill_columns(values, matrix.inner, columns, group, out),
+                    1 => fill_rows::<T, 1>(values, matrix, &rows, &part),
+                    2 => fill_rows::<T, 2>(values, matrix, &rows, &part),
+                    4 => fill_rows::<T, 4>(values, matrix, &rows, &part),
+                    8 => fill_rows::<T, 8>(values, matrix, &rows, &part),
+                    group => unreachable!("groups of {group}"),
+                }
+                for &panel in &others {
+                    let columns = &matrix.columns[panel * NR..self.columns.min((panel + 1) * NR)];
+                    fill_columns(values, matrix.inner, columns, self.group, part(panel, 0, tap_size));
                 }
             }
         });
@@ -125,13 +140,26 @@ impl<T> Matrix<'_, T> {
     }
 }
 
-/// Fills one tap of a whole panel whose columns stand side by side.
-fn fill_rows<T: Copy, const GROUP: usize>(values: &[T], inner: &[usize], column: usize, out: &mut [T]) {
-    for (places, group) in inner.chunks(GROUP).zip(out.chunks_exact_mut(NR * GROUP)) {
-        for (within, place) in places.iter().enumerate() {
-            let row: &[T; NR] = values[place + column..].first_chunk().expect("a whole panel");
-            for lane in 0..NR {
-                group[lane * GROUP + within] = row[lane];
+/// Fills one tap of whole panels whose columns stand side by side; `part(panel, from, len)` is where they go.
+#[inline(always)]
+fn fill_rows<'a, T: Copy + Default + 'a, const GROUP: usize>(
+    values: &[T],
+    matrix: &Matrix<'_, T>,
+    panels: &[usize],
+    part: &impl Fn(usize, usize, usize) -> &'a mut [T],
+) {
+    for (index, places) in matrix.inner.chunks(GROUP).enumerate() {
+        for &panel in panels {
+            let column = matrix.columns[panel * NR];
+            let mut rows = [[T::default(); NR]; GROUP];
+            for (row, place) in rows.iter_mut().zip(places) {
+                *row = *values[place + column..].first_chunk().expect("a whole panel");
+            }
+            let group = part(panel, index * NR * GROUP, NR * GROUP);
+            for (lane, group) in group.chunks_exact_mut(GROUP).enumerate() {
+                for within in 0..GROUP {
+                    group[within] = rows[within][lane];
+                }
             }
         }
     }

@@ -54,10 +54,27 @@ pub(crate) unsafe fn float<const FMA: bool>(
     *acc = c;
 }
 
+/// The rows of A that meet a panel of B, as integer products read them.
+pub(super) struct Levels<'a> {
+    /// Where all rows stand.
+    pub(super) values: &'a [i16],
+    /// Where each row of the tile starts.
+    pub(super) rows: &'a [usize; MR],
+    pub(super) segments: &'a [Segment],
+    /// The same as [`narrow`] laid it out, for a product that takes bytes; else empty.
+    pub(super) bytes: &'a [u8],
+}
+
 /// The integer product of an instruction set.
 pub(super) trait IntTile {
     /// How many values along the inner dimension stand side by side in a panel.
     const GROUP: usize;
+
+    /// Whether the product reads [`Levels::bytes`].
+    const BYTES: bool = false;
+
+    /// What is taken from each activation before it becomes a byte: 128 where the instructions want signed ones, or 0.
+    const OFFSET: u8 = 0;
 
     /// A weight as the product takes it.
     type Weight: Copy;
@@ -65,12 +82,32 @@ pub(super) trait IntTile {
     /// Makes a panel ready for all the tiles that will pass over it.
     fn prepare<'a>(b: &'a [i8], room: &'a mut Vec<Self::Weight>) -> &'a [Self::Weight];
 
-    /// Adds to `acc` the product of `MR` rows of `a` and a panel of B, exactly.
+    /// Adds to `acc` the product of `MR` rows of A, less `OFFSET`, and a panel of B, exactly.
     ///
     /// # Safety
     ///
-    /// As [`float`], and the lengths of the segments are multiples of `GROUP`; the processor has the instruction set.
-    unsafe fn run(a: &[i16], rows: &[usize; MR], segments: &[Segment], b: &[Self::Weight], acc: &mut [[i32; NR]; MR]);
+    /// As [`float`], and the lengths of the segments are multiples of `GROUP`; if `BYTES`, there are `MR` bytes for each
+    /// value of the segments; the processor has the instruction set.
+    unsafe fn run(a: &Levels<'_>, b: &[Self::Weight], acc: &mut [[i32; NR]; MR]);
+}
+
+/// Narrows the rows of a tile to bytes, less `T::OFFSET`, laid out as `[depth / GROUP][MR][GROUP]`: what a product needs next
+/// stands next.
+#[inline(always)]
+pub(super) fn narrow<T: IntTile>(values: &[i16], rows: &[usize; MR], segments: &[Segment], out: &mut [u8]) {
+    let mut out = out;
+    for segment in segments {
+        let (here, rest) = out.split_at_mut(segment.len * MR);
+        for (i, row) in rows.iter().enumerate() {
+            let from = &values[row + segment.start..][..segment.len];
+            for (group, to) in from.chunks_exact(T::GROUP).zip(here.chunks_exact_mut(T::GROUP * MR)) {
+                for (q, byte) in group.iter().zip(&mut to[i * T::GROUP..][..T::GROUP]) {
+                    *byte = (*q as u8) ^ T::OFFSET;
+                }
+            }
+        }
+        out = rest;
+    }
 }
 
 /// Any processor; the compiler finds the widening multiply-add of NEON.
@@ -87,12 +124,13 @@ impl IntTile for Portable {
     }
 
     #[inline(always)]
-    unsafe fn run(a: &[i16], rows: &[usize; MR], segments: &[Segment], b: &[i8], acc: &mut [[i32; NR]; MR]) {
+    unsafe fn run(a: &Levels<'_>, b: &[i8], acc: &mut [[i32; NR]; MR]) {
         let mut c = *acc;
         let mut panel = b.as_ptr();
-        for segment in segments {
+        for segment in a.segments {
             // SAFETY: by the caller's promise on `a`.
-            let from: [*const i16; MR] = std::array::from_fn(|i| unsafe { a.as_ptr().add(rows[i]).add(segment.start) });
+            let from: [*const i16; MR] =
+                std::array::from_fn(|i| unsafe { a.values.as_ptr().add(a.rows[i]).add(segment.start) });
             for p in 0..segment.len {
                 // SAFETY: by the caller's promise on `b`.
                 let lanes: &[i8; NR] = unsafe { &*panel.cast() };
@@ -129,16 +167,16 @@ impl IntTile for Avx2 {
     }
 
     #[inline(always)]
-    unsafe fn run(a: &[i16], rows: &[usize; MR], segments: &[Segment], b: &[i16], acc: &mut [[i32; NR]; MR]) {
+    unsafe fn run(a: &Levels<'_>, b: &[i16], acc: &mut [[i32; NR]; MR]) {
         // SAFETY: the same promises.
-        unsafe { avx2_int(a, rows, segments, b, acc) }
+        unsafe { avx2_int(a, b, acc) }
     }
 }
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2")]
 #[inline]
-unsafe fn avx2_int(a: &[i16], rows: &[usize; MR], segments: &[Segment], b: &[i16], acc: &mut [[i32; NR]; MR]) {
+unsafe fn avx2_int(a: &Levels<'_>, b: &[i16], acc: &mut [[i32; NR]; MR]) {
     use std::arch::x86_64::*;
     // SAFETY: `acc` has 16 values a row; `a` and `b` are read within the caller's promises.
     unsafe {
@@ -148,8 +186,8 @@ unsafe fn avx2_int(a: &[i16], rows: &[usize; MR], segments: &[Segment], b: &[i16
             c[i][1] = _mm256_loadu_si256(acc[i].as_ptr().add(8).cast());
         }
         let mut panel = b.as_ptr();
-        for segment in segments {
-            let from: [*const i16; MR] = std::array::from_fn(|i| a.as_ptr().add(rows[i]).add(segment.start));
+        for segment in a.segments {
+            let from: [*const i16; MR] = std::array::from_fn(|i| a.values.as_ptr().add(a.rows[i]).add(segment.start));
             let mut p = 0;
             while p < segment.len {
                 let low = _mm256_loadu_si256(panel.cast());

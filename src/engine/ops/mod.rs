@@ -5,6 +5,7 @@
 
 mod attention;
 mod conv;
+mod embedding;
 mod group_norm;
 mod linear;
 mod row_norm;
@@ -14,6 +15,7 @@ mod weights;
 
 pub(crate) use attention::{Attention, View};
 pub(crate) use conv::{Before, Conv2d};
+pub(crate) use embedding::{Embedding, Table};
 pub(crate) use group_norm::GroupNorm;
 pub(crate) use linear::Linear;
 pub(crate) use row_norm::RowNorm;

@@ -4,7 +4,7 @@ use random::Random;
 use tract_onnx::prelude::*;
 
 use super::weights::Weights;
-use super::{Attention, Before, Conv2d, GroupNorm, Linear, RowNorm, Vector, View};
+use super::{Attention, Before, Conv2d, Embedding, GroupNorm, Linear, RowNorm, Table, Vector, View};
 use crate::engine::Isa;
 use crate::engine::fuse::Target;
 use crate::engine::kernel::{Activation, Matrix};
@@ -676,5 +676,39 @@ fn unfused_products_are_the_same_on_every_instruction_set() {
             bits(compute!(attention, &[tensor(&[rows * 120], &x[..rows * 120])]).unwrap()),
         );
         assert_eq!(*first.get_or_insert_with(|| found.clone()), found, "{isa}");
+    }
+}
+
+#[test]
+fn embeddings_are_rows_of_the_table() {
+    let (rows, width) = (5, 7);
+    let mut random = Random(8);
+    let values = random.numbers(rows * width);
+    let levels: Vec<i8> = (0..rows * width).map(|_| random.next() as i8).collect();
+    let scales = random.numbers(rows);
+    let f32_table = Tensor::from_shape(&[rows, width], &values).expect("a table");
+    let halves: Vec<f16> = values.iter().map(|&x| f16::from_f32(x)).collect();
+    let number = |kind: usize, index: usize| match kind {
+        0 => values[index],
+        1 => halves[index].to_f32(),
+        _ => f32::from(levels[index]) * scales[index / width],
+    };
+    let tables = [
+        Table::F32(f32_table.into()),
+        Table::F16(halves.clone().into()),
+        Table::I8 { values: levels.clone().into(), scales: scales.clone().into() },
+    ];
+    let indices =
+        |values: &[i64]| tvec![Tensor::from_shape(&[2, values.len() / 2], values).expect("indices").into_tvalue()];
+    for (kind, table) in tables.into_iter().enumerate() {
+        let op = Embedding { table, rows, width, shape: tvec![2, 2, width] };
+        let found = numbers(&op.run(indices(&[4, 0, -1, 2])).expect("rows"));
+        let places = [4, 0, 4, 2].into_iter().flat_map(|place| place * width..(place + 1) * width);
+        let exact: Vec<f32> = places.map(|index| number(kind, index)).collect();
+        assert_eq!(found, exact);
+        for outside in [5, -6, i64::MIN] {
+            let error = op.run(indices(&[0, 0, outside, 0])).expect_err("outside").to_string();
+            assert!(error.contains("outside a table of 5 rows"), "{error}");
+        }
     }
 }

@@ -22,7 +22,7 @@ use tract_onnx::tract_core::ops::source::TypedSource;
 
 use super::device::Precision;
 use super::plan::{Arguments, At, Builder, Constant, Plan, numbers};
-use crate::engine::ops::{Attention, Conv2d, GroupNorm, Linear, RowNorm};
+use crate::engine::ops::{Attention, Conv2d, Embedding, GroupNorm, Linear, RowNorm};
 use crate::engine::{DType, Signature};
 use crate::error::{Error, Result};
 
@@ -199,7 +199,7 @@ impl Translator {
         if kind == Kind::Real {
             let wide = tensor.cast_to::<f32>().map_err(cannot)?;
             let values = wide.try_as_plain_ram().and_then(|t| t.as_slice::<f32>()).map_err(cannot)?;
-            numbers(self.plan.precision, values, &mut bytes);
+            numbers(self.plan.precision, values.iter().copied(), &mut bytes);
         } else {
             let wide = tensor.cast_to::<i64>().map_err(cannot)?;
             let values = wide.try_as_plain_ram().and_then(|t| t.as_slice::<i64>()).map_err(cannot)?;
@@ -211,6 +211,13 @@ impl Translator {
         self.kept.push(Arc::clone(tensor));
         self.uploaded.insert(key, view.clone());
         Ok(view)
+    }
+
+    /// Constant numbers in the plan's precision.
+    fn real_constant(&mut self, values: impl Iterator<Item = f32>) -> At {
+        let mut bytes = Vec::new();
+        numbers(self.plan.precision, values, &mut bytes);
+        self.plan.constant(bytes.len(), Constant::Bytes(bytes))
     }
 
     /// A vector in fp32, whatever the precision.
@@ -259,6 +266,8 @@ impl Translator {
             self.conv(node, op)?
         } else if let Some(op) = node.op_as::<Attention>() {
             self.attention(node, op)?.ok_or_else(refuse)?
+        } else if let Some(op) = node.op_as::<Embedding>() {
+            self.embedding(node, op)?.ok_or_else(refuse)?
         } else if let Some(op) = node.op_as::<RowNorm>() {
             self.row_norm(node, op)?
         } else if let Some(op) = node.op_as::<GroupNorm>() {

@@ -9,7 +9,7 @@ use tract_onnx::tract_core::ops::nn::{NearestUpsample, Reduce, Reducer, Softmax,
 use super::{Kind, Translator, View, row_major};
 use crate::engine::cuda::plan::{Arguments, At};
 use crate::engine::kernel::Activation;
-use crate::engine::ops::{GroupNorm, RowNorm};
+use crate::engine::ops::{Embedding, GroupNorm, RowNorm, Table};
 use crate::error::Result;
 
 /// Pixels whose mean a block takes.
@@ -159,22 +159,43 @@ impl Translator {
 
     pub(super) fn gather(&mut self, node: &TypedNode, op: &Gather, shape: &[usize]) -> Result<Option<View>> {
         let (table, indices) = (self.whole(node, 0)?, self.whole(node, 1)?);
-        if table.kind != Kind::Real || indices.kind != Kind::Int || op.output_type.is_some_and(|t| t != DatumType::F32)
-        {
+        if table.kind != Kind::Real || op.output_type.is_some_and(|t| t != DatumType::F32) {
             return Ok(None);
         }
-        let out = self.tensor(Kind::Real, shape);
         let outer: usize = table.shape[..op.axis].iter().product();
         let inner: usize = table.shape[op.axis + 1..].iter().product();
-        let count = indices.volume();
+        Ok(self.looked_up(table.at, &indices, [outer, table.shape[op.axis], inner], shape))
+    }
+
+    pub(super) fn embedding(&mut self, node: &TypedNode, op: &Embedding) -> Result<Option<View>> {
+        let indices = self.whole(node, 0)?;
+        let at = match &op.table {
+            Table::F32(table) => self.upload(table)?.at,
+            Table::F16(values) => self.real_constant(values.iter().map(|v| v.to_f32())),
+            // Looked up in the plan's precision: a table is read so little that its size is all that int8 would save.
+            Table::I8 { values, scales } => {
+                let rows = values.chunks_exact(op.width).zip(scales.iter());
+                self.real_constant(rows.flat_map(|(row, scale)| row.iter().map(move |&q| f32::from(q) * scale)))
+            }
+        };
+        Ok(self.looked_up(at, &indices, [1, op.rows, op.width], &op.shape))
+    }
+
+    /// Rows of a table of `[outer, entries, inner]`.
+    fn looked_up(&mut self, table: At, indices: &View, sizes: [usize; 3], shape: &[usize]) -> Option<View> {
+        if indices.kind != Kind::Int {
+            return None;
+        }
+        let [outer, entries, inner] = sizes;
+        let out = self.tensor(Kind::Real, shape);
         let arguments = Arguments::default()
-            .place(table.at)
+            .place(table)
             .place(indices.at)
             .place(out.at)
             .place(At::Buffer(self.plan.fault, 0))
-            .ints(&[outer, table.shape[op.axis], count, inner]);
+            .ints(&[outer, entries, indices.volume(), inner]);
         self.plan.launch("gather", [out.volume().div_ceil(256), 1], 256, arguments);
-        Ok(Some(out))
+        Some(out)
     }
 
     pub(super) fn reduce(&mut self, node: &TypedNode, op: &Reduce) -> Result<Option<View>> {

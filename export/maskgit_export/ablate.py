@@ -1,0 +1,295 @@
+"""Measures what each sampling setting does, as the tables of the MaskGIT paper do, by our own command.
+
+Every table changes one setting and keeps the others as the bundle recommends them (``--steps`` changes the number of steps of all
+tables but the one of steps):
+
+- schedule: the mask schedules linear, square, cubic, sqrt, cosine, exp and log;
+- steps: 1 to 32 iterations;
+- choice-temperature: the temperature of the noise on the confidence;
+- guidance: the scale of classifier-free guidance, constant and growing over the steps;
+- sampler: confidence against the Halton order, with as many steps;
+- precision: the bundle beside the ones of ``--also``.
+
+A row is drawn with several seeds; a figure is the mean over them, with the standard deviation of single draws. The figures are the kernel
+distance to held-out images on EfficientNet-lite0 features (the estimate on all images; equal numbers of every class lower it by the same amount in
+every row, so compare rows only), the accuracy of an independent classifier, improved
+precision and recall on the same features (precision: samples that look like the data; recall: data that the samples cover), and
+the time that an image takes to draw. Time is the least over all calls of a row, because other programs can only add to it; where they
+ran during the draws, ``--retime`` on a quiet machine draws one class of each row again, for its time only.
+
+Each draw is kept in WORK/cells as it finishes. Interrupt the command at any time: the same command goes on, and a table shows what is
+there. Writes ablations.json and a plot a table into OUTPUT, and the tables into the page.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import sys
+import time
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from . import ablate_report, dataset, metrics
+from .bundle import BundleError, Metadata, validate
+from .evaluate import choose, draw, in_bundle, judge
+from .training import write_text
+
+SCHEDULES = ("linear", "square", "cubic", "sqrt", "cosine", "exp", "log")
+STEPS = (1, 2, 4, 6, 8, 12, 16, 24, 32)
+CHOICE_TEMPERATURES = (0.0, 1.0, 2.0, 4.5, 9.0, 18.0)
+GUIDANCE = (0.5, 1.0, 2.0, 4.0)
+#: Sampler and the schedule it comes with.
+SAMPLERS = {"confidence": "cosine", "halton": "arccos", "halton-redraw": "arccos"}
+SAMPLER_STEPS = (4, 8, 16)
+TABLES = ("schedule", "steps", "choice-temperature", "guidance", "sampler", "precision")
+
+
+@dataclass(frozen=True)
+class Model:
+    """One bundle with what identifies its weights."""
+
+    path: Path
+    metadata: Metadata
+    precision: str
+    weights: tuple
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row of a table: which model draws, with which settings. ``x`` and ``series`` place it in a plot."""
+
+    table: str
+    name: str
+    model: Model
+    sampling: tuple
+    x: float | None = None
+    series: str = ""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declares the options of ``maskgit-export ablate``."""
+    parser.add_argument("bundle", type=Path, help="folder of the bundle")
+    parser.add_argument("--data", required=True, help="the data set it was trained on")
+    parser.add_argument("--command", required=True, metavar="PATH", help="the maskgit program, which draws")
+    parser.add_argument("--classifier", type=Path, required=True, help="file that `train-classifier` wrote")
+    parser.add_argument("--also", type=Path, nargs="+", default=[], metavar="BUNDLE", help="the same model in other precisions, for the table of precisions")
+    parser.add_argument("--tables", nargs="+", default=list(TABLES), choices=TABLES, metavar="TABLE", help=f"tables to make (default: all: {' '.join(TABLES)})")
+    parser.add_argument("--steps", type=int, help="steps in all tables but that of the steps (default: the model's)")
+    parser.add_argument("--per-class", type=int, default=34, help="samples to draw a class and seed")
+    parser.add_argument("--seeds", type=int, default=3, help="draws of a row, each with seeds of its own")
+    parser.add_argument("--seed", type=int, default=20_000, help="seed of the first sample")
+    parser.add_argument("--heldout", type=int, default=60, help="held-out images a class to compare with (0: all)")
+    parser.add_argument("--threads", type=int, default=0, help="CPU threads of the features and of the command (0: each one's choice)")
+    parser.add_argument("--retime", action="store_true", help="time the finished draws again, and keep the lesser time")
+    parser.add_argument("--work", type=Path, help="folder for finished draws (default: OUTPUT)")
+    parser.add_argument("--page", type=Path, help="Markdown page whose section between the marks of this command is written anew")
+    parser.add_argument("-o", "--output", required=True, type=Path, help="folder for ablations.json and the plots")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Measures what is not measured yet, and writes; returns 1 when cancelled or a bundle is broken, 2 when the options do not fit together."""
+    import torch
+
+    for name, least in (("per_class", 2), ("seeds", 1), ("heldout", 0), ("steps", 1)):
+        if getattr(args, name) is not None and getattr(args, name) < least:
+            print(f"--{name.replace('_', '-')} must be at least {least}", file=sys.stderr)
+            return 2
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    try:
+        models = [open_model(path) for path in (args.bundle, *args.also)]
+    except BundleError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    for other in models[1:]:
+        if other.metadata.labels != models[0].metadata.labels or other.metadata.image_height != models[0].metadata.image_height:
+            print(f"--also {other.path}: {other.metadata.name} has other classes or another size than {models[0].metadata.name}", file=sys.stderr)
+            return 2
+    rows = plan(models, args.tables, args.steps)
+    try:
+        bench = Bench(args, models[0].metadata)
+    except ValueError as error:
+        print(error, file=sys.stderr)
+        return 2
+    jobs = [(row, turn) for turn in range(args.seeds) for row in rows]
+    seen, left = set(), []
+    for row, turn in jobs:
+        if (key := bench.key(row, turn)) not in seen and bench.stored(key) is None:
+            left.append((row, turn))
+        seen.add(key)
+    print(f"{len(rows)} rows, {len(seen)} draws of {bench.count} images, {len(left)} of them to do", file=sys.stderr, flush=True)
+    cancelled, began = False, time.monotonic()
+    try:
+        if args.retime:
+            for number, row in enumerate(rows):
+                bench.retime(row)
+                print(f"[{number + 1}/{len(rows)}] {row.table} {row.name}: timed", file=sys.stderr, flush=True)
+        for done, (row, turn) in enumerate(left):
+            bench.measure(row, turn)
+            spent = time.monotonic() - began
+            remaining = spent / (done + 1) * (len(left) - done - 1)
+            print(f"[{done + 1}/{len(left)}] {row.table} {row.name}, seed {turn + 1}: {spent / (done + 1):.0f} s a draw, {remaining / 60:.0f} min left", file=sys.stderr, flush=True)
+    except KeyboardInterrupt:
+        cancelled = True
+        print("cancelled; what is measured is kept, and the same command goes on from there", file=sys.stderr)
+    report = summarise(args, models, rows, bench)
+    if not any(row["draws"] for table in report["tables"].values() for row in table):
+        return 1
+    args.output.mkdir(parents=True, exist_ok=True)
+    write_text(args.output / "ablations.json", json.dumps(report, indent=1) + "\n")
+    ablate_report.plots(report, args.output)
+    if args.page:
+        ablate_report.write_page(args.page, report, args.output)
+    print(ablate_report.tables(report))
+    return 1 if cancelled else 0
+
+
+def open_model(path: Path) -> Model:
+    """A validated bundle, and the SHA-256 of its graphs."""
+    metadata, graphs = validate(path)
+    precision = json.loads((path / "bundle.json").read_text(encoding="utf-8"))["precision"]
+    return Model(path, metadata, precision, tuple(sorted((name, graph["sha256"]) for name, graph in graphs.items())))
+
+
+def plan(models: list[Model], tables: list[str], steps: int | None = None) -> list[Row]:
+    """The rows of the tables, in order."""
+    model = models[0]
+    base = model.metadata.sampling if steps is None else replace(model.metadata.sampling, steps=steps)
+    rows: list[Row] = []
+
+    def add(table: str, name: str, x: float | None = None, series: str = "", model: Model = model, **changes) -> None:
+        rows.append(Row(table, name, model, tuple(sorted(asdict(replace(base, **changes)).items())), x, series))
+
+    for table in tables:
+        if table == "schedule":
+            for schedule in SCHEDULES:
+                add(table, schedule, schedule=schedule)
+        elif table == "steps":
+            for count in STEPS:
+                add(table, str(count), count, steps=count)
+        elif table == "choice-temperature":
+            for value in sorted({*CHOICE_TEMPERATURES, base.choice_temperature}):
+                add(table, f"{value:g}", value, choice_temperature=value)
+        elif table == "guidance":
+            add(table, "0", 0.0, guidance=0.0, guidance_ramp=False)
+            for ramp in (False, True):
+                series = "growing" if ramp else "constant"
+                for value in sorted({*GUIDANCE, base.guidance} - {0.0}):
+                    add(table, f"{value:g}, {series}", value, series, guidance=value, guidance_ramp=ramp)
+        elif table == "sampler":
+            for sampler, schedule in SAMPLERS.items():
+                for count in SAMPLER_STEPS:
+                    add(table, f"{sampler}, {count} steps", count, sampler, sampler=sampler, schedule=schedule, steps=count)
+        else:
+            for one in models:
+                add(table, one.precision, model=one)
+    return rows
+
+
+def options(sampling: dict) -> list[str]:
+    """The options of ``maskgit generate`` that ask for these settings and nothing else."""
+    words = []
+    for name, value in sampling.items():
+        if name == "guidance_ramp":
+            words.append("--guidance-ramp" if value else "--no-guidance-ramp")
+        elif value is not None:
+            words += [f"--{name.replace('_', '-')}", f"{value:g}" if isinstance(value, float) else str(value)]
+    return words
+
+
+class Bench:
+    """What the samples of every row are compared with, and the store of finished draws."""
+
+    def __init__(self, args: argparse.Namespace, metadata: Metadata):
+        from .classifier import load_classifier
+        from .features import Features
+
+        self.args, self.metadata = args, metadata
+        self.classifier, self.network = load_classifier(args.classifier), Features()
+        data = dataset.load(args.data, metadata.image_height)
+        self.heldout, self.labels = choose(data.heldout, in_bundle(args.data, data, metadata), args.heldout)
+        self.count = args.per_class * len(metadata.labels)
+        if min(self.count, len(self.heldout)) <= 3:
+            raise ValueError(f"{self.count} samples and {len(self.heldout)} held-out images are too few to compare; give a larger --per-class or --heldout")
+        self.work = args.work or args.output
+        (self.work / "cells").mkdir(parents=True, exist_ok=True)
+        self.yardstick = hashlib.sha256(self.heldout.tobytes() + args.classifier.read_bytes()).hexdigest()
+        path = self.work / f"heldout-{hashlib.sha256(self.heldout.tobytes()).hexdigest()[:16]}.npy"
+        if not path.exists():
+            found = self.network(self.heldout, what="held-out images")
+            partial = path.with_suffix(".partial.npy")
+            np.save(partial, found)
+            partial.replace(path)
+        self.held = np.load(path)
+
+    def key(self, row: Row, turn: int) -> str:
+        """A name for one draw: the same weights, settings, seeds and yardstick have the same, whatever table they are for."""
+        asked = [row.model.weights, row.sampling, self.args.seed + turn * self.count, self.args.per_class, self.args.threads, self.yardstick]
+        return hashlib.sha256(json.dumps(asked).encode()).hexdigest()[:24]
+
+    def stored(self, key: str) -> dict | None:
+        """The figures of a finished draw."""
+        path = self.work / "cells" / f"{key}.json"
+        return json.loads(path.read_text()) if path.exists() else None
+
+    def measure(self, row: Row, turn: int) -> None:
+        """Draws, measures and stores."""
+        images, labels, reports = draw(self.args.command, row.model.path, self.metadata, self._options(row), self.args.per_class, self.args.seed + turn * self.count, quiet=True)
+        made = self.network(images)
+        precision, recall = metrics.precision_recall(made, self.held)
+        figures = {
+            "kid": metrics.mmd2(made, self.held),
+            "accuracy": judge(self.classifier, self.metadata, images, labels, self.heldout, self.labels)["samples"],
+            "precision": precision,
+            "recall": recall,
+            "seconds": seconds(reports),
+        }
+        write_text(self.work / "cells" / f"{self.key(row, turn)}.json", json.dumps({"row": [row.table, row.name], **figures}) + "\n")
+
+
+    def retime(self, row: Row) -> None:
+        """Draws the first class of a row that has a finished draw again; where that took less time, the draw's time becomes that."""
+        path = self.work / "cells" / f"{self.key(row, 0)}.json"
+        if path.exists():
+            figures = json.loads(path.read_text())
+            one = replace(self.metadata, labels=self.metadata.labels[:1])
+            figures["seconds"] = min(figures["seconds"], seconds(draw(self.args.command, row.model.path, one, self._options(row), self.args.per_class, self.args.seed, quiet=True)[2]))
+            write_text(path, json.dumps(figures) + "\n")
+
+    def _options(self, row: Row) -> list[str]:
+        return options(dict(row.sampling)) + (["--threads", str(self.args.threads)] if self.args.threads else [])
+
+
+def seconds(reports: list[dict]) -> float:
+    """The least time an image took in these calls of the command, without loading the model."""
+    return min((sum(one["times"]["steps"]) + one["times"]["decode"]) / one["count"] for one in reports)
+
+
+def summarise(args: argparse.Namespace, models: list[Model], rows: list[Row], bench: Bench) -> dict:
+    """What ablations.json holds: means and standard deviations over the finished draws of each row."""
+    recommended = {model.path: tuple(sorted(asdict(model.metadata.sampling).items())) for model in models}
+    tables: dict[str, list[dict]] = {}
+    for row in rows:
+        draws = [found for turn in range(args.seeds) if (found := bench.stored(bench.key(row, turn)))]
+        entry = {"name": row.name, "x": row.x, "series": row.series, "recommended": row.sampling == recommended[row.model.path], "sampling": dict(row.sampling), "draws": len(draws)}
+        for figure in ("kid", "accuracy", "precision", "recall"):
+            values = [one[figure] for one in draws]
+            entry[figure] = {"mean": float(np.mean(values)), "std": float(np.std(values, ddof=1)) if len(values) > 1 else None} if values else None
+        entry["seconds"] = min(one["seconds"] for one in draws) if draws else None
+        tables.setdefault(row.table, []).append(entry)
+    return {
+        "bundle": models[0].metadata.name,
+        "yardstick": {"heldout": len(bench.heldout), "classifier_on_heldout": float((bench.classifier.predict(bench.heldout) == known(bench)).mean())},
+        "command": {"per_class": args.per_class, "images": bench.count, "seeds": args.seeds, "seed": args.seed, "steps": args.steps, "threads": args.threads},
+        "recommended": asdict(models[0].metadata.sampling),
+        "tables": tables,
+    }
+
+
+def known(bench: Bench) -> np.ndarray:
+    """The classifier's own indices of the held-out images' classes."""
+    return np.array([bench.classifier.classes.index(name) for name in bench.metadata.labels])[bench.labels]
