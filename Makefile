@@ -73,7 +73,7 @@ bench-cuda: own $(VENV_STAMP)
 	test -d "$(COMPARE)/fp32" || $(EXPORT) synth --shape maskgit-imagenet256 -o "$(COMPARE)/fp32"
 	test -d "$(COMPARE)/fp16" || $(EXPORT) half "$(COMPARE)/fp32" -o "$(COMPARE)/fp16"
 	test -d "$(COMPARE)/int8" || $(EXPORT) quantize "$(COMPARE)/fp32" --steps 2 -o "$(COMPARE)/int8"
-	"$(VENV_PYTHON)" benches/compare/cuda.py --command "$(MASKGIT)" -o benches/RESULTS-cuda.md \
+	PYTHONPATH="$(CURDIR)/export" "$(VENV_PYTHON)" benches/compare/cuda.py --command "$(MASKGIT)" --torch maskgit-imagenet256 -o benches/RESULTS-cuda.md \
 		models/avatars-64 models/avatars-64-int8 "$(COMPARE)/fp32" "$(COMPARE)/fp16" "$(COMPARE)/int8"
 
 # The version of the interface: the library's soname ends with it, and src/capi says it as MASKGIT_ABI_VERSION.

@@ -1,8 +1,9 @@
-"""Measures bundles on a GPU beside the CPU, with ``maskgit bench``, and writes a table.
+"""Measures bundles on a GPU beside the CPU and beside PyTorch, and writes a table.
 
-    python benches/compare/cuda.py --command maskgit -o RESULTS-cuda.md BUNDLE...
+    python benches/compare/cuda.py --command maskgit -o RESULTS-cuda.md [--torch SHAPE] BUNDLE...
 
-Fails, and writes nothing, where there is no usable GPU.
+Ours by ``maskgit bench`` and ``maskgit generate``. With --torch, the shape's model in PyTorch, compiled, in fp32 and fp16 (``torch_runtime.py``), whose ratios follow for the
+bundles of that shape. Fails, and writes nothing, where there is no usable GPU.
 """
 
 import argparse
@@ -10,12 +11,30 @@ import json
 import platform
 import subprocess
 import sys
+import tempfile
+import time
 from pathlib import Path
+
+
+#: Pictures that are drawn together.
+BATCHES = [1, 8]
 
 
 def ask(command: str, *arguments: str) -> dict:
     """What the command prints as JSON."""
     return json.loads(subprocess.run([command, *arguments, "--json"], check=True, stdout=subprocess.PIPE).stdout)
+
+
+def first_picture(command: str, bundle: str, device: str, steps: str) -> float:
+    """Seconds from the start of the program to its end, with one picture drawn."""
+    with tempfile.TemporaryDirectory() as folder:
+        start = time.perf_counter()
+        ask(command, "generate", "--model", bundle, "--device", device, "--class", "0", "--steps", steps, "-o", str(Path(folder) / "first.png"))
+        return time.perf_counter() - start
+
+
+def row(bundle: str, device: str, count: int, report: dict, keys: tuple[str, ...]) -> str:
+    return f"| {bundle} | {device} | {count} | {' | '.join(f'{1000 * report[key]:.2f}' for key in keys)} |"
 
 
 def main() -> int:
@@ -24,6 +43,7 @@ def main() -> int:
     parser.add_argument("--steps", default="8", help="steps of a picture")
     parser.add_argument("--runs", default="20", help="runs of each time, of which the median is taken")
     parser.add_argument("-o", "--output", required=True, type=Path)
+    parser.add_argument("--torch", metavar="SHAPE", help="measure this shape of `synth` in PyTorch too")
     parser.add_argument("bundles", nargs="+")
     args = parser.parse_args()
     devices = ask(args.command, "info", "--devices")["devices"]
@@ -35,16 +55,36 @@ def main() -> int:
         "# On a GPU",
         "",
         f"`make bench-cuda` wrote this: {usable[0]['description']}; {platform.machine()}, {devices[0]['description']}.",
-        f"Medians of {args.runs} runs in milliseconds: opening, one run of the transformer, one of the decoder, a picture of {args.steps} steps.",
+        f"Medians of {args.runs} runs in milliseconds: opening, one run of the transformer, one of the decoder, pictures of {args.steps} steps drawn together; and once, from the start of the program to the first picture on disk.",
         "",
-        "| bundle | device | open | step | decode | picture |",
-        "|---|---|---|---|---|---|",
+        "| bundle | device | pictures | open | step | decode | pictures | first picture |",
+        "|---|---|---|---|---|---|---|---|",
     ]
+    ours: dict[tuple[str, str, int], dict] = {}
+    common = ["--runs", args.runs, "--steps", args.steps]
     for bundle in args.bundles:
-        for device, runs in (("cuda", args.runs), ("cpu", "3")):
-            report = ask(args.command, "bench", "--model", bundle, "--device", device, "--runs", runs, "--steps", args.steps)
-            times = " | ".join(f"{1000 * report[key]:.2f}" for key in ("load", "step", "decode", "image"))
-            lines.append(f"| {Path(bundle).name} | {report['engine']} | {times} |")
+        for device, batches in (("cuda", BATCHES), ("cpu", [1])):
+            for count in batches:
+                runs = common if device == "cuda" else ["--runs", "3", "--steps", args.steps]
+                report = ask(args.command, "bench", "--model", bundle, "--device", device, "--count", str(count), *runs)
+                first = first_picture(args.command, bundle, device, args.steps)
+                ours[bundle, device, count] = {**report, "first": first}
+                lines.append(row(Path(bundle).name, report["engine"], count, ours[bundle, device, count], ("load", "step", "decode", "image", "first")))
+    if args.torch:
+        lines += ["", f"PyTorch, {args.torch}, `torch.compile`. Its step and decoding are of the whole batch; ours of one picture. Ratios: ours over PyTorch's.", "",
+                  "| bundle | pictures | step | decode | pictures | first picture | PyTorch: step | decode | pictures | first picture |", "|---|---|---|---|---|---|---|---|---|---|"]
+        for bundle in args.bundles:
+            manifest = json.loads((Path(bundle) / "bundle.json").read_text())
+            if not manifest["name"].startswith(args.torch):
+                continue
+            precision = "fp32" if manifest["precision"] == "fp32" else "fp16"
+            for count in BATCHES:
+                theirs = json.loads(subprocess.run(
+                    [sys.executable, str(Path(__file__).with_name("torch_runtime.py")), args.torch, "--precision", precision, "--count", str(count), *common], check=True, stdout=subprocess.PIPE).stdout)
+                mine = ours[bundle, "cuda", count]
+                ratios = " | ".join("" if count > 1 and key in ("step", "decode") else f"{mine[key] / theirs[key]:.2f}" for key in ("step", "decode", "image", "first"))
+                times = " | ".join(f"{1000 * theirs[key]:.2f}" for key in ("step", "decode", "image", "first"))
+                lines.append(f"| {Path(bundle).name} | {count} | {ratios} | {times} |")
     args.output.write_text("\n".join(lines) + "\n")
     return 0
 

@@ -22,6 +22,9 @@ pub struct Args {
     /// Number of runs
     #[arg(long, value_name = "N", allow_negative_numbers = true, default_value_t = 5, value_parser = RangedU64ValueParser::<usize>::new().range(1..=1000))]
     runs: usize,
+    /// Pictures that are drawn together
+    #[arg(long, value_name = "N", allow_negative_numbers = true, default_value_t = 1, value_parser = RangedU64ValueParser::<usize>::new().range(1..=64))]
+    count: usize,
     /// Print one JSON object: seconds, and peak memory in bytes
     #[arg(long)]
     json: bool,
@@ -36,10 +39,12 @@ struct Report<'a> {
     engine: &'a str,
     threads: usize,
     runs: usize,
+    count: usize,
     sampling: Settings,
     load: f64,
     step: f64,
     decode: f64,
+    /// All pictures that are drawn together.
     image: f64,
     images_per_second: f64,
     peak_memory_bytes: Option<u64>,
@@ -53,6 +58,7 @@ pub fn run(args: &Args) -> Result<()> {
     let (mut generator, path) = args::open(&args.model, &args.resources)?;
     let mut request = generator.request("0")?;
     request.label = 0;
+    request.count = args.count;
     args.sampling.apply(&mut request.options);
     let manifest = generator.manifest();
     let masked = vec![manifest.mask_id; manifest.tokens()];
@@ -69,12 +75,13 @@ pub fn run(args: &Args) -> Result<()> {
         engine: generator.engine_name(),
         threads: args.resources.options().threads,
         runs: args.runs,
+        count: args.count,
         sampling: Settings::from(&request.options),
         load: generator.load_seconds(),
         step,
         decode,
         image,
-        images_per_second: 1.0 / image,
+        images_per_second: args.count as f64 / image,
         peak_memory_bytes: memory::peak_bytes(),
         peak_fp32: peak(false),
         peak_int8: peak(true),

@@ -9,7 +9,9 @@ use crate::engine::cuda::session::{CudaSession, Prepared};
 use crate::engine::cuda::translate::translate;
 use crate::engine::fuse::Target;
 use crate::engine::kernel::{Activation, Matrix};
-use crate::engine::ops::{Attention, Before, Conv2d, GroupNorm, Linear, RowNorm, Vector, View, Weights};
+use crate::engine::ops::{
+    Attention, Before, Conv2d, Embedding, GroupNorm, Linear, RowNorm, Table, Vector, View, Weights,
+};
 use crate::engine::{DType, Input, Isa, Port, Session, Signature};
 
 const ACTIVATIONS: [Activation; 4] = [Activation::None, Activation::Silu, Activation::GeluErf, Activation::GeluTanh];
@@ -282,5 +284,50 @@ fn attention_of_any_head_size() {
             "case {case}: {heads} heads of {dim} and {value_dim}, {queries} queries, {keys} keys, {precision:?}"
         );
         both(&what, op.clone(), &op, &inputs, precision);
+    }
+}
+
+#[test]
+fn embeddings_of_every_precision() {
+    const ROWS: usize = 11;
+    const WIDTH: usize = 21;
+    let mut random = Random(5);
+    let levels: Vec<i8> = (0..ROWS * WIDTH).map(|_| random.below(255) as i8).collect();
+    let scales: Vec<f32> = (0..ROWS).map(|_| random.number().abs()).collect();
+    // Numbers that fp16 has, so that both precisions must give them.
+    let numbers: Vec<f16> = random.numbers(ROWS * WIDTH).into_iter().map(f16::from_f32).collect();
+    let wide: Vec<f32> = numbers.iter().map(|v| v.to_f32()).collect();
+    let worth: Vec<f32> = levels.iter().enumerate().map(|(i, &q)| f32::from(q) * scales[i / WIDTH]).collect();
+    let tables = [
+        (Table::F32(Tensor::from_shape(&[ROWS, WIDTH], &wide).unwrap().into()), &wide),
+        (Table::F16(numbers.clone().into()), &wide),
+        (Table::I8 { values: levels.clone().into(), scales: scales.clone().into() }, &worth),
+    ];
+    let indices = [0i64, 10, 3, -1, 3, -11];
+    for (table, worth) in tables {
+        for precision in [Precision::F32, Precision::F16] {
+            let op = Embedding { table: table.clone(), rows: ROWS, width: WIDTH, shape: tvec!(2, 3, WIDTH) };
+            let mut model = TypedModel::default();
+            let wire = model.add_source("indices", i64::fact([2usize, 3])).unwrap();
+            let out = model.wire_node("op", op, &[wire]).unwrap();
+            model.select_output_outlets(&out).unwrap();
+            let signature = Signature {
+                inputs: vec![Port::new("indices", DType::I64, &[2, 3])],
+                outputs: vec![Port::new("out", DType::F32, &[2, 3, WIDTH])],
+            };
+            let (plan, translated) = translate(&model, &signature, precision).unwrap();
+            assert_eq!(translated, 1);
+            let prepared = Prepared { plan, translated, operators: Vec::new() };
+            let mut session = CudaSession::new(Emulated::new(precision).device(), prepared).unwrap();
+            let mut look = |data: &[i64]| session.run(&[Input::I64 { shape: &[2, 3], data }]);
+            let found = look(&indices).unwrap().remove(0).into_f32().unwrap();
+            let rows = indices.map(|i| i.rem_euclid(ROWS as i64) as usize);
+            let expected = rows.iter().flat_map(|r| &worth[r * WIDTH..(r + 1) * WIDTH]);
+            for (found, &expected) in found.iter().zip(expected) {
+                let held = if precision == Precision::F16 { f16::from_f32(expected).to_f32() } else { expected };
+                assert_eq!(*found, held, "{table:?} in {precision:?}");
+            }
+            assert!(look(&[0, 0, 11, 0, 0, 0]).is_err() && look(&[0, 0, 0, 0, -12, 0]).is_err());
+        }
     }
 }
