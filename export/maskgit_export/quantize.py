@@ -2,7 +2,8 @@
 
 The weights of dense layers and convolutions become symmetric int8, one scale for each output channel, behind a standard
 ``DequantizeLinear``, so that every runtime opens the graphs. Our engine keeps them in int8 and quantises activations to 8 bits as it
-runs, each row (each picture, for a convolution) with its own range. Large embeddings become int8 too, one scale for each row, and a head that is
+runs, each row (each picture, for a convolution) with its own range. Neighbouring weights of a product are chosen so that their sum leaves room in 16 bits (``in_pairs``),
+for x86-64 processors without VNNI; --full-range does without. Large embeddings become int8 too, one scale for each row, and a head that is
 tied to one shares its numbers. Small embeddings, positions, norms and biases stay fp32.
 
 Each layer is simulated so on real inputs, tokens with masks as they occur while the model draws; one whose relative error is above
@@ -27,6 +28,12 @@ from .precision import Comparison, Inputs, Writer, add_measuring_arguments, open
 MIN_NUMBERS = 1024
 #: Smaller embeddings stay fp32: they take little room.
 MIN_TABLE = 1_000_000
+#: The largest sum of two neighbouring weights of the same sign.
+MAX_PAIR = 128
+#: Scales that ``in_pairs`` tries, over that which needs no clipping; at the last, every pair fits.
+PAIR_SCALES = [*(0.1 * i for i in range(8, 20)), 127 / 64]
+#: Numbers that ``in_pairs`` works on at a time.
+PAIR_CHUNK = 1 << 22
 #: At most this part of a graph's weights stays fp32 to bring the whole nearer.
 MAX_KEPT = {"transformer": 0.1, "decoder": 0.25}
 
@@ -40,6 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--min-cosine", type=float, default=0.9999, help="cosine of the logits to reach; else the transformer's worst layers stay fp32, at most a tenth of its weights")
     parser.add_argument("--min-psnr", type=float, default=45.0, help="PSNR in dB of decoded pictures against fp32 to reach; else the decoder's worst layers stay fp32, at most a quarter of its weights")
     parser.add_argument("--min-agreement", type=float, default=0.99, help="part of the encoder's tokens that must stay; else the encoder stays fp32")
+    parser.add_argument("--full-range", action="store_true", help="let neighbouring weights be as large as they like: a little nearer to fp32, and slower on x86-64 processors without VNNI")
     add_measuring_arguments(parser)
 
 
@@ -146,6 +154,63 @@ def quantize_weight(values: np.ndarray, axis: int) -> tuple[np.ndarray, np.ndarr
     return np.clip(np.rint(values / scales.reshape(shape)), -127, 127).astype(np.int8), scales
 
 
+def in_pairs(values: np.ndarray, axis: int) -> tuple[np.ndarray, np.ndarray]:
+    """As ``quantize_weight``, but of each two neighbours along the inner axis, if their signs are the same, magnitudes add up to ``MAX_PAIR`` at most.
+
+    AVX2 multiplies unsigned by signed bytes and adds two neighbouring products in 16 bits, saturating: 255 times 128 fits. Each channel gets
+    the scale, of ``PAIR_SCALES`` times the usual, that leaves the least squared error; of a pair that is too large both become smaller.
+    The inner axis is the other one of a matrix, and that of a convolution's input channels.
+    """
+    inner = 0 if axis == 1 else 1
+    ordered = np.moveaxis(values, (axis, inner), (0, 1)).astype(np.float32)
+    channels = ordered.reshape(*ordered.shape[:2], -1)
+    levels, scales = np.empty(channels.shape, np.int8), np.empty(len(channels), np.float32)
+    together = max(1, PAIR_CHUNK // channels[0].size)
+    for first in range(0, len(channels), together):
+        part = channels[first:first + together]
+        usual = np.abs(part).max((1, 2)) / np.float32(127)
+        usual[usual == 0] = 1
+        least = np.full(len(part), np.inf, np.float32)
+        for multiple in PAIR_SCALES:
+            scale = usual * np.float32(multiple)
+            q = np.clip(np.rint(part / scale[:, None, None]), -127, 127)
+            a, b = q[:, 0:q.shape[1] // 2 * 2:2], q[:, 1::2]
+            over = np.where(a * b > 0, np.maximum(np.abs(a) + np.abs(b) - MAX_PAIR, 0), 0)
+            half = np.ceil(over / 2)
+            a -= np.sign(a) * half
+            b -= np.sign(b) * (over - half)
+            error = np.square(q * scale[:, None, None] - part).sum((1, 2))
+            better = error < least
+            least[better] = error[better]
+            levels[first:first + together][better] = q[better]
+            scales[first:first + together][better] = scale[better]
+    return np.ascontiguousarray(np.moveaxis(levels.reshape(ordered.shape), (0, 1), (axis, inner))), scales
+
+
+class Levels:
+    """The int8 numbers of a model's weights, each computed once."""
+
+    def __init__(self, model, layers: list[Layer], full_range: bool):
+        from onnx import numpy_helper
+
+        self._read = numpy_helper.to_array
+        self._tensors = {t.name: t for t in model.graph.initializer}
+        # A table that no product shares is looked up only.
+        self._pairs = set() if full_range else {layer.weight for layer in layers if layer.op != "Gather"}
+        self._known: dict[tuple[str, int], tuple[np.ndarray, np.ndarray]] = {}
+
+    def fp32(self, layer: Layer) -> np.ndarray:
+        """A layer's weight as the model has it."""
+        return self._read(self._tensors[layer.weight])
+
+    def int8(self, layer: Layer) -> tuple[np.ndarray, np.ndarray]:
+        """Its levels and scales."""
+        key = (layer.weight, layer.axis)
+        if key not in self._known:
+            self._known[key] = (in_pairs if layer.weight in self._pairs else quantize_weight)(self.fp32(layer), layer.axis)
+        return self._known[key]
+
+
 def quantize_activations(values: np.ndarray, rows: bool) -> np.ndarray:
     """What is left of activations after the way to 8 bits and back: each row of the last axis with its own range, or each picture."""
     flat = values.reshape(-1, values.shape[-1]) if rows else values.reshape(len(values), -1)
@@ -168,15 +233,13 @@ def _product(node, x: np.ndarray, w: np.ndarray) -> np.ndarray:
     return F.conv2d(padded, torch.from_numpy(np.array(w)), stride=attributes.get("strides", 1), dilation=attributes.get("dilations", 1)).numpy()
 
 
-def measure_layers(model, layers: list[Layer], feeds: list[dict]) -> None:
+def measure_layers(model, layers: list[Layer], feeds: list[dict], levels: Levels) -> None:
     """Fills in each layer's relative error, over the given inputs of the graph."""
     import onnx
     import onnxruntime
-    from onnx import numpy_helper
 
     wanted = {layer.node: layer for layer in layers if layer.kept is None}
     nodes = {node.name: node for node in model.graph.node if node.name in wanted}
-    weights = {t.name: t for t in model.graph.initializer}
     names = sorted({node.input[node.op_type == "Gather"] for node in nodes.values()})
     probe = onnx.ModelProto()
     probe.CopyFrom(model)
@@ -193,10 +256,10 @@ def measure_layers(model, layers: list[Layer], feeds: list[dict]) -> None:
         seen = {**feed, **dict(zip(fetched, session.run(fetched, feed)))}
         for name, node in nodes.items():
             layer = wanted[name]
-            w = numpy_helper.to_array(weights[layer.weight])
+            w = levels.fp32(layer)
             shape = [1] * w.ndim
             shape[layer.axis] = -1
-            q, scales = quantize_weight(w, layer.axis)
+            q, scales = levels.int8(layer)
             widened = q * scales.reshape(shape)
             if node.op_type == "Gather":
                 rows = seen[node.input[1]].ravel()
@@ -214,11 +277,10 @@ def measure_layers(model, layers: list[Layer], feeds: list[dict]) -> None:
         wanted[name].error = float(np.sqrt(error / max(size, 1e-30)))
 
 
-def quantize_graph(model, layers: list[Layer]) -> None:
+def quantize_graph(model, layers: list[Layer], levels: Levels) -> None:
     """Puts int8 weights into a model, in place."""
     from onnx import helper, numpy_helper
 
-    tensors = {t.name: t for t in model.graph.initializer}
     nodes = {node.name: node for node in model.graph.node}
     added: dict[tuple[str, int], str] = {}
     front = []
@@ -227,7 +289,7 @@ def quantize_graph(model, layers: list[Layer]) -> None:
             continue
         key = (layer.weight, layer.axis)
         if key not in added:
-            values, scales = quantize_weight(numpy_helper.to_array(tensors[layer.weight]), layer.axis)
+            values, scales = levels.int8(layer)
             base = f"{layer.weight}.int8" if layer.axis == 1 else f"{layer.weight}.int8.axis{layer.axis}"
             model.graph.initializer.extend([numpy_helper.from_array(values, base), numpy_helper.from_array(scales, f"{base}.scale")])
             added[key] = f"{base}.dequantized"
@@ -284,16 +346,18 @@ def run(args: argparse.Namespace) -> int:
         images = np.concatenate([decoder.decode(inputs.codes[i:i + 1]) for i in range(len(inputs.codes))])
         with Writer(args.bundle, args.output, metadata, "int8", args.name or f"{metadata.name}-int8") as writer:
             layers: list[Layer] = []
+            levels: dict[str, Levels] = {}
             for graph, entry in graphs.items():
                 print(f"{graph}: measuring its layers", file=sys.stderr, flush=True)
                 model = onnx.load(args.bundle / entry["file"])
                 fold_transposes(model)
                 found = find_layers(graph, model)
-                measure_layers(model, found, _feeds(graph, inputs, images))
+                levels[graph] = Levels(model, found, args.full_range)
+                measure_layers(model, found, _feeds(graph, inputs, images), levels[graph])
                 for layer in found:
                     if layer.kept is None and layer.error > args.max_error:
                         layer.kept = f"relative error {layer.error:.3f}, above {args.max_error}"
-                quantize_graph(model, found)
+                quantize_graph(model, found, levels[graph])
                 onnx.save(model, writer.folder / f"{graph}.onnx")
                 layers += found
             writer.manifest()
@@ -306,7 +370,7 @@ def run(args: argparse.Namespace) -> int:
                     print(f"{graph}: {figure} {report[figure]:.6g}, {layer.node} stays fp32", file=sys.stderr, flush=True)
                     model = onnx.load(args.bundle / graphs[graph]["file"])
                     fold_transposes(model)
-                    quantize_graph(model, [layer for layer in layers if layer.graph == graph])
+                    quantize_graph(model, [layer for layer in layers if layer.graph == graph], levels[graph])
                     onnx.save(model, writer.folder / f"{graph}.onnx")
                     writer.manifest()
                     report = comparison.measure(writer.folder, graph)

@@ -11,7 +11,7 @@ import pytest
 from maskgit_export import cli, quantize
 from maskgit_export.bundle import validate
 from maskgit_export.mvtm import without_labels
-from maskgit_export.quantize import quantize_activations, quantize_weight
+from maskgit_export.quantize import MAX_PAIR, in_pairs, quantize_activations, quantize_weight
 from maskgit_export.sampling import masked_counts, sample
 
 from conftest import tiny_avatars
@@ -145,6 +145,37 @@ def test_quantisers_round_to_the_nearest_level():
     spans = np.maximum(x.max(1), 0) - np.minimum(x.min(1), 0)
     assert (np.abs(quantize_activations(x, True) - x).max(1) <= spans / 255 * 0.51).all()
     assert not quantize_activations(np.zeros((2, 4), np.float32), True).any()
+
+
+def pairs_fit(q, axis):
+    """Whether two neighbours along the inner axis, times bytes, have a sum of 16 bits."""
+    inner = np.moveaxis(q, 0 if axis == 1 else 1, 0).astype(np.int32)
+    a, b = inner[0:len(inner) // 2 * 2:2], inner[1::2]
+    sums = [255 * (np.maximum(a, 0) + np.maximum(b, 0)), 255 * (np.minimum(a, 0) + np.minimum(b, 0))]
+    return sums[0].max(initial=0) < 2 ** 15 and sums[1].min(initial=0) >= -2 ** 15
+
+
+@pytest.mark.parametrize("shape,axis", [((40, 9), 1), ((9, 41), 0), ((6, 5, 3, 3), 0), ((4, 1, 1, 1), 0)])
+def test_weights_in_pairs_leave_room(shape, axis):
+    choice = np.random.default_rng(1)
+    for w in (choice.normal(size=shape), choice.uniform(-1, 1, size=shape), np.ones(shape), np.zeros(shape)):
+        w = w.astype(np.float32)
+        q, scales = in_pairs(w, axis)
+        places = [1] * w.ndim
+        places[axis] = -1
+        assert q.dtype == np.int8 and q.shape == w.shape and scales.shape == (shape[axis],)
+        assert pairs_fit(q, axis) and (scales > 0).all()
+        error, plain = (np.square(q * scales.reshape(places) - w).sum() for q, scales in ((q, scales), quantize_weight(w, axis)))
+        # At half the range, which always fits, it is four times as large.
+        assert error <= 4.2 * plain + 1e-9
+
+
+def test_a_pair_that_is_too_large_becomes_smaller():
+    w = np.array([[127.0, 100, -127, 3, 127, -127]], np.float32)
+    q, scales = in_pairs(w, 0)
+    assert pairs_fit(q, 0)
+    assert np.abs(q * scales - w).max() < 127 * 0.1, "a coarser scale is better than clipping by half"
+    assert abs(int(q[0, 0])) + abs(int(q[0, 1])) <= MAX_PAIR
 
 
 def test_the_loop_masks_what_the_paper_masks():

@@ -11,9 +11,9 @@ use super::cell::SharedSlice;
 #[cfg(target_arch = "aarch64")]
 use super::neon::{DotProd, I8mm};
 use super::pack::{Layout, PackedF32, PackedI8};
-#[cfg(target_arch = "x86_64")]
-use super::tile::Avx2;
 use super::tile::{self, IntTile, Levels, MR, NR, Portable, Segment};
+#[cfg(target_arch = "x86_64")]
+use super::tile::{Avx2, Avx2Bytes};
 #[cfg(target_arch = "x86_64")]
 use super::vnni::{Avx512Vnni, AvxVnni};
 use super::{Isa, for_isa};
@@ -99,16 +99,17 @@ pub(crate) fn gemm_f32(
 /// Computes `rows x weights` in int8, exactly, and scales it to f32.
 pub(crate) fn gemm_i8(
     isa: Isa,
-    a: &Rows<'_, i16>,
+    a: &Rows<'_, u8>,
     scales: RowScales<'_>,
     weights: &PackedI8,
     epilogue: &Epilogue<'_>,
     parallel: bool,
 ) {
-    assert_eq!(weights.layout.group, isa.int8_group(), "weights packed for another instruction set");
     assert!(scales.scales.len() == scales.zeros.len() && (scales.scales.len() == 1 || scales.scales.len() == a.count));
     drive(a, &weights.layout, parallel, |block| match isa {
         Isa::Portable => block_i8_portable(isa, a, scales, weights, epilogue, block),
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx2 if weights.group == Avx2Bytes::GROUP => block_i8_avx2_bytes(isa, a, scales, weights, epilogue, block),
         #[cfg(target_arch = "x86_64")]
         Isa::Avx2 => block_i8_avx2(isa, a, scales, weights, epilogue, block),
         #[cfg(target_arch = "x86_64")]
@@ -253,27 +254,28 @@ for_isa! {
 
 #[inline(always)]
 fn block_i8_body<T: IntTile>(
-    a: &Rows<'_, i16>,
+    a: &Rows<'_, u8>,
     scales: RowScales<'_>,
     weights: &PackedI8,
     epilogue: &Epilogue<'_>,
     block: &Block<'_>,
 ) {
-    assert_eq!(weights.layout.group, T::GROUP, "weights packed for another kernel");
+    assert_eq!(weights.group, T::GROUP, "weights packed for another kernel");
     let layout = &weights.layout;
     let offsets = row_offsets(a, block);
     let tiles = offsets.len() / MR;
     let stretches = block.stretches;
     let mut partial = vec![[[0i32; NR]; MR]; if stretches.len() > 1 { tiles * block.panels.len() } else { 0 }];
-    let (mut panel_values, mut bytes) = (Vec::new(), Vec::new());
+    let (mut panel_values, mut tiled) = (Vec::new(), Vec::new());
     let mut done = 0;
     for (s, segments) in stretches.iter().enumerate() {
         let depth: usize = segments.iter().map(|s| s.len).sum();
         let last = s + 1 == stretches.len();
-        if T::BYTES {
-            bytes.resize(tiles * MR * depth, 0);
-            for (tile, bytes) in bytes.chunks_exact_mut(MR * depth).enumerate() {
-                tile::narrow::<T>(a.data, tile_rows(&offsets, tile), segments, bytes);
+        let tile_size = MR * depth * T::TILED_BYTES;
+        if T::TILED {
+            tiled.resize(tiles * tile_size, 0);
+            for (tile, tiled) in tiled.chunks_exact_mut(tile_size).enumerate() {
+                tile::arrange::<T>(a.data, tile_rows(&offsets, tile), segments, tiled);
             }
         }
         for (p, panel) in block.panels.clone().enumerate() {
@@ -284,8 +286,8 @@ fn block_i8_body<T: IntTile>(
             let width = (layout.columns - panel * NR).min(NR);
             for tile in 0..tiles {
                 let mut acc = if s == 0 { [[0i32; NR]; MR] } else { partial[p * tiles + tile] };
-                let bytes = if T::BYTES { &bytes[tile * MR * depth..][..MR * depth] } else { &[] };
-                let levels = Levels { values: a.data, rows: tile_rows(&offsets, tile), segments, bytes };
+                let tiled = if T::TILED { &tiled[tile * tile_size..][..tile_size] } else { &[] };
+                let levels = Levels { values: a.data, rows: tile_rows(&offsets, tile), segments, tiled };
                 // SAFETY: `row_offsets` checked A; `b` was sliced to the length of the segments, which `Layout::blocks` makes
                 // of whole groups; the instruction set is this processor's.
                 unsafe { T::run(&levels, b, &mut acc) };
@@ -317,7 +319,7 @@ macro_rules! block_i8 {
     ($name:ident, $body:ident, $tile:ty) => {
         #[inline(always)]
         fn $body<const FMA: bool>(
-            a: &Rows<'_, i16>,
+            a: &Rows<'_, u8>,
             scales: RowScales<'_>,
             weights: &PackedI8,
             epilogue: &Epilogue<'_>,
@@ -328,7 +330,7 @@ macro_rules! block_i8 {
 
         for_isa! {
             fn $name(
-                isa, a: &Rows<'_, i16>, scales: RowScales<'_>, weights: &PackedI8, epilogue: &Epilogue<'_>, block: &Block<'_>,
+                isa, a: &Rows<'_, u8>, scales: RowScales<'_>, weights: &PackedI8, epilogue: &Epilogue<'_>, block: &Block<'_>,
             ) = $body
         }
     };
@@ -337,6 +339,8 @@ macro_rules! block_i8 {
 block_i8!(block_i8_portable, block_i8_portable_body, Portable);
 #[cfg(target_arch = "x86_64")]
 block_i8!(block_i8_avx2, block_i8_avx2_body, Avx2);
+#[cfg(target_arch = "x86_64")]
+block_i8!(block_i8_avx2_bytes, block_i8_avx2_bytes_body, Avx2Bytes);
 #[cfg(target_arch = "x86_64")]
 block_i8!(block_i8_avx_vnni, block_i8_avx_vnni_body, AvxVnni);
 #[cfg(target_arch = "x86_64")]
@@ -352,7 +356,7 @@ mod tests {
 
     impl<const GROUP: usize, const OFFSET: u8> IntTile for Bytes<GROUP, OFFSET> {
         const GROUP: usize = GROUP;
-        const BYTES: bool = true;
+        const TILED: bool = true;
         const OFFSET: u8 = OFFSET;
 
         type Weight = i8;
@@ -362,8 +366,8 @@ mod tests {
         }
 
         unsafe fn run(a: &Levels<'_>, b: &[i8], acc: &mut [[i32; NR]; MR]) {
-            assert_eq!(a.bytes.len() * NR, b.len() * MR);
-            for (a, b) in a.bytes.chunks_exact(GROUP * MR).zip(b.chunks_exact(GROUP * NR)) {
+            assert_eq!(a.tiled.len() * NR, b.len() * MR);
+            for (a, b) in a.tiled.chunks_exact(GROUP * MR).zip(b.chunks_exact(GROUP * NR)) {
                 for i in 0..MR {
                     for j in 0..NR {
                         for k in 0..GROUP {
@@ -377,11 +381,12 @@ mod tests {
         }
     }
 
-    /// Two taps of `depth` values for each of 13 rows, times 37 columns.
+    /// Two taps of `depth` values for each of 13 rows, times 37 columns of weights of at most `most`.
     fn product(
         depth: usize,
-        group: usize,
-        run: impl Fn(&Rows<'_, i16>, RowScales<'_>, &PackedI8, &Epilogue<'_>),
+        most: i8,
+        pack: impl Fn(&Matrix<'_, i8>, Vec<f32>) -> PackedI8,
+        run: impl Fn(&Rows<'_, u8>, RowScales<'_>, &PackedI8, &Epilogue<'_>),
     ) -> Vec<f32> {
         let (rows, columns, taps) = (13, 37, 2);
         let stride = depth.next_multiple_of(8);
@@ -390,15 +395,15 @@ mod tests {
             state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
             state >> 24
         };
-        let mut levels = vec![0i16; (rows + 1) * stride];
+        let mut levels = vec![0u8; (rows + 1) * stride];
         for row in levels.chunks_exact_mut(stride) {
-            row[..depth].iter_mut().for_each(|q| *q = next() as i16);
+            row[..depth].iter_mut().for_each(|q| *q = next() as u8);
         }
-        let values: Vec<i8> = (0..taps * depth * columns).map(|_| (next() as u8 as i8).max(-127)).collect();
+        let values: Vec<i8> = (0..taps * depth * columns).map(|_| (next() as u8 as i8).clamp(-most, most)).collect();
         let (inner, places): (Vec<usize>, Vec<usize>) =
             ((0..depth).map(|k| k * columns).collect(), (0..columns).collect());
         let matrix = Matrix { values: &values, taps, tap: depth * columns, inner: &inner, columns: &places };
-        let weights = PackedI8::new(&matrix, vec![0.5; columns], group);
+        let weights = pack(&matrix, vec![0.5; columns]);
         let zeros: Vec<i32> = (0..rows).map(|_| next() as i32).collect();
         let mut out = vec![0f32; rows * columns];
         let epilogue = Epilogue {
@@ -414,17 +419,30 @@ mod tests {
         out
     }
 
+    /// The product as the portable kernel has it.
+    fn plain(depth: usize, most: i8) -> Vec<f32> {
+        let sums = product(
+            depth,
+            most,
+            |matrix, scales| PackedI8::new(matrix, scales, Isa::Portable),
+            |a, scales, weights, epilogue| gemm_i8(Isa::Portable, a, scales, weights, epilogue, false),
+        );
+        assert!(sums.iter().any(|&value| value != 0.0));
+        sums
+    }
+
     fn check<T: IntTile>() {
         // The last is cut into several stretches.
         for depth in [1, 8, 13, 100, 1500] {
-            let plain = product(depth, 1, |a, scales, weights, epilogue| {
-                gemm_i8(Isa::Portable, a, scales, weights, epilogue, false);
-            });
-            let bytes = product(depth, T::GROUP, |a, scales, weights, epilogue| {
-                drive(a, &weights.layout, false, |block| block_i8_body::<T>(a, scales, weights, epilogue, block));
-            });
-            assert_eq!(plain, bytes, "depth {depth}");
-            assert!(plain.iter().any(|&value| value != 0.0));
+            let bytes = product(
+                depth,
+                127,
+                |matrix, scales| PackedI8::grouped(matrix, scales, T::GROUP),
+                |a, scales, weights, epilogue| {
+                    drive(a, &weights.layout, false, |block| block_i8_body::<T>(a, scales, weights, epilogue, block));
+                },
+            );
+            assert_eq!(plain(depth, 127), bytes, "depth {depth}");
         }
     }
 
@@ -435,18 +453,58 @@ mod tests {
         check::<Bytes<8, 0>>();
     }
 
+    /// Weights up to 64 and up to 127 go by different kernels where there are two.
     #[test]
     fn every_instruction_set_gives_the_same_sums() {
         for isa in Isa::available() {
-            for depth in [1, 8, 13, 100, 1500] {
-                let plain = product(depth, 1, |a, scales, weights, epilogue| {
-                    gemm_i8(Isa::Portable, a, scales, weights, epilogue, false);
-                });
-                let same = product(depth, isa.int8_group(), |a, scales, weights, epilogue| {
-                    gemm_i8(isa, a, scales, weights, epilogue, false);
-                });
-                assert_eq!(plain, same, "{isa}, depth {depth}");
+            for (depth, most) in [1, 8, 13, 100, 1500].into_iter().flat_map(|depth| [(depth, 64), (depth, 127)]) {
+                let groups = std::cell::Cell::new(0);
+                let same = product(
+                    depth,
+                    most,
+                    |matrix, scales| PackedI8::new(matrix, scales, isa),
+                    |a, scales, weights, epilogue| {
+                        groups.set(weights.group);
+                        gemm_i8(isa, a, scales, weights, epilogue, false);
+                    },
+                );
+                assert_eq!(plain(depth, most), same, "{isa}, depth {depth}, weights up to {most}");
+                #[cfg(target_arch = "x86_64")]
+                if isa == Isa::Avx2 && depth > 1 {
+                    assert_eq!(groups.get(), if most == 64 { 4 } else { 2 }, "weights up to {most}");
+                }
             }
+        }
+    }
+
+    /// The largest activations and weights that go in pairs: one more, and a sum of 16 bits would not hold.
+    #[cfg(target_arch = "x86_64")]
+    #[test]
+    fn pairs_of_weights_are_taken_where_their_sums_fit() {
+        let places = [0];
+        for (pair, group) in
+            [([127, 1], 4), ([-127, -1], 4), ([64, 64], 4), ([127, -127], 4), ([127, 2], 2), ([-65, -64], 2)]
+        {
+            let values = [pair[0], pair[1], pair[0], pair[1]];
+            let matrix = Matrix { values: &values, taps: 1, tap: 0, inner: &[0, 1, 2, 3], columns: &places };
+            let weights = PackedI8::new(&matrix, vec![1.0], Isa::Avx2);
+            assert_eq!(weights.group, group, "{pair:?}");
+            if !Isa::Avx2.is_available() {
+                continue;
+            }
+            let mut out = [0f32];
+            let epilogue = Epilogue {
+                bias: None,
+                activation: Activation::None,
+                residual: Residual::None,
+                out: SharedSlice::new(&mut out),
+                first: 0,
+                stride: 1,
+            };
+            let a = Rows { data: &[255; 4], count: 1, offset: &|_| 0, taps: &[0] };
+            gemm_i8(Isa::Avx2, &a, RowScales { scales: &[1.0], zeros: &[0] }, &weights, &epilogue, false);
+            let sum: i32 = values.iter().map(|&w| 255 * i32::from(w)).sum();
+            assert_eq!(out[0], sum as f32, "{pair:?}");
         }
     }
 }

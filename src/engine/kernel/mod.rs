@@ -91,7 +91,8 @@ impl Isa {
         Self::available().contains(&self)
     }
 
-    /// How many neighbouring values along the inner dimension one lane of the int8 kernel multiplies and adds.
+    /// How many neighbouring values along the inner dimension one lane of the int8 kernel multiplies and adds; the AVX2 set has a kernel
+    /// for two and one for four, for weights that let it ([`PackedI8`]).
     pub(crate) fn int8_group(self) -> usize {
         match self {
             Self::Portable => 1,
@@ -166,16 +167,19 @@ pub(crate) use for_isa;
 pub fn peak_multiply_adds(isa: Isa, int8: bool) -> f64 {
     const DEPTH: usize = 256;
     const ROWS: usize = 48 * MR;
+    // Several panels, over which what is done once for a row is spread.
+    const COLUMNS: usize = 8 * NR;
     let taps = [0];
     let offset = |_: usize| 0;
-    let mut out = vec![0f32; ROWS * NR];
+    let mut out = vec![0f32; ROWS * COLUMNS];
     let mut best = f64::INFINITY;
-    let (float, levels) = (vec![0.5f32; DEPTH], vec![3i16; DEPTH]);
-    let (inner, columns): (Vec<usize>, Vec<usize>) = ((0..DEPTH).map(|k| k * NR).collect(), (0..NR).collect());
+    let (float, levels) = (vec![0.5f32; DEPTH], vec![3u8; DEPTH]);
+    let (inner, columns): (Vec<usize>, Vec<usize>) =
+        ((0..DEPTH).map(|k| k * COLUMNS).collect(), (0..COLUMNS).collect());
     let weights =
-        PackedF32::new(&Matrix { values: &[0.5; DEPTH * NR], taps: 1, tap: 0, inner: &inner, columns: &columns });
-    let levels_of_weights = Matrix { values: &[3; DEPTH * NR], taps: 1, tap: 0, inner: &inner, columns: &columns };
-    let quantized = PackedI8::new(&levels_of_weights, vec![1.0; NR], isa.int8_group());
+        PackedF32::new(&Matrix { values: &[0.5; DEPTH * COLUMNS], taps: 1, tap: 0, inner: &inner, columns: &columns });
+    let levels_of_weights = Matrix { values: &[3; DEPTH * COLUMNS], taps: 1, tap: 0, inner: &inner, columns: &columns };
+    let quantized = PackedI8::new(&levels_of_weights, vec![1.0; COLUMNS], isa);
     for _ in 0..50 {
         let epilogue = Epilogue {
             bias: None,
@@ -183,7 +187,7 @@ pub fn peak_multiply_adds(isa: Isa, int8: bool) -> f64 {
             residual: Residual::None,
             out: SharedSlice::new(&mut out),
             first: 0,
-            stride: NR,
+            stride: COLUMNS,
         };
         let start = std::time::Instant::now();
         if int8 {
@@ -195,5 +199,5 @@ pub fn peak_multiply_adds(isa: Isa, int8: bool) -> f64 {
         }
         best = best.min(start.elapsed().as_secs_f64());
     }
-    (ROWS * DEPTH * NR) as f64 / best
+    (ROWS * DEPTH * COLUMNS) as f64 / best
 }

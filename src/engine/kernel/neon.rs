@@ -20,7 +20,7 @@ macro_rules! int_tile {
     ($tile:ty, $run:ident, $group:literal, $offset:literal) => {
         impl IntTile for $tile {
             const GROUP: usize = $group;
-            const BYTES: bool = true;
+            const TILED: bool = true;
             const OFFSET: u8 = $offset;
 
             type Weight = i8;
@@ -33,7 +33,7 @@ macro_rules! int_tile {
             #[inline(always)]
             unsafe fn run(a: &Levels<'_>, b: &[i8], acc: &mut [[i32; NR]; MR]) {
                 // SAFETY: the same promises.
-                unsafe { $run(a.bytes, b, acc) }
+                unsafe { $run(a.tiled, b, acc) }
             }
         }
     };

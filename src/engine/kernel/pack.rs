@@ -1,5 +1,6 @@
 //! Weights as the kernels read them: panels of [`NR`] columns, each with its inner dimension from first to last.
 
+use super::Isa;
 use super::cell::SharedSlice;
 use super::tile::{NR, Segment};
 use crate::engine::pool;
@@ -197,6 +198,8 @@ impl PackedF32 {
 pub(crate) struct PackedI8 {
     pub(crate) layout: Layout,
     pub(super) values: Aligned<i8>,
+    /// How many values along the inner dimension stand side by side in a panel.
+    pub(super) group: usize,
     /// What one unit of a column's weights is worth.
     pub(super) scales: Vec<f32>,
     /// The sum of each column's weights, which takes an activation's zero point out of a product.
@@ -204,8 +207,21 @@ pub(crate) struct PackedI8 {
 }
 
 impl PackedI8 {
-    /// Packs a matrix, whose unit in each column is `scales[column]`, for a kernel that takes `group` values at once.
-    pub(crate) fn new(matrix: &Matrix<'_, i8>, scales: Vec<f32>, group: usize) -> Self {
+    /// Packs a matrix, whose unit in each column is `scales[column]`, for the kernels of an instruction set.
+    pub(crate) fn new(matrix: &Matrix<'_, i8>, scales: Vec<f32>, isa: Isa) -> Self {
+        #[cfg(target_arch = "x86_64")]
+        if isa == Isa::Avx2 {
+            let mut packed = Self::grouped(matrix, scales, 4);
+            if !packed.pairs_fit() {
+                packed.halve_groups();
+            }
+            return packed;
+        }
+        Self::grouped(matrix, scales, isa.int8_group())
+    }
+
+    /// Packs a matrix for a kernel that takes `group` values at once.
+    pub(super) fn grouped(matrix: &Matrix<'_, i8>, scales: Vec<f32>, group: usize) -> Self {
         assert_eq!(scales.len(), matrix.columns.len(), "a scale for each column");
         let layout = Layout::new(matrix.taps, matrix.inner.len(), scales.len(), group);
         let mut values = Aligned::new(layout.inner() * layout.panels() * NR);
@@ -225,7 +241,35 @@ impl PackedI8 {
             }
         });
         sums.truncate(scales.len());
-        Self { layout, values, scales, sums }
+        Self { layout, values, group, scales, sums }
+    }
+
+    /// Whether the products of any two bytes of activations with neighbouring weights have a sum of 16 bits: 255 times at most 128.
+    #[cfg(target_arch = "x86_64")]
+    fn pairs_fit(&self) -> bool {
+        self.values.slice().chunks(1 << 16).all(|values| {
+            let (mut most, mut least) = (0i16, 0i16);
+            for pair in values.chunks_exact(2) {
+                let (a, b) = (i16::from(pair[0]), i16::from(pair[1]));
+                most = most.max(a.max(0) + b.max(0));
+                least = least.min(a.min(0) + b.min(0));
+            }
+            most <= 128 && least >= -128
+        })
+    }
+
+    /// From groups of four to groups of two.
+    #[cfg(target_arch = "x86_64")]
+    fn halve_groups(&mut self) {
+        for four in self.values.slice_mut().chunks_exact_mut(4 * NR) {
+            let mut halves = [0i8; 4 * NR];
+            for (lane, values) in four.chunks_exact(4).enumerate() {
+                halves[2 * lane..][..2].copy_from_slice(&values[..2]);
+                halves[2 * (NR + lane)..][..2].copy_from_slice(&values[2..]);
+            }
+            four.copy_from_slice(&halves);
+        }
+        self.group = 2;
     }
 }
 

@@ -1,12 +1,17 @@
 //! Activations to 8 bits, as they run.
 
-use super::for_isa;
+use super::cell::SharedSlice;
+use super::{Isa, for_isa};
+use crate::engine::pool;
 
-/// Rows of activations in 8 bits. A value x of row i is about `scales[i] * (q - zeros[i])`, q in 0..=255.
+/// Numbers that one task quantises.
+const TASK: usize = 1 << 14;
+
+/// Rows of activations in 8 bits. A value x of row i is about `scales[i] * (q - zeros[i])`.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct QuantRows {
-    /// q as 16-bit integers, which the products take; rows of `stride`.
-    pub(crate) values: Vec<i16>,
+    /// q, in rows of `stride`.
+    pub(crate) values: Vec<u8>,
     pub(crate) stride: usize,
     pub(crate) scales: Vec<f32>,
     pub(crate) zeros: Vec<i32>,
@@ -67,7 +72,7 @@ pub(crate) fn range(values: &[f32]) -> (f32, f32) {
 
 /// Quantises values with a given scale and zero point.
 #[inline(always)]
-pub(crate) fn quantize(values: &[f32], scale: f32, zero: i32, out: &mut [i16]) {
+pub(crate) fn quantize(values: &[f32], scale: f32, zero: i32, out: &mut [u8]) {
     const ROUND: f32 = 12_582_912.0;
     let inverse = if scale > 0.0 { 1.0 / scale } else { 0.0 };
     let zero = zero as f32;
@@ -75,32 +80,56 @@ pub(crate) fn quantize(values: &[f32], scale: f32, zero: i32, out: &mut [i16]) {
         let y = x * inverse + zero;
         let y = if y > 0.0 { y } else { 0.0 };
         let y = if y < 255.0 { y } else { 255.0 };
-        *q = ((y + ROUND).to_bits() & 0x1ff) as i16;
+        *q = ((y + ROUND).to_bits() & 0xff) as u8;
     }
 }
 
+/// Some rows of a [`QuantRows`].
+struct Part<'a> {
+    values: &'a mut [u8],
+    scales: &'a mut [f32],
+    zeros: &'a mut [i32],
+}
+
 #[inline(always)]
-fn quantize_rows_body<const FMA: bool>(values: &[f32], depth: usize, out: &mut QuantRows) {
-    let rows = values.len().checked_div(depth).unwrap_or(0);
-    out.scales.clear();
-    out.zeros.clear();
-    out.values.resize(rows * out.stride, 0);
-    if depth == 0 {
-        return;
-    }
-    for (row, q) in values.chunks_exact(depth).zip(out.values.chunks_exact_mut(out.stride.max(1))) {
+fn quantize_part_body<const FMA: bool>(values: &[f32], depth: usize, stride: usize, out: Part<'_>) {
+    let rows = values.chunks_exact(depth).zip(out.values.chunks_exact_mut(stride));
+    for ((row, q), (scale, zero)) in rows.zip(out.scales.iter_mut().zip(out.zeros)) {
         let (low, high) = range(row);
-        let (scale, zero) = affine(low, high);
-        quantize(row, scale, zero, &mut q[..depth]);
+        (*scale, *zero) = affine(low, high);
+        quantize(row, *scale, *zero, &mut q[..depth]);
         q[depth..].fill(0);
-        out.scales.push(scale);
-        out.zeros.push(zero);
     }
 }
 
 for_isa! {
-    /// Quantises rows of `depth` values, each with its own scale; `out.stride` says how far apart they come to stand.
-    pub(crate) fn quantize_rows(isa, values: &[f32], depth: usize, out: &mut QuantRows) = quantize_rows_body
+    fn quantize_part(isa, values: &[f32], depth: usize, stride: usize, out: Part<'_>) = quantize_part_body
+}
+
+/// Quantises rows of `depth` values, each with its own scale, shared by the engine's threads; `out.stride` says how far apart they come to
+/// stand, at least `depth`.
+pub(crate) fn quantize_rows(isa: Isa, values: &[f32], depth: usize, out: &mut QuantRows) {
+    let rows = values.len().checked_div(depth).unwrap_or(0);
+    let stride = out.stride;
+    out.values.resize(rows * stride, 0);
+    out.scales.resize(rows, 0.0);
+    out.zeros.resize(rows, 0);
+    let together = TASK.div_ceil(depth.max(1));
+    let (q, scales, zeros) =
+        (SharedSlice::new(&mut out.values), SharedSlice::new(&mut out.scales), SharedSlice::new(&mut out.zeros));
+    pool::run(rows.div_ceil(together), |task| {
+        let first = task * together;
+        let count = together.min(rows - first);
+        // SAFETY: each row belongs to one task.
+        let part = unsafe {
+            Part {
+                values: q.slice(first * stride, count * stride),
+                scales: scales.slice(first, count),
+                zeros: zeros.slice(first, count),
+            }
+        };
+        quantize_part(isa, &values[first * depth..][..count * depth], depth, stride, part);
+    });
 }
 
 #[inline(always)]
@@ -114,11 +143,11 @@ for_isa! {
 }
 
 #[inline(always)]
-fn quantize_body<const FMA: bool>(values: &[f32], scale: f32, zero: i32, out: &mut [i16]) {
+fn quantize_body<const FMA: bool>(values: &[f32], scale: f32, zero: i32, out: &mut [u8]) {
     quantize(values, scale, zero, out);
 }
 
 for_isa! {
     /// [`quantize`] for the instruction set.
-    pub(crate) fn quantize_into(isa, values: &[f32], scale: f32, zero: i32, out: &mut [i16]) = quantize_body
+    pub(crate) fn quantize_into(isa, values: &[f32], scale: f32, zero: i32, out: &mut [u8]) = quantize_body
 }

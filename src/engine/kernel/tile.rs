@@ -57,12 +57,12 @@ pub(crate) unsafe fn float<const FMA: bool>(
 /// The rows of A that meet a panel of B, as integer products read them.
 pub(super) struct Levels<'a> {
     /// Where all rows stand.
-    pub(super) values: &'a [i16],
+    pub(super) values: &'a [u8],
     /// Where each row of the tile starts.
     pub(super) rows: &'a [usize; MR],
     pub(super) segments: &'a [Segment],
-    /// The same as [`narrow`] laid it out, for a product that takes bytes; else empty.
-    pub(super) bytes: &'a [u8],
+    /// The same as [`arrange`] laid it out, for a product that takes it so; else empty.
+    pub(super) tiled: &'a [u8],
 }
 
 /// The integer product of an instruction set.
@@ -70,10 +70,13 @@ pub(super) trait IntTile {
     /// How many values along the inner dimension stand side by side in a panel.
     const GROUP: usize;
 
-    /// Whether the product reads [`Levels::bytes`].
-    const BYTES: bool = false;
+    /// Whether the product reads [`Levels::tiled`].
+    const TILED: bool = false;
 
-    /// What is taken from each activation before it becomes a byte: 128 where the instructions want signed ones, or 0.
+    /// Bytes of a value there: 2 for 16-bit integers.
+    const TILED_BYTES: usize = 1;
+
+    /// What is taken from each activation: 128 where the instructions want signed bytes, or 0; other than 0 only if `TILED`.
     const OFFSET: u8 = 0;
 
     /// A weight as the product takes it.
@@ -86,23 +89,25 @@ pub(super) trait IntTile {
     ///
     /// # Safety
     ///
-    /// As [`float`], and the lengths of the segments are multiples of `GROUP`; if `BYTES`, there are `MR` bytes for each
-    /// value of the segments; the processor has the instruction set.
+    /// As [`float`], and the lengths of the segments are multiples of `GROUP`; if `TILED`, what [`arrange`] made of the segments is
+    /// there; the processor has the instruction set.
     unsafe fn run(a: &Levels<'_>, b: &[Self::Weight], acc: &mut [[i32; NR]; MR]);
 }
 
-/// Narrows the rows of a tile to bytes, less `T::OFFSET`, laid out as `[depth / GROUP][MR][GROUP]`: what a product needs next
-/// stands next.
+/// Lays the rows of a tile out, less `T::OFFSET`, as `[depth / GROUP][MR][GROUP]`, each value in `T::TILED_BYTES`: what a product needs
+/// next stands next.
 #[inline(always)]
-pub(super) fn narrow<T: IntTile>(values: &[i16], rows: &[usize; MR], segments: &[Segment], out: &mut [u8]) {
+pub(super) fn arrange<T: IntTile>(values: &[u8], rows: &[usize; MR], segments: &[Segment], out: &mut [u8]) {
+    let size = T::GROUP * T::TILED_BYTES;
     let mut out = out;
     for segment in segments {
-        let (here, rest) = out.split_at_mut(segment.len * MR);
+        let (here, rest) = out.split_at_mut(segment.len * MR * T::TILED_BYTES);
         for (i, row) in rows.iter().enumerate() {
             let from = &values[row + segment.start..][..segment.len];
-            for (group, to) in from.chunks_exact(T::GROUP).zip(here.chunks_exact_mut(T::GROUP * MR)) {
-                for (q, byte) in group.iter().zip(&mut to[i * T::GROUP..][..T::GROUP]) {
-                    *byte = (*q as u8) ^ T::OFFSET;
+            for (group, to) in from.chunks_exact(T::GROUP).zip(here.chunks_exact_mut(size * MR)) {
+                for (q, value) in group.iter().zip(to[i * size..][..size].chunks_exact_mut(T::TILED_BYTES)) {
+                    value.fill(0);
+                    value[0] = q ^ T::OFFSET;
                 }
             }
         }
@@ -129,7 +134,7 @@ impl IntTile for Portable {
         let mut panel = b.as_ptr();
         for segment in a.segments {
             // SAFETY: by the caller's promise on `a`.
-            let from: [*const i16; MR] =
+            let from: [*const u8; MR] =
                 std::array::from_fn(|i| unsafe { a.values.as_ptr().add(a.rows[i]).add(segment.start) });
             for p in 0..segment.len {
                 // SAFETY: by the caller's promise on `b`.
@@ -149,13 +154,15 @@ impl IntTile for Portable {
     }
 }
 
-/// x86-64 with AVX2: `vpmaddwd` on 16-bit values. `vpmaddubsw` would multiply twice as many, but its 16-bit sums saturate.
+/// x86-64 with AVX2: `vpmaddwd` on 16-bit values.
 #[cfg(target_arch = "x86_64")]
 pub(super) struct Avx2;
 
 #[cfg(target_arch = "x86_64")]
 impl IntTile for Avx2 {
     const GROUP: usize = 2;
+    const TILED: bool = true;
+    const TILED_BYTES: usize = 2;
 
     type Weight = i16;
 
@@ -169,17 +176,73 @@ impl IntTile for Avx2 {
     #[inline(always)]
     unsafe fn run(a: &Levels<'_>, b: &[i16], acc: &mut [[i32; NR]; MR]) {
         // SAFETY: the same promises.
-        unsafe { avx2_int(a, b, acc) }
+        unsafe { avx2_int(a.tiled, b, acc) }
     }
 }
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2")]
 #[inline]
-unsafe fn avx2_int(a: &Levels<'_>, b: &[i16], acc: &mut [[i32; NR]; MR]) {
+unsafe fn avx2_int(a: &[u8], b: &[i16], acc: &mut [[i32; NR]; MR]) {
+    use std::arch::x86_64::*;
+    const STEP: usize = 4 * MR;
+    // SAFETY: `acc` has 16 values a row; `a` has two 16-bit values of each row, and `b` of each column, for each step.
+    unsafe {
+        let mut c = [[_mm256_setzero_si256(); 2]; MR];
+        for i in 0..MR {
+            c[i][0] = _mm256_loadu_si256(acc[i].as_ptr().cast());
+            c[i][1] = _mm256_loadu_si256(acc[i].as_ptr().add(8).cast());
+        }
+        let (mut from, mut panel) = (a.as_ptr(), b.as_ptr());
+        for _ in 0..a.len() / STEP {
+            let low = _mm256_loadu_si256(panel.cast());
+            let high = _mm256_loadu_si256(panel.add(NR).cast());
+            for i in 0..MR {
+                let pair = _mm256_set1_epi32(from.add(4 * i).cast::<i32>().read_unaligned());
+                c[i][0] = _mm256_add_epi32(c[i][0], _mm256_madd_epi16(pair, low));
+                c[i][1] = _mm256_add_epi32(c[i][1], _mm256_madd_epi16(pair, high));
+            }
+            from = from.add(STEP);
+            panel = panel.add(2 * NR);
+        }
+        for i in 0..MR {
+            _mm256_storeu_si256(acc[i].as_mut_ptr().cast(), c[i][0]);
+            _mm256_storeu_si256(acc[i].as_mut_ptr().add(8).cast(), c[i][1]);
+        }
+    }
+}
+
+/// x86-64 with AVX2: `vpmaddubsw` on bytes, whose sums of two products are 16 bits wide and saturate. So it is for weights whose neighbours
+/// leave room, which [`PackedI8`](super::PackedI8) finds out; `maskgit-export quantize` chooses its weights so.
+#[cfg(target_arch = "x86_64")]
+pub(super) struct Avx2Bytes;
+
+#[cfg(target_arch = "x86_64")]
+impl IntTile for Avx2Bytes {
+    const GROUP: usize = 4;
+
+    type Weight = i8;
+
+    #[inline(always)]
+    fn prepare<'a>(b: &'a [i8], _: &'a mut Vec<i8>) -> &'a [i8] {
+        b
+    }
+
+    #[inline(always)]
+    unsafe fn run(a: &Levels<'_>, b: &[i8], acc: &mut [[i32; NR]; MR]) {
+        // SAFETY: the same promises.
+        unsafe { avx2_bytes(a, b, acc) }
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2")]
+#[inline]
+unsafe fn avx2_bytes(a: &Levels<'_>, b: &[i8], acc: &mut [[i32; NR]; MR]) {
     use std::arch::x86_64::*;
     // SAFETY: `acc` has 16 values a row; `a` and `b` are read within the caller's promises.
     unsafe {
+        let ones = _mm256_set1_epi16(1);
         let mut c = [[_mm256_setzero_si256(); 2]; MR];
         for i in 0..MR {
             c[i][0] = _mm256_loadu_si256(acc[i].as_ptr().cast());
@@ -187,18 +250,18 @@ unsafe fn avx2_int(a: &Levels<'_>, b: &[i16], acc: &mut [[i32; NR]; MR]) {
         }
         let mut panel = b.as_ptr();
         for segment in a.segments {
-            let from: [*const i16; MR] = std::array::from_fn(|i| a.values.as_ptr().add(a.rows[i]).add(segment.start));
+            let from: [*const u8; MR] = std::array::from_fn(|i| a.values.as_ptr().add(a.rows[i]).add(segment.start));
             let mut p = 0;
             while p < segment.len {
                 let low = _mm256_loadu_si256(panel.cast());
-                let high = _mm256_loadu_si256(panel.add(NR).cast());
+                let high = _mm256_loadu_si256(panel.add(2 * NR).cast());
                 for i in 0..MR {
-                    let pair = _mm256_set1_epi32(from[i].add(p).cast::<i32>().read_unaligned());
-                    c[i][0] = _mm256_add_epi32(c[i][0], _mm256_madd_epi16(pair, low));
-                    c[i][1] = _mm256_add_epi32(c[i][1], _mm256_madd_epi16(pair, high));
+                    let four = _mm256_set1_epi32(from[i].add(p).cast::<i32>().read_unaligned());
+                    c[i][0] = _mm256_add_epi32(c[i][0], _mm256_madd_epi16(_mm256_maddubs_epi16(four, low), ones));
+                    c[i][1] = _mm256_add_epi32(c[i][1], _mm256_madd_epi16(_mm256_maddubs_epi16(four, high), ones));
                 }
-                panel = panel.add(2 * NR);
-                p = p.wrapping_add(2);
+                panel = panel.add(4 * NR);
+                p = p.wrapping_add(4);
             }
         }
         for i in 0..MR {

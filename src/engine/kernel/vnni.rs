@@ -5,7 +5,7 @@
 
 use std::arch::x86_64::*;
 
-use super::tile::{IntTile, Levels, MR, NR};
+use super::tile::{IntTile, Levels, MR, NR, Segment};
 
 /// AVX-512 VNNI (Cascade Lake, Ice Lake, Zen 4 and later): all columns of a panel in one register.
 pub(super) struct Avx512Vnni;
@@ -17,7 +17,6 @@ macro_rules! int_tile {
     ($tile:ty, $run:ident) => {
         impl IntTile for $tile {
             const GROUP: usize = 4;
-            const BYTES: bool = true;
 
             type Weight = i8;
 
@@ -29,7 +28,7 @@ macro_rules! int_tile {
             #[inline(always)]
             unsafe fn run(a: &Levels<'_>, b: &[i8], acc: &mut [[i32; NR]; MR]) {
                 // SAFETY: the same promises.
-                unsafe { $run(a.bytes, b, acc) }
+                unsafe { $run(a, b, acc) }
             }
         }
     };
@@ -37,32 +36,44 @@ macro_rules! int_tile {
 int_tile!(Avx512Vnni, run512);
 int_tile!(AvxVnni, run256);
 
-/// Bytes of A in one group of four.
-const STEP: usize = 4 * MR;
+/// Where each row of A stands in a segment.
+///
+/// # Safety
+///
+/// As [`IntTile::run`].
+#[inline(always)]
+unsafe fn rows(a: &Levels<'_>, segment: Segment) -> [*const u8; MR] {
+    // SAFETY: by the caller's promise.
+    std::array::from_fn(|i| unsafe { a.values.as_ptr().add(a.rows[i]).add(segment.start) })
+}
 
 #[target_feature(enable = "avx512f,avx512vnni")]
-unsafe fn run512(a: &[u8], b: &[i8], acc: &mut [[i32; NR]; MR]) {
-    let groups = a.len() / STEP;
-    // SAFETY: `acc` has 16 sums a row; `a` has a group of each row, and `b` of each column, for each of `groups`.
+unsafe fn run512(a: &Levels<'_>, b: &[i8], acc: &mut [[i32; NR]; MR]) {
+    // SAFETY: `acc` has 16 sums a row; `a` and `b` are read within the caller's promises.
     unsafe {
-        let four = |a: *const u8, i: usize| _mm512_set1_epi32(a.add(4 * i).cast::<i32>().read_unaligned());
+        let four = |at: *const u8| _mm512_set1_epi32(at.cast::<i32>().read_unaligned());
         let mut even: [__m512i; MR] = std::array::from_fn(|i| _mm512_loadu_si512(acc[i].as_ptr().cast()));
         let mut odd = [_mm512_setzero_si512(); MR];
-        let (mut from, mut panel) = (a.as_ptr(), b.as_ptr());
-        for _ in 0..groups / 2 {
-            let near = _mm512_loadu_si512(panel.cast());
-            let far = _mm512_loadu_si512(panel.add(4 * NR).cast());
-            for i in 0..MR {
-                even[i] = _mm512_dpbusd_epi32(even[i], four(from, i), near);
-                odd[i] = _mm512_dpbusd_epi32(odd[i], four(from.add(STEP), i), far);
+        let mut panel = b.as_ptr();
+        for &segment in a.segments {
+            let from = rows(a, segment);
+            let mut p = 0;
+            while p + 8 <= segment.len {
+                let near = _mm512_loadu_si512(panel.cast());
+                let far = _mm512_loadu_si512(panel.add(4 * NR).cast());
+                for i in 0..MR {
+                    even[i] = _mm512_dpbusd_epi32(even[i], four(from[i].add(p)), near);
+                    odd[i] = _mm512_dpbusd_epi32(odd[i], four(from[i].add(p + 4)), far);
+                }
+                panel = panel.add(8 * NR);
+                p += 8;
             }
-            from = from.add(2 * STEP);
-            panel = panel.add(8 * NR);
-        }
-        if groups % 2 == 1 {
-            let near = _mm512_loadu_si512(panel.cast());
-            for (i, even) in even.iter_mut().enumerate() {
-                *even = _mm512_dpbusd_epi32(*even, four(from, i), near);
+            if p < segment.len {
+                let near = _mm512_loadu_si512(panel.cast());
+                for i in 0..MR {
+                    even[i] = _mm512_dpbusd_epi32(even[i], four(from[i].add(p)), near);
+                }
+                panel = panel.add(4 * NR);
             }
         }
         for i in 0..MR {
@@ -72,8 +83,7 @@ unsafe fn run512(a: &[u8], b: &[i8], acc: &mut [[i32; NR]; MR]) {
 }
 
 #[target_feature(enable = "avx2,avxvnni")]
-unsafe fn run256(a: &[u8], b: &[i8], acc: &mut [[i32; NR]; MR]) {
-    let groups = a.len() / STEP;
+unsafe fn run256(a: &Levels<'_>, b: &[i8], acc: &mut [[i32; NR]; MR]) {
     // SAFETY: as in `run512`.
     unsafe {
         let mut c = [[_mm256_setzero_si256(); 2]; MR];
@@ -81,17 +91,21 @@ unsafe fn run256(a: &[u8], b: &[i8], acc: &mut [[i32; NR]; MR]) {
             c[i][0] = _mm256_loadu_si256(acc[i].as_ptr().cast());
             c[i][1] = _mm256_loadu_si256(acc[i].as_ptr().add(8).cast());
         }
-        let (mut from, mut panel) = (a.as_ptr(), b.as_ptr());
-        for _ in 0..groups {
-            let low = _mm256_loadu_si256(panel.cast());
-            let high = _mm256_loadu_si256(panel.add(2 * NR).cast());
-            for (i, c) in c.iter_mut().enumerate() {
-                let four = _mm256_set1_epi32(from.add(4 * i).cast::<i32>().read_unaligned());
-                c[0] = _mm256_dpbusd_avx_epi32(c[0], four, low);
-                c[1] = _mm256_dpbusd_avx_epi32(c[1], four, high);
+        let mut panel = b.as_ptr();
+        for &segment in a.segments {
+            let from = rows(a, segment);
+            let mut p = 0;
+            while p < segment.len {
+                let low = _mm256_loadu_si256(panel.cast());
+                let high = _mm256_loadu_si256(panel.add(2 * NR).cast());
+                for i in 0..MR {
+                    let four = _mm256_set1_epi32(from[i].add(p).cast::<i32>().read_unaligned());
+                    c[i][0] = _mm256_dpbusd_avx_epi32(c[i][0], four, low);
+                    c[i][1] = _mm256_dpbusd_avx_epi32(c[i][1], four, high);
+                }
+                panel = panel.add(4 * NR);
+                p += 4;
             }
-            from = from.add(STEP);
-            panel = panel.add(4 * NR);
         }
         for i in 0..MR {
             _mm256_storeu_si256(acc[i].as_mut_ptr().cast(), c[i][0]);

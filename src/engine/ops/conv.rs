@@ -273,7 +273,7 @@ impl Conv2d {
             (Packed::I8(weights), affine) => {
                 let (scale, zero) = affine.unwrap_or((f32::NAN, 0));
                 let mut values = vec![0f32; if input.is_plain() { 0 } else { self.input[1] * self.input[2] }];
-                let copy = self.padded(input.x, band, zero as i16, |from, to: &mut [i16]| {
+                let copy = self.padded(input.x, band, zero as u8, |from, to: &mut [u8]| {
                     if input.is_plain() {
                         quantize_into(self.isa, from, scale, zero, to);
                     } else {

@@ -76,7 +76,7 @@ impl Weights {
     /// Packs weights in int8 with a scale for each column.
     pub(crate) fn i8(target: Target, matrix: &Matrix<'_, i8>, scales: Vec<f32>) -> Self {
         match target {
-            Target::Cpu(isa) => Self::new(Packed::I8(PackedI8::new(matrix, scales, isa.int8_group()))),
+            Target::Cpu(isa) => Self::new(Packed::I8(PackedI8::new(matrix, scales, isa))),
             #[cfg(feature = "cuda")]
             Target::Gpu => {
                 let (values, inner) = (PlainValues::I8(plain(matrix)), matrix.taps * matrix.inner.len());
