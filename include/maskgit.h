@@ -32,7 +32,7 @@
 #include <stdint.h>
 
 // The version of this header's interface. A library with the same number has everything in this header; it grows with every addition.
-#define MASKGIT_ABI_VERSION 2
+#define MASKGIT_ABI_VERSION 1
 
 // A call of the generator failed; its error says the same.
 #define MASKGIT_LOG_ERROR 1

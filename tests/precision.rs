@@ -59,6 +59,34 @@ fn int8_logits_are_near_those_of_fp32() {
     }
 }
 
+/// On processors that compute in fp16, dense layers with fp16 weights do; elsewhere this compares two sets of float32 kernels.
+#[test]
+fn fp16_logits_are_near_those_of_widened_weights() {
+    let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/data/small/halton-fp16");
+    let logits = |isa: Isa, label: usize| {
+        let engine = CpuEngine::new(1).unwrap().with_isa(isa).unwrap();
+        let bundle = Bundle::open(&folder).unwrap();
+        let mut generator = Generator::with_engine(bundle, Box::new(engine), &OpenOptions::default()).unwrap();
+        let manifest = generator.manifest();
+        let tokens: Vec<i64> = (0..manifest.tokens() as i64)
+            .map(|i| if i % 3 == 0 { i % manifest.codes as i64 } else { manifest.mask_id })
+            .collect();
+        generator.logits(&tokens, label).unwrap()
+    };
+    for isa in Isa::available() {
+        for label in [0, 1] {
+            let (wide, narrow) = (logits(Isa::Portable, label), logits(isa, label));
+            let dot = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(x, y)| f64::from(*x) * f64::from(*y)).sum::<f64>();
+            let cosine = dot(&wide, &narrow) / (dot(&wide, &wide) * dot(&narrow, &narrow)).sqrt();
+            assert!(cosine > 0.99999, "{isa}: cosine {cosine}");
+            #[cfg(target_arch = "aarch64")]
+            if isa != Isa::Portable && std::arch::is_aarch64_feature_detected!("fp16") {
+                assert!(cosine < 1.0 - 1e-9, "{isa} gives the numbers of float32: is it fp16?");
+            }
+        }
+    }
+}
+
 /// What the rules must find. A rule that stops matching leaves a correct but slower graph, which no other test sees.
 #[test]
 fn the_graphs_are_fused() {

@@ -21,7 +21,7 @@ mod pixels;
 use std::ffi::{CStr, c_char};
 
 /// The version of this header's interface. A library with the same number has everything in this header; it grows with every addition.
-pub const MASKGIT_ABI_VERSION: u32 = 2;
+pub const MASKGIT_ABI_VERSION: u32 = 1;
 
 /// The MASKGIT_ABI_VERSION of the library that the program runs with.
 #[unsafe(no_mangle)]

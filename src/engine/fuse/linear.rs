@@ -78,7 +78,9 @@ fn pack(context: &Context, found: &Found, axes: &Axes) -> TractResult<Option<Wei
     Ok(match found.load(context)? {
         Constant::F32(tensor) => {
             let values = tensor.try_as_plain_ram()?.as_slice::<f32>()?;
-            Some(Weights::f32(context.target, &Matrix { values, taps: 1, tap: 0, inner: &inner, columns: &columns }))
+            let matrix = Matrix { values, taps: 1, tap: 0, inner: &inner, columns: &columns };
+            let pack = if found.is_half() { Weights::half } else { Weights::f32 };
+            Some(pack(context.target, &matrix))
         }
         Constant::I8 { values, scales } => {
             let by_column = scales

@@ -270,6 +270,11 @@ impl Found {
         super::constant(model, outlet).map(Self::Computed)
     }
 
+    /// Whether its numbers are in fp16 in the file.
+    pub(super) fn is_half(&self) -> bool {
+        matches!(self, Self::InFile(weight) if weight.stored == Stored::F16)
+    }
+
     pub(super) fn shape(&self) -> &[usize] {
         match self {
             Self::Computed(tensor) => tensor.shape(),

@@ -73,10 +73,10 @@ impl RowScales<'_> {
 }
 
 /// One task: a block of rows times a range of panels.
-struct Block<'a> {
-    rows: Range<usize>,
-    panels: Range<usize>,
-    stretches: &'a [Vec<Segment>],
+pub(super) struct Block<'a> {
+    pub(super) rows: Range<usize>,
+    pub(super) panels: Range<usize>,
+    pub(super) stretches: &'a [Vec<Segment>],
 }
 
 /// Computes `rows x weights` in f32; `fused` says whether multiply-add may round once, where the instruction set does.
@@ -124,7 +124,12 @@ pub(crate) fn gemm_i8(
 }
 
 /// Cuts a product into tasks and runs them.
-fn drive<T: Sync>(a: &Rows<'_, T>, layout: &Layout, parallel: bool, work: impl Fn(&Block<'_>) + Send + Sync) {
+pub(super) fn drive<T: Sync>(
+    a: &Rows<'_, T>,
+    layout: &Layout,
+    parallel: bool,
+    work: impl Fn(&Block<'_>) + Send + Sync,
+) {
     if a.count == 0 || layout.columns == 0 {
         return;
     }
@@ -151,7 +156,7 @@ fn drive<T: Sync>(a: &Rows<'_, T>, layout: &Layout, parallel: bool, work: impl F
 }
 
 /// The offsets of a block's rows, filled up to whole tiles by the last, after checking that all that will be read is there.
-fn row_offsets<T>(a: &Rows<'_, T>, block: &Block<'_>) -> Vec<usize> {
+pub(super) fn row_offsets<T>(a: &Rows<'_, T>, block: &Block<'_>) -> Vec<usize> {
     let count = block.rows.len().next_multiple_of(MR);
     let last = block.rows.end - 1;
     let offsets: Vec<usize> = (0..count).map(|i| (a.offset)((block.rows.start + i).min(last))).collect();
@@ -161,13 +166,13 @@ fn row_offsets<T>(a: &Rows<'_, T>, block: &Block<'_>) -> Vec<usize> {
     offsets
 }
 
-fn tile_rows(offsets: &[usize], tile: usize) -> &[usize; MR] {
+pub(super) fn tile_rows(offsets: &[usize], tile: usize) -> &[usize; MR] {
     offsets[tile * MR..].first_chunk().expect("row offsets fill whole tiles")
 }
 
 /// The values of one panel from a list of one a column.
 #[inline(always)]
-fn lanes<T: Copy + Default>(values: &[T], panel: usize) -> [T; NR] {
+pub(super) fn lanes<T: Copy + Default>(values: &[T], panel: usize) -> [T; NR] {
     let mut lanes = [T::default(); NR];
     let first = panel * NR;
     let width = values.len().saturating_sub(first).min(NR);
@@ -177,7 +182,14 @@ fn lanes<T: Copy + Default>(values: &[T], panel: usize) -> [T; NR] {
 
 /// Finishes one row of a tile and writes it.
 #[inline(always)]
-fn finish(epilogue: &Epilogue<'_>, mut values: [f32; NR], bias: &[f32; NR], row: usize, column: usize, width: usize) {
+pub(super) fn finish(
+    epilogue: &Epilogue<'_>,
+    mut values: [f32; NR],
+    bias: &[f32; NR],
+    row: usize,
+    column: usize,
+    width: usize,
+) {
     for j in 0..NR {
         values[j] += bias[j];
     }

@@ -10,6 +10,8 @@ mod activation;
 mod cell;
 mod gemm;
 #[cfg(target_arch = "aarch64")]
+pub(crate) mod half;
+#[cfg(target_arch = "aarch64")]
 mod neon;
 mod pack;
 mod quantize;
@@ -21,6 +23,8 @@ pub(crate) mod winograd;
 pub(crate) use activation::Activation;
 pub(crate) use cell::SharedSlice;
 pub(crate) use gemm::{Epilogue, Residual, RowScales, Rows, gemm_f32, gemm_i8};
+#[cfg(target_arch = "aarch64")]
+pub(crate) use pack::PackedF16;
 pub(crate) use pack::{Matrix, PackedF32, PackedI8};
 pub(crate) use quantize::{QuantRows, affine, quantize_into, quantize_rows, range_of};
 pub(crate) use tile::{MR, NR, Segment, float as float_tile};
@@ -89,6 +93,13 @@ impl Isa {
     /// Whether this processor has it.
     pub fn is_available(self) -> bool {
         Self::available().contains(&self)
+    }
+
+    /// Whether products with fp16 weights are computed in fp16; else the weights are widened. [`Isa::Portable`] never does, so that there is
+    /// something to compare with.
+    #[cfg(target_arch = "aarch64")]
+    pub(crate) fn computes_half(self) -> bool {
+        self != Self::Portable && half::is_available()
     }
 
     /// How many neighbouring values along the inner dimension one lane of the int8 kernel multiplies and adds; the AVX2 set has a kernel

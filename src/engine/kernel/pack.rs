@@ -1,5 +1,8 @@
 //! Weights as the kernels read them: panels of [`NR`] columns, each with its inner dimension from first to last.
 
+#[cfg(target_arch = "aarch64")]
+use tract_onnx::prelude::f16;
+
 use super::Isa;
 use super::cell::SharedSlice;
 use super::tile::{NR, Segment};
@@ -189,6 +192,29 @@ impl PackedF32 {
         let layout = Layout::new(matrix.taps, matrix.inner.len(), matrix.columns.len(), 1);
         let mut values = Aligned::new(layout.inner() * layout.panels() * NR);
         layout.fill(matrix, values.slice_mut());
+        Self { layout, values }
+    }
+}
+
+/// Weights in fp16.
+#[cfg(target_arch = "aarch64")]
+#[derive(Clone, Debug)]
+pub(crate) struct PackedF16 {
+    pub(crate) layout: Layout,
+    /// The bits of the numbers; eight values along the inner dimension are read at once, so its length is a multiple of that.
+    pub(super) values: Aligned<u16>,
+}
+
+#[cfg(target_arch = "aarch64")]
+impl PackedF16 {
+    /// Packs weights, which fp16 can hold exactly.
+    pub(crate) fn new(matrix: &Matrix<'_, f32>) -> Self {
+        let halves: Vec<u16> = matrix.values.iter().map(|&v| f16::from_f32(v).to_bits()).collect();
+        let Matrix { taps, tap, inner, columns, .. } = *matrix;
+        let padded = inner.len().next_multiple_of(8);
+        let layout = Layout { padded, ..Layout::new(taps, inner.len(), columns.len(), 1) };
+        let mut values = Aligned::new(layout.inner() * layout.panels() * NR);
+        layout.fill(&Matrix { values: &halves, taps, tap, inner, columns }, values.slice_mut());
         Self { layout, values }
     }
 }

@@ -197,10 +197,10 @@ unsafe fn avx2_int(a: &[u8], b: &[i16], acc: &mut [[i32; NR]; MR]) {
         for _ in 0..a.len() / STEP {
             let low = _mm256_loadu_si256(panel.cast());
             let high = _mm256_loadu_si256(panel.add(NR).cast());
-            for i in 0..MR {
+            for (i, c) in c.iter_mut().enumerate() {
                 let pair = _mm256_set1_epi32(from.add(4 * i).cast::<i32>().read_unaligned());
-                c[i][0] = _mm256_add_epi32(c[i][0], _mm256_madd_epi16(pair, low));
-                c[i][1] = _mm256_add_epi32(c[i][1], _mm256_madd_epi16(pair, high));
+                c[0] = _mm256_add_epi32(c[0], _mm256_madd_epi16(pair, low));
+                c[1] = _mm256_add_epi32(c[1], _mm256_madd_epi16(pair, high));
             }
             from = from.add(STEP);
             panel = panel.add(2 * NR);

@@ -236,6 +236,8 @@ impl Conv2d {
                 Packed::F32(weights) => weights.layout.padded,
                 Packed::I8(weights) => weights.layout.padded,
                 Packed::Winograd(_) => self.input[2],
+                #[cfg(target_arch = "aarch64")]
+                Packed::F16(_) => self.input[2],
                 #[cfg(feature = "cuda")]
                 Packed::Plain(_) => self.input[2],
             },
@@ -268,6 +270,8 @@ impl Conv2d {
                 gemm_f32((self.isa, self.fused), &a, weights, epilogue, parallel);
             }
             (Packed::Winograd(_), _) => unreachable!("it has a way of its own"),
+            #[cfg(target_arch = "aarch64")]
+            (Packed::F16(_), _) => unreachable!("of dense layers only"),
             #[cfg(feature = "cuda")]
             (Packed::Plain(_), _) => unreachable!("refused before"),
             (Packed::I8(weights), affine) => {

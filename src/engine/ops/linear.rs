@@ -5,6 +5,8 @@ use tract_onnx::tract_core::internal::*;
 use super::weights::Packed;
 use super::{Vector, Weights, numbers, operator, output_over, residual, slice_mut};
 use crate::engine::Isa;
+#[cfg(target_arch = "aarch64")]
+use crate::engine::kernel::half::{HalfRows, gemm_f16};
 use crate::engine::kernel::{
     Activation, Epilogue, QuantRows, RowScales, Rows, SharedSlice, gemm_f32, gemm_i8, quantize_rows,
 };
@@ -15,7 +17,8 @@ pub(super) const PARALLEL: usize = 1 << 19;
 /// `activation(x W + b) + residual` over rows.
 ///
 /// Input 0 holds rows of `inner` numbers, whatever its shape; input 1, where there is a residual, has the output's shape. With
-/// int8 weights, each row is quantised to 8 bits with its own scale, and the products are summed exactly.
+/// int8 weights, each row is quantised to 8 bits with its own scale, and the products are summed exactly; with fp16 weights, each row is
+/// rounded to fp16, scaled.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Linear {
     pub(crate) weights: Weights,
@@ -73,6 +76,8 @@ impl Linear {
             Packed::Winograd(_) => bail!("a dense layer has the weights of a convolution"),
             #[cfg(feature = "cuda")]
             Packed::Plain(_) => bail!("a dense layer has the weights of a GPU"),
+            #[cfg(target_arch = "aarch64")]
+            Packed::F16(weights) => gemm_f16(&HalfRows::new(x, self.inner), weights, &epilogue, parallel),
             Packed::I8(weights) => {
                 let stride = weights.layout.padded;
                 let mut quantized = QuantRows { stride, ..QuantRows::default() };

@@ -4,6 +4,8 @@ use std::ops::Deref;
 use std::sync::Arc;
 
 use crate::engine::fuse::Target;
+#[cfg(target_arch = "aarch64")]
+use crate::engine::kernel::PackedF16;
 use crate::engine::kernel::{Matrix, PackedF32, PackedI8, winograd};
 
 /// A product's weights, in the order of its instruction set. Two are equal when they are the same object.
@@ -16,6 +18,9 @@ pub(crate) enum Packed {
     /// Of a 3x3 convolution, for Winograd's products.
     Winograd(Vec<PackedF32>),
     I8(PackedI8),
+    /// For processors that compute in fp16.
+    #[cfg(target_arch = "aarch64")]
+    F16(PackedF16),
     /// For a GPU.
     #[cfg(feature = "cuda")]
     Plain(Plain),
@@ -68,6 +73,15 @@ impl Weights {
         }
     }
 
+    /// Packs weights that are in fp16 in the file, widened meanwhile, for products in fp16 where the target computes in it.
+    pub(crate) fn half(target: Target, matrix: &Matrix<'_, f32>) -> Self {
+        match target {
+            #[cfg(target_arch = "aarch64")]
+            Target::Cpu(isa) if isa.computes_half() => Self::new(Packed::F16(PackedF16::new(matrix))),
+            _ => Self::f32(target, matrix),
+        }
+    }
+
     /// Packs the weights of a 3x3 convolution for Winograd's products.
     pub(crate) fn winograd(matrix: &Matrix<'_, f32>) -> Self {
         Self::new(Packed::Winograd(winograd::weights(matrix)))
@@ -94,6 +108,8 @@ impl Weights {
             Packed::F32(_) => "fp32",
             Packed::Winograd(_) => "fp32, Winograd",
             Packed::I8(_) => "int8",
+            #[cfg(target_arch = "aarch64")]
+            Packed::F16(_) => "fp16",
             #[cfg(feature = "cuda")]
             Packed::Plain(Plain { values: PlainValues::F32(_), .. }) => "fp32",
             #[cfg(feature = "cuda")]
