@@ -45,7 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--name", help="name in the manifest (default: the bundle's, with -int8)")
     parser.add_argument("--max-error", type=float, default=0.05, help="largest relative error (L2) of a layer in int8")
     parser.add_argument("--min-cosine", type=float, default=0.9999, help="cosine of the logits to reach; else the transformer's worst layers stay fp32, at most a tenth of its weights")
-    parser.add_argument("--min-psnr", type=float, default=45.0, help="PSNR in dB of decoded pictures against fp32 to reach; else the decoder's worst layers stay fp32, at most a quarter of its weights")
+    parser.add_argument("--min-psnr", type=float, default=50.0, help="PSNR in dB of decoded pictures against fp32 to reach; else the decoder's worst layers stay fp32, at most a quarter of its weights")
     parser.add_argument("--min-agreement", type=float, default=0.99, help="part of the encoder's tokens that must stay; else the encoder stays fp32")
     parser.add_argument("--full-range", action="store_true", help="let neighbouring weights be as large as they like: a little nearer to fp32, and slower on x86-64 processors without VNNI")
     add_measuring_arguments(parser)

@@ -9,7 +9,6 @@
 use std::arch::aarch64::*;
 use std::arch::asm;
 
-use super::activation::Activation;
 use super::cell::SharedSlice;
 use super::gemm::{Block, Epilogue, Rows, drive, finish, lanes, row_offsets, tile_rows};
 use super::pack::PackedF16;
@@ -228,6 +227,7 @@ unsafe fn run_tile(a: &[u16], rows: &[usize; MR], segments: &[Segment], b: &[u16
 mod tests {
     use tract_onnx::prelude::f16;
 
+    use super::super::activation::Activation;
     use super::super::gemm::Residual;
     use super::super::pack::Matrix;
     use super::*;
