@@ -63,7 +63,7 @@ fn int8_logits_are_near_those_of_fp32() {
 #[test]
 fn fp16_logits_are_near_those_of_widened_weights() {
     let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/data/small/halton-fp16");
-    let logits = |isa: Isa, label: usize| {
+    let logits = |isa: Isa, label: i64| {
         let engine = CpuEngine::new(1).unwrap().with_isa(isa).unwrap();
         let bundle = Bundle::open(&folder).unwrap();
         let mut generator = Generator::with_engine(bundle, Box::new(engine), &OpenOptions::default()).unwrap();
