@@ -49,6 +49,15 @@ impl Target {
     pub(crate) fn is_gpu(self) -> bool {
         !matches!(self, Self::Cpu(_))
     }
+
+    /// The instruction set of what runs on the CPU.
+    fn isa(self) -> Isa {
+        match self {
+            Self::Cpu(isa) => isa,
+            #[cfg(feature = "cuda")]
+            Self::Gpu => Isa::Portable,
+        }
+    }
 }
 
 /// What the rules need to know.
@@ -66,13 +75,8 @@ pub(crate) struct Context {
 /// Puts our operators into a simplified model. Says whether some weights of products have fewer than 32 bits in the file.
 pub(crate) fn fuse(model: &mut TypedModel, target: Target, source: &Source) -> TractResult<bool> {
     let narrow = model.nodes().iter().any(|n| n.op_as::<LazyWeight>().is_some_and(LazyWeight::is_narrow));
-    let isa = match target {
-        Target::Cpu(isa) => isa,
-        #[cfg(feature = "cuda")]
-        Target::Gpu => Isa::Portable,
-    };
     let fused = !model.nodes().iter().any(|n| n.op_as::<LazyWeight>().is_some_and(LazyWeight::is_int8));
-    let context = Context { target, isa, fused, source: source.clone() };
+    let context = Context { target, isa: target.isa(), fused, source: source.clone() };
     round(&context, model)?;
     // What tract simplifies once our operators are in place may match a rule that did not match before.
     model.declutter()?;
