@@ -51,10 +51,11 @@ own:
 	@if [ "$$(cat "$(CARGO_TARGET_DIR)/.maskgit-clone" 2>/dev/null)" != "$(CURDIR)" ]; then \
 		$(CARGO) clean --quiet --release --package maskgit && echo "$(CURDIR)" > "$(CARGO_TARGET_DIR)/.maskgit-clone"; fi
 
-# The second: the GPU's kernels, run on the CPU.
+# The second and the third: the GPU's kernels, run on the CPU.
 test-rust: own
 	$(CARGO) test --release --locked
-	$(CARGO) test --release --locked --features cuda --lib --test cuda --test command -- cuda device
+	$(CARGO) test --release --locked --features cuda --lib --test command -- cuda device
+	$(CARGO) test --release --locked --features cuda --test cuda
 
 # NVRTC comes with the packages of the tests; MASKGIT_NVRTC may name another.
 NVRTC = $(firstword $(wildcard $(VENV)/lib/python3*/site-packages/nvidia/cu13/lib/libnvrtc.so.13 $(VENV)/lib/python3*/site-packages/nvidia/cuda_nvrtc/lib/libnvrtc.so.12))
