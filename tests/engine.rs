@@ -89,9 +89,7 @@ fn threads_do_not_change_a_bit() {
             assert!(bits(session.as_mut()) == want, "{threads} threads give other bits than 1");
         }
     }
-    // From a thread of somebody else's pool, and from several threads at once.
-    let pool = rayon::ThreadPoolBuilder::new().num_threads(2).build().unwrap();
-    assert!(pool.install(|| bits(load(2, "wide", &wide).as_mut())) == want, "from within a pool");
+    // On several threads at once.
     std::thread::scope(|scope| {
         let work: Vec<_> = (1..=3).map(|t| scope.spawn(move || (t, load(t, "wide", &wide_signature())))).collect();
         for handle in work {

@@ -1,8 +1,7 @@
 //! The CPU, by tract.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
-use rayon::prelude::*;
 use tract_onnx::prelude::*;
 
 use super::fuse::{self, Target};
@@ -15,7 +14,7 @@ const MAX_THREADS: usize = 1024;
 
 /// Runs graphs on the CPU.
 ///
-/// With one thread, everything runs on the thread that calls. With more, our operators share their work among a pool that belongs to this engine and to nothing else. The number of threads changes who
+/// With one thread, everything runs on the thread that calls. With more, our operators share their work with helpers that belong to this engine and to nothing else. The number of threads changes who
 /// computes a number, never how: results are the same to the bit.
 #[derive(Debug)]
 pub struct CpuEngine {
@@ -38,12 +37,8 @@ impl CpuEngine {
         let pool = if threads == 1 {
             None
         } else {
-            let pool = rayon::ThreadPoolBuilder::new()
-                .num_threads(threads)
-                .thread_name(|i| format!("maskgit-cpu-{i}"))
-                .build()
-                .map_err(|e| Error::engine(format!("cannot start {threads} threads")).with_source(e))?;
-            Some(Arc::new(pool))
+            let pool = pool::Pool::new(threads);
+            Some(Arc::new(pool.map_err(|e| Error::engine(format!("cannot start {threads} threads")).with_source(e))?))
         };
         Ok(Self { pool, threads, isa: Isa::best() })
     }
@@ -98,7 +93,7 @@ struct CpuSession {
 
 impl CpuSession {
     fn threads(&self) -> usize {
-        self.pool.as_ref().map_or(1, |pool| pool.current_num_threads())
+        self.pool.as_ref().map_or(1, |pool| pool.threads())
     }
 
     fn spawn(&self) -> Result<TypedSimpleState> {
@@ -158,15 +153,16 @@ impl Session for CpuSession {
                 self.states.push(self.spawn()?);
             }
             let Self { signature, plan, states, .. } = self;
-            let done: Vec<Result<Vec<Output>>> = pool.install(|| {
-                states
-                    .par_iter_mut()
-                    .zip(group)
-                    .map(|(state, row)| run_one(&None, signature, plan, state, row))
-                    .collect()
+            let turns: Vec<_> = states.iter_mut().zip(group).map(|turn| Mutex::new((turn, None))).collect();
+            pool.run(turns.len(), &|index| {
+                if let Some(Ok(mut turn)) = turns.get(index).map(Mutex::lock) {
+                    let ((state, row), done) = &mut *turn;
+                    *done = Some(run_one(&None, signature, plan, state, row));
+                }
             });
-            for result in done {
-                results.push(result?);
+            for turn in turns {
+                let done = turn.into_inner().ok().and_then(|(_, done)| done);
+                results.push(done.unwrap_or_else(|| Err(Error::internal("a row was not computed")))?);
             }
         }
         Ok(results)

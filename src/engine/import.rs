@@ -126,11 +126,7 @@ fn check_output(port: &Port, fact: &TypedFact) -> Result<()> {
 ///
 /// tract checks most of what a file can get wrong, not all of it. The panic must be caught inside the scope: unwinding
 /// through it would leave the threads set for this one.
-pub(super) fn guarded<T: Send>(
-    threads: &pool::Threads,
-    what: &str,
-    work: impl FnOnce() -> Result<T> + Send,
-) -> Result<T> {
+pub(super) fn guarded<T>(threads: &pool::Threads, what: &str, work: impl FnOnce() -> Result<T>) -> Result<T> {
     pool::scope(threads, || catch_unwind(AssertUnwindSafe(work))).unwrap_or_else(|panic| {
         let text = panic.downcast_ref::<String>().map(String::as_str).or(panic.downcast_ref::<&str>().copied());
         Err(Error::engine(format!("cannot {what}: {}", clip(text.unwrap_or("it panicked")))))
