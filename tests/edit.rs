@@ -11,6 +11,11 @@ use maskgit::{
 const TINY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/tiny");
 const AVATARS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/models/avatars-64");
 
+/// The models of the tests that draw much. An emulator would take half an hour over the bundled one.
+fn models() -> &'static [&'static str] {
+    if std::env::var_os("MASKGIT_TEST_RUNNER").is_some() { &[TINY] } else { &[TINY, AVATARS] }
+}
+
 fn open(model: &str, threads: usize) -> Generator {
     Generator::open_with(model, &OpenOptions::with_threads(threads)).unwrap()
 }
@@ -65,7 +70,7 @@ fn near(mask: &Mask, x: u32, y: u32, limit: u32) -> bool {
 
 #[test]
 fn nothing_depends_on_the_pixels_under_the_mask() {
-    for model in [TINY, AVATARS] {
+    for model in models() {
         let mut generator = open(model, 2);
         for (what, mask) in cases() {
             let image = noise(mask.width(), mask.height(), 1);
@@ -94,7 +99,7 @@ fn nothing_depends_on_the_pixels_under_the_mask() {
 
 #[test]
 fn pixels_beyond_the_feather_keep_their_bytes() {
-    for model in [TINY, AVATARS] {
+    for model in models() {
         let mut generator = open(model, 2);
         let (size, grid) = (generator.manifest().image, generator.manifest().grid);
         let shape = maskgit::canvas::Shape {
@@ -217,34 +222,26 @@ fn edits(generator: &mut Generator, request: &EditRequest) -> [Edited; 3] {
     ]
 }
 
-fn depends_on_its_seed_alone(model: &str) {
-    let (mut one, mut two) = (open(model, 1), open(model, 2));
-    let mut batch = request(&one);
-    batch.count = 3;
-    let drawn = edits(&mut one, &batch);
-    let again = edits(&mut two, &batch);
-    for (kind, (drawn, again)) in drawn.iter().zip(&again).enumerate() {
-        assert_eq!(drawn.images, again.images, "edit {kind}: threads");
-        assert_ne!(drawn.images[0].tokens, drawn.images[1].tokens, "edit {kind}: seeds differ");
-    }
-    for index in 0..3 {
-        let mut alone = request(&one);
-        alone.seed += index as u64;
-        for (kind, (alone, drawn)) in edits(&mut two, &alone).iter().zip(&drawn).enumerate() {
-            assert_eq!(alone.images[0], drawn.images[index], "edit {kind}, result {index}");
-        }
-    }
-}
-
 #[test]
 fn a_result_depends_on_its_seed_alone() {
-    depends_on_its_seed_alone(TINY);
-}
-
-/// Takes an emulator many minutes: `.ci/arm` leaves it out.
-#[test]
-fn a_result_of_the_bundled_model_depends_on_its_seed_alone() {
-    depends_on_its_seed_alone(AVATARS);
+    for model in models() {
+        let (mut one, mut two) = (open(model, 1), open(model, 2));
+        let mut batch = request(&one);
+        batch.count = 3;
+        let drawn = edits(&mut one, &batch);
+        let again = edits(&mut two, &batch);
+        for (kind, (drawn, again)) in drawn.iter().zip(&again).enumerate() {
+            assert_eq!(drawn.images, again.images, "edit {kind}: threads");
+            assert_ne!(drawn.images[0].tokens, drawn.images[1].tokens, "edit {kind}: seeds differ");
+        }
+        for index in 0..3 {
+            let mut alone = request(&one);
+            alone.seed += index as u64;
+            for (kind, (alone, drawn)) in edits(&mut two, &alone).iter().zip(&drawn).enumerate() {
+                assert_eq!(alone.images[0], drawn.images[index], "edit {kind}, result {index}");
+            }
+        }
+    }
 }
 
 #[test]
