@@ -261,7 +261,10 @@ impl Generator {
         if !known && manifest.null_label != Some(label) {
             return Err(Error::request(format!("label {label} is neither a class of the model nor its null label")));
         }
-        self.graphs.logits(&[(tokens, label)])?.pop().ok_or_else(|| Error::internal("the transformer gave no row"))
+        self.graphs
+            .logits(&[(tokens, label)], None)?
+            .pop()
+            .ok_or_else(|| Error::internal("the transformer gave no row"))
     }
 
     /// Decodes tokens (N of them, codes only) to a picture.

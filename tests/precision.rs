@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::PathBuf;
 
-use maskgit::engine::{CpuEngine, Isa};
+use maskgit::engine::{CpuEngine, DType, Engine, Input, Isa, Port, Signature, Source};
 use maskgit::{Bundle, Generator, OpenOptions, pipeline};
 
 fn path(name: &str) -> PathBuf {
@@ -113,6 +113,49 @@ fn the_graphs_are_fused() {
                 let products = count("Linear", "int8") + count("Conv2d", "int8");
                 assert!(products * 10 >= (found[1] + found[2]) * 8, "{model}, {kind}: {operators:?}");
             }
+        }
+    }
+}
+
+/// In every family's graphs, logits that nobody wants are not computed, and the others are the same to the bit.
+#[test]
+fn only_wanted_logits_are_computed() {
+    let root = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
+    for model in ["models/avatars-64", "models/avatars-64-int8", "tests/data/small/google", "tests/data/small/halton"]
+        .iter()
+        .chain(&["tests/data/small/avatars", "tests/data/small/halton-fp16"])
+    {
+        let bundle = Bundle::open(root.join(model)).unwrap();
+        let (n, k) = (bundle.manifest().tokens(), bundle.manifest().codes);
+        let signature = Signature {
+            inputs: vec![Port::new("tokens", DType::I64, &[1, n]), Port::new("label", DType::I64, &[1])],
+            outputs: vec![Port::new("logits", DType::F32, &[1, n, k])],
+        };
+        let graph = Source::from(fs::read(root.join(model).join("transformer.onnx")).unwrap());
+        let tokens: Vec<i64> =
+            (0..n as i64).map(|i| if i % 3 == 0 { bundle.manifest().mask_id } else { i % k as i64 }).collect();
+        let row: [Input<'_>; 2] =
+            [Input::I64 { shape: &[1, n], data: &tokens }, Input::I64 { shape: &[1], data: &[1] }];
+        for threads in [1, 2] {
+            let mut session = CpuEngine::new(threads).unwrap().load(&graph, &signature).unwrap();
+            let all = session.run(&row).unwrap().remove(0).into_f32().unwrap();
+            // One row on all threads, and as many as there are threads.
+            for count in [1, 2] {
+                let wanted: Vec<Vec<bool>> =
+                    (0..count).map(|r| (0..n).map(|i| i == r || (i * 7 + r) % 5 == 0).collect()).collect();
+                let wanted: Vec<&[bool]> = wanted.iter().map(Vec::as_slice).collect();
+                let found = session.run_wanted(&vec![&row[..]; count], &wanted).unwrap();
+                assert_eq!(found.len(), count);
+                for (mut found, wanted) in found.into_iter().zip(wanted) {
+                    let found = found.remove(0).into_f32().unwrap();
+                    for (place, &wanted) in wanted.iter().enumerate() {
+                        let (found, all) = (&found[place * k..][..k], &all[place * k..][..k]);
+                        let as_told = if wanted { found == all } else { found.iter().all(|&x| x == 0.0) };
+                        assert!(as_told, "{model}, {threads} threads, {count} rows, place {place}, wanted: {wanted}");
+                    }
+                }
+            }
+            assert_eq!(session.run(&row).unwrap().remove(0).into_f32().unwrap(), all, "{model}: all are wanted again");
         }
     }
 }

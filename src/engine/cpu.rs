@@ -6,8 +6,8 @@ use tract_onnx::prelude::*;
 
 use super::fuse::{self, Target};
 use super::import::{check_inputs, failed, guarded, import};
-use super::pool;
 use super::{DType, Engine, Input, Isa, OperatorCount, Output, Port, Session, Signature, Source};
+use super::{pool, wanted};
 use crate::error::{Error, Result};
 
 const MAX_THREADS: usize = 1024;
@@ -107,11 +107,11 @@ fn run_one(
     signature: &Signature,
     plan: &Arc<TypedRunnableModel>,
     state: &mut TypedSimpleState,
-    inputs: &[Input<'_>],
+    (inputs, wanted): (&[Input<'_>], Option<&[bool]>),
 ) -> Result<Vec<Output>> {
     let tensors = tensors(&signature.inputs, inputs)?;
     let result = guarded(threads, "run the graph", || {
-        let values = state.run(tensors).map_err(|e| failed("cannot run the graph", &e))?;
+        let values = wanted::scope(wanted, || state.run(tensors)).map_err(|e| failed("cannot run the graph", &e))?;
         if values.len() != signature.outputs.len() {
             return Err(Error::engine("the graph gave a wrong number of outputs"));
         }
@@ -124,31 +124,31 @@ fn run_one(
     result
 }
 
-impl Session for CpuSession {
-    fn run(&mut self, inputs: &[Input<'_>]) -> Result<Vec<Output>> {
+impl CpuSession {
+    /// Runs the graph once, all threads on it.
+    fn one(&mut self, row: (&[Input<'_>], Option<&[bool]>)) -> Result<Vec<Output>> {
         if self.states.is_empty() {
             self.states.push(self.spawn()?);
         }
         let state = self.states.first_mut().ok_or_else(|| Error::internal("a graph has no state"))?;
-        run_one(&self.pool, &self.signature, &self.plan, state, inputs)
+        run_one(&self.pool, &self.signature, &self.plan, state, row)
     }
 
-    fn run_rows(&mut self, rows: &[&[Input<'_>]]) -> Result<Vec<Vec<Output>>> {
+    /// Runs the graph for each row: side by side, a thread each, where there are enough of them.
+    fn rows(&mut self, rows: &[(&[Input<'_>], Option<&[bool]>)]) -> Result<Vec<Vec<Output>>> {
         let mut results = Vec::with_capacity(rows.len());
         let threads = self.threads();
         for group in rows.chunks(threads) {
-            let Some(pool) = &self.pool else {
-                results.push(self.run(group.first().copied().unwrap_or_default())?);
-                continue;
-            };
-            if group.len() < threads {
+            let pool = match &self.pool {
+                Some(pool) if group.len() == threads => Arc::clone(pool),
                 // Too few rows to keep every thread busy with one: all threads share each.
-                for row in group {
-                    results.push(self.run(row)?);
+                _ => {
+                    for &row in group {
+                        results.push(self.one(row)?);
+                    }
+                    continue;
                 }
-                continue;
-            }
-            let pool = Arc::clone(pool);
+            };
             while self.states.len() < threads {
                 self.states.push(self.spawn()?);
             }
@@ -157,7 +157,7 @@ impl Session for CpuSession {
             pool.run(turns.len(), &|index| {
                 if let Some(Ok(mut turn)) = turns.get(index).map(Mutex::lock) {
                     let ((state, row), done) = &mut *turn;
-                    *done = Some(run_one(&None, signature, plan, state, row));
+                    *done = Some(run_one(&None, signature, plan, state, **row));
                 }
             });
             for turn in turns {
@@ -166,6 +166,22 @@ impl Session for CpuSession {
             }
         }
         Ok(results)
+    }
+}
+
+impl Session for CpuSession {
+    fn run(&mut self, inputs: &[Input<'_>]) -> Result<Vec<Output>> {
+        self.one((inputs, None))
+    }
+
+    fn run_rows(&mut self, rows: &[&[Input<'_>]]) -> Result<Vec<Vec<Output>>> {
+        let rows: Vec<_> = rows.iter().map(|&row| (row, None)).collect();
+        self.rows(&rows)
+    }
+
+    fn run_wanted(&mut self, rows: &[&[Input<'_>]], wanted: &[&[bool]]) -> Result<Vec<Vec<Output>>> {
+        let rows: Vec<_> = rows.iter().enumerate().map(|(i, &row)| (row, wanted.get(i).copied())).collect();
+        self.rows(&rows)
     }
 
     fn describe(&self) -> Vec<OperatorCount> {

@@ -20,6 +20,7 @@ mod ops;
 mod pool;
 mod skeleton;
 mod source;
+mod wanted;
 
 pub use cpu::CpuEngine;
 #[cfg(feature = "cuda")]
@@ -195,6 +196,17 @@ pub trait Session: Send {
     /// As [`Session::run`], of the first row that fails.
     fn run_rows(&mut self, rows: &[&[Input<'_>]]) -> Result<Vec<Vec<Output>>> {
         rows.iter().map(|row| self.run(row)).collect()
+    }
+
+    /// [`Session::run_rows`] for a graph with one output of the shape [1, N, K], for a caller that reads only some of the N places: those where
+    /// a row's `wanted` says so. What the others hold is not said; they are finite. A device may compute less for it.
+    ///
+    /// # Errors
+    ///
+    /// As [`Session::run_rows`].
+    fn run_wanted(&mut self, rows: &[&[Input<'_>]], wanted: &[&[bool]]) -> Result<Vec<Vec<Output>>> {
+        let _ = wanted;
+        self.run_rows(rows)
     }
 
     /// How many operators of each kind the prepared graph has.

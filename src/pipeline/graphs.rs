@@ -100,8 +100,9 @@ impl Graphs {
         work(session.as_mut())
     }
 
-    /// Runs the transformer for several rows of tokens, each with its label: N times K logits a row, those it has alone.
-    pub(super) fn logits(&self, rows: &[(&[i64], i64)]) -> Result<Vec<Vec<f32>>> {
+    /// Runs the transformer for several rows of tokens, each with its label: N times K logits a row, those it has alone. With `wanted`, only
+    /// those of the places that it says for each row need be there.
+    pub(super) fn logits(&self, rows: &[(&[i64], i64)], wanted: Option<&[&[bool]]>) -> Result<Vec<Vec<f32>>> {
         let shapes: Vec<[usize; 2]> = rows.iter().map(|(tokens, _)| [1, tokens.len()]).collect();
         let inputs: Vec<[Input<'_>; 2]> = rows
             .iter()
@@ -111,7 +112,10 @@ impl Graphs {
             })
             .collect();
         let inputs: Vec<&[Input<'_>]> = inputs.iter().map(|row| row.as_slice()).collect();
-        let results = self.with(GraphKind::Transformer, |session| session.run_rows(&inputs))?;
+        let results = self.with(GraphKind::Transformer, |session| match wanted {
+            Some(wanted) => session.run_wanted(&inputs, wanted),
+            None => session.run_rows(&inputs),
+        })?;
         results.into_iter().map(|outputs| one(outputs)?.into_f32()).collect()
     }
 

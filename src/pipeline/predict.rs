@@ -65,7 +65,7 @@ impl Predictor<'_, '_> {
                 wanted.push((tokens, label));
             }
         }
-        for (row, logits) in wanted.iter().zip(self.graphs.logits(&wanted)?) {
+        for (row, logits) in wanted.iter().zip(self.graphs.logits(&wanted, None)?) {
             self.blank.keep(row.1, &logits);
         }
         Ok(())
@@ -109,13 +109,16 @@ impl Predict for Predictor<'_, '_> {
                     Some(logits) => fill(places[i], logits)?,
                     // Too large to keep.
                     None => {
-                        let logits = self.graphs.logits(&[inputs[i]])?;
+                        let logits = self.graphs.logits(&[inputs[i]], None)?;
                         fill(places[i], logits.first().map_or(&[], Vec::as_slice))?;
                     }
                 }
             }
             let other_rows: Vec<(&[i64], i64)> = other.iter().map(|&i| inputs[i]).collect();
-            for (i, logits) in other.into_iter().zip(self.graphs.logits(&other_rows)?) {
+            let unsettled = |&i: &usize| rows[i].settled.iter().map(|settled| !settled).collect();
+            let wanted: Vec<Vec<bool>> = other.iter().map(unsettled).collect();
+            let wanted: Vec<&[bool]> = wanted.iter().map(Vec::as_slice).collect();
+            for (i, logits) in other.into_iter().zip(self.graphs.logits(&other_rows, Some(&wanted))?) {
                 fill(places[i], &logits)?;
             }
             self.tell(rows.len())?;

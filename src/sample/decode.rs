@@ -50,7 +50,8 @@ pub fn decode(
             .iter()
             .flat_map(|&unconditional| active.iter().map(move |&image| (image, unconditional)))
             .filter_map(|(image, unconditional)| {
-                canvases.get(image).map(|canvas| Row { image, tokens: &canvas.tokens, unconditional })
+                let settled = if redraws { given.get(image) } else { known.get(image) }?;
+                canvases.get(image).map(|canvas| Row { image, tokens: &canvas.tokens, settled, unconditional })
             })
             .collect();
         if !rows.is_empty() {

@@ -199,6 +199,8 @@ pub struct Row<'a> {
     pub image: usize,
     /// N tokens, `mask_id` where masked.
     pub tokens: &'a [i64],
+    /// The N positions whose logits nobody will read: those that have their token and keep it.
+    pub settled: &'a [bool],
     /// Whether the null label takes the place of the label, for guidance.
     pub unconditional: bool,
 }

@@ -162,6 +162,7 @@ pub(super) fn linear(
             residual: false,
             isa: context.isa,
             fused: context.fused,
+            head: None,
         };
         let mut patch = TypedModelPatch::default();
         let mut wire = patch.tap_model(model, x)?;

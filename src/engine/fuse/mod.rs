@@ -7,6 +7,7 @@ mod attention;
 mod conv;
 mod embedding;
 mod epilogue;
+mod head;
 mod linear;
 mod norm;
 mod weight;
@@ -84,6 +85,7 @@ pub(crate) fn fuse(model: &mut TypedModel, target: Target, source: &Source) -> T
     Rewriter::default().with_rule_for::<Conv2d>("before a convolution", conv::before).rewrite(&context, model)?;
     model.declutter()?;
     weight::materialize(&context, model)?;
+    head::mark(model);
     Ok(narrow)
 }
 

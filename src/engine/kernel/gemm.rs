@@ -55,6 +55,8 @@ pub(crate) struct Epilogue<'a> {
     pub(crate) first: usize,
     /// From one row to the next in `out`; at least the number of columns.
     pub(crate) stride: usize,
+    /// Which row of `out` each row becomes, no two the same; without it, they stay in order.
+    pub(crate) places: Option<&'a [usize]>,
 }
 
 /// The scale and zero point of each row of A: one for all, or one a row.
@@ -194,8 +196,9 @@ pub(super) fn finish(
         values[j] += bias[j];
     }
     epilogue.activation.apply(&mut values);
-    let start = epilogue.first + row * epilogue.stride + column;
-    // SAFETY: each (row, panel) belongs to one task.
+    let place = epilogue.places.map_or(row, |places| places[row]);
+    let start = epilogue.first + place * epilogue.stride + column;
+    // SAFETY: each (row, panel) belongs to one task, and has a place of its own.
     let out = unsafe { epilogue.out.slice(start, width) };
     let residual = match epilogue.residual {
         Residual::None => None,
@@ -425,6 +428,7 @@ mod tests {
             out: SharedSlice::new(&mut out),
             first: 0,
             stride: columns,
+            places: None,
         };
         let a = Rows { data: &levels, count: rows, offset: &|row| row * stride, taps: &[0, stride] };
         run(&a, RowScales { scales: &vec![2.0; rows], zeros: &zeros }, &weights, &epilogue);
@@ -512,6 +516,7 @@ mod tests {
                 out: SharedSlice::new(&mut out),
                 first: 0,
                 stride: 1,
+                places: None,
             };
             let a = Rows { data: &[255; 4], count: 1, offset: &|_| 0, taps: &[0] };
             gemm_i8(Isa::Avx2, &a, RowScales { scales: &[1.0], zeros: &[0] }, &weights, &epilogue, false);

@@ -257,6 +257,7 @@ mod tests {
                 out: SharedSlice::new(&mut out),
                 first: 0,
                 stride: columns,
+                places: None,
             };
             gemm_f16(&HalfRows::new(&x, depth), &weights, &epilogue, false);
             for (row, found) in out.chunks_exact(columns).enumerate() {

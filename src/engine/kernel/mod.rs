@@ -199,6 +199,7 @@ pub fn peak_multiply_adds(isa: Isa, int8: bool) -> f64 {
             out: SharedSlice::new(&mut out),
             first: 0,
             stride: COLUMNS,
+            places: None,
         };
         let start = std::time::Instant::now();
         if int8 {

@@ -188,7 +188,7 @@ impl Conv2d {
     /// What follows the product; `first` is where its first pixel stands in the output.
     fn epilogue<'a>(&'a self, out: SharedSlice<'a, f32>, residual: Residual<'a>, first: usize) -> Epilogue<'a> {
         let stride = self.shape[3];
-        Epilogue { bias: self.bias.as_deref(), activation: self.activation, residual, out, first, stride }
+        Epilogue { bias: self.bias.as_deref(), activation: self.activation, residual, out, first, stride, places: None }
     }
 
     /// Whether each output pixel is a product of the same pixel of the input only.
@@ -325,6 +325,7 @@ impl Conv2d {
                     out: SharedSlice::new(product),
                     first: 0,
                     stride: columns,
+                    places: None,
                 };
                 gemm_f32((self.isa, self.fused), &a, weights, &epilogue, false);
             }

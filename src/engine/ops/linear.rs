@@ -8,8 +8,9 @@ use crate::engine::Isa;
 #[cfg(target_arch = "aarch64")]
 use crate::engine::kernel::half::{HalfRows, gemm_f16};
 use crate::engine::kernel::{
-    Activation, Epilogue, QuantRows, RowScales, Rows, SharedSlice, gemm_f32, gemm_i8, quantize_rows,
+    Activation, Epilogue, QuantRows, Residual, RowScales, Rows, SharedSlice, gemm_f32, gemm_i8, quantize_rows,
 };
+use crate::engine::wanted::wanted;
 
 /// Products smaller than this are not worth waking a thread for, in multiply-adds.
 pub(super) const PARALLEL: usize = 1 << 19;
@@ -32,6 +33,15 @@ pub(crate) struct Linear {
     pub(crate) isa: Isa,
     /// Whether multiply-add may round once, where the instruction set does.
     pub(crate) fused: bool,
+    /// Where this is the last layer of a graph: which rows are the output's.
+    pub(crate) head: Option<Head>,
+}
+
+/// Rows `first` to `first + count - 1` are the places of the graph's output; nobody reads the others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Head {
+    pub(crate) first: usize,
+    pub(crate) count: usize,
 }
 
 operator!(Linear, "Linear");
@@ -58,16 +68,49 @@ impl Linear {
         let rows = volume / self.columns;
         let (mut result, in_place) = output_over(&mut inputs, self.residual, &self.shape)?;
         let x = numbers(&inputs, 0, rows * self.inner)?;
-        let residual = residual(&inputs, self.residual, in_place, volume)?;
+        let Some(wanted) = self.wanted_rows() else {
+            let residual = residual(&inputs, self.residual, in_place, volume)?;
+            self.product(x, rows, residual, slice_mut(&mut result)?, None)?;
+            return Ok(result);
+        };
+        let some: Vec<f32> = wanted.iter().flat_map(|&row| &x[row * self.inner..][..self.inner]).copied().collect();
+        let out = slice_mut(&mut result)?;
+        let mut next = wanted.iter().copied().peekable();
+        for (row, out) in out.chunks_exact_mut(self.columns).enumerate() {
+            if next.next_if_eq(&row).is_none() {
+                out.fill(0.0);
+            }
+        }
+        self.product(&some, wanted.len(), Residual::None, out, Some(&wanted))?;
+        Ok(result)
+    }
+
+    /// The rows to compute, where that is not all of them.
+    fn wanted_rows(&self) -> Option<Vec<usize>> {
+        let head = self.head.filter(|_| !self.residual)?;
+        let wanted = wanted().filter(|wanted| wanted.len() == head.count && wanted.contains(&false))?;
+        Some(wanted.iter().enumerate().filter_map(|(place, &is)| is.then_some(head.first + place)).collect())
+    }
+
+    /// Computes `rows` rows, and puts them into `out`: in order, or to `places`.
+    fn product(
+        &self,
+        x: &[f32],
+        rows: usize,
+        residual: Residual<'_>,
+        out: &mut [f32],
+        places: Option<&[usize]>,
+    ) -> TractResult<()> {
+        let parallel = rows.saturating_mul(self.columns).saturating_mul(self.inner) >= PARALLEL;
         let epilogue = Epilogue {
             bias: self.bias.as_deref(),
             activation: self.activation,
             residual,
-            out: SharedSlice::new(slice_mut(&mut result)?),
+            out: SharedSlice::new(out),
             first: 0,
             stride: self.columns,
+            places,
         };
-        let parallel = volume.saturating_mul(self.inner) >= PARALLEL;
         match &*self.weights {
             Packed::F32(weights) => {
                 let a = Rows { data: x, count: rows, offset: &|row| row * self.inner, taps: &[0] };
@@ -87,6 +130,6 @@ impl Linear {
                 gemm_i8(self.isa, &a, scales, weights, &epilogue, parallel);
             }
         }
-        Ok(result)
+        Ok(())
     }
 }

@@ -17,7 +17,7 @@ pub(crate) use attention::{Attention, View};
 pub(crate) use conv::{Before, Conv2d};
 pub(crate) use embedding::{Embedding, Table};
 pub(crate) use group_norm::GroupNorm;
-pub(crate) use linear::Linear;
+pub(crate) use linear::{Head, Linear};
 pub(crate) use row_norm::RowNorm;
 #[cfg(feature = "cuda")]
 pub(crate) use weights::{Packed, PlainValues};

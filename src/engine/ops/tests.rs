@@ -162,6 +162,7 @@ fn linear_is_the_product() {
                     residual: true,
                     isa,
                     fused: true,
+                    head: None,
                 };
                 let inputs = [tensor(&[rows, inner], &x), tensor(&[rows, columns], &residual)];
                 let found = numbers(&compute!(op, &inputs).unwrap());
@@ -220,6 +221,7 @@ fn rows_do_not_know_each_other() {
                     residual: false,
                     isa,
                     fused: true,
+                    head: None,
                 };
                 numbers(&compute!(op, &[tensor(&[rows, inner], x)]).unwrap())
             };
@@ -251,6 +253,7 @@ fn numbers_that_are_not_finite_stay_so() {
                     residual: false,
                     isa,
                     fused: true,
+                    head: None,
                 };
                 let mut x = vec![0.25; 40];
                 x[5] = bad;
@@ -627,6 +630,7 @@ fn int8_is_the_same_on_every_instruction_set() {
             residual: false,
             isa,
             fused: true,
+            head: None,
         };
         let bits: Vec<u32> =
             numbers(&compute!(op, &[tensor(&[rows, inner], &x)]).unwrap()).iter().map(|v| v.to_bits()).collect();
@@ -652,6 +656,7 @@ fn unfused_products_are_the_same_on_every_instruction_set() {
             residual: false,
             isa,
             fused: false,
+            head: None,
         };
         let view = View { input: 0, base: 0, head: 40, token: 120, dim: 1 };
         let attention = Attention {

@@ -124,6 +124,7 @@ fn dense_layers() {
             residual: random.below(2) == 0,
             isa: Isa::Portable,
             fused: true,
+            head: None,
         };
         let mut inputs = vec![(vec![rows, inner], random.numbers(rows * inner))];
         if op.residual {
