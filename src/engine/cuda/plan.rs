@@ -177,7 +177,12 @@ impl Builder {
     }
 
     /// Gives every buffer its place.
-    pub(super) fn finish(self, inputs: &[(usize, Port)], outputs: &[(usize, Port)]) -> Result<Plan> {
+    pub(super) fn finish(
+        self,
+        inputs: &[(usize, Port)],
+        outputs: &[(usize, Port)],
+        places: Option<&(usize, Port)>,
+    ) -> Result<Plan> {
         let end = self.launches.len();
         let mut lives: Vec<Option<(usize, usize)>> =
             self.buffers.iter().map(|&(_, lasting)| lasting.then_some((0, end))).collect();
@@ -191,10 +196,9 @@ impl Builder {
         }
         let sizes: Vec<usize> = self.buffers.iter().map(|b| b.0).collect();
         let (offsets, row_bytes) = arrange(&sizes, &lives);
-        let gates = |list: &[(usize, Port)]| {
-            list.iter().map(|(id, port)| Gate { offset: offsets[*id], port: port.clone() }).collect()
-        };
-        let (inputs, outputs) = (gates(inputs), gates(outputs));
+        let gate = |(id, port): &(usize, Port)| Gate { offset: offsets[*id], port: port.clone() };
+        let gates = |list: &[(usize, Port)]| list.iter().map(gate).collect();
+        let (inputs, outputs, places) = (gates(inputs), gates(outputs), places.map(gate));
         Ok(Plan {
             precision: self.precision,
             fault: offsets[self.fault],
@@ -205,6 +209,7 @@ impl Builder {
             constant_bytes: self.constant_bytes,
             inputs,
             outputs,
+            places,
         })
     }
 }
@@ -249,6 +254,8 @@ pub(super) struct Plan {
     pub(super) constant_bytes: usize,
     pub(super) inputs: Vec<Gate>,
     pub(super) outputs: Vec<Gate>,
+    /// Of an only output [1, N, K]: the N places along N that it comes from, as 64-bit numbers.
+    pub(super) places: Option<Gate>,
     pub(super) fault: usize,
 }
 

@@ -95,10 +95,18 @@ impl CudaSession {
         self.arena + (row * self.plan.row_bytes + offset) as u64
     }
 
-    fn run_together(&mut self, rows: &[&[Input<'_>]]) -> Result<Vec<Vec<Output>>> {
+    /// Of the only output [1, N, K], where `wanted` has N places for each row, only those that are wanted come back.
+    fn run_together(&mut self, rows: &[&[Input<'_>]], wanted: Option<&[&[bool]]>) -> Result<Vec<Vec<Output>>> {
         for row in rows {
             check_inputs(&self.inputs, row)?;
         }
+        let count = self.plan.places.as_ref().map_or(0, Gate::count);
+        let picked: Vec<Option<Vec<usize>>> = (0..rows.len())
+            .map(|row| {
+                let wanted = wanted?.get(row).filter(|wanted| wanted.len() == count && wanted.contains(&false))?;
+                Some((0..count).filter(|&place| wanted[place]).collect())
+            })
+            .collect();
         let recording = self.recording(rows.len())?;
         for (index, row) in rows.iter().enumerate() {
             self.device.upload(self.address(index, self.plan.fault), &[0; 8])?;
@@ -111,10 +119,18 @@ impl CudaSession {
                 let address = self.arena + (index * self.plan.row_bytes + gate.offset) as u64;
                 self.device.upload(address, &self.staging)?;
             }
+            if let Some(gate) = &self.plan.places {
+                let picked = picked.get(index).and_then(Option::as_deref);
+                // What is left of the list is looked up too, and stays there.
+                let place = |i: usize| picked.map_or(i, |picked| picked.get(i).copied().unwrap_or_default()) as i64;
+                self.staging.clear();
+                (0..gate.count()).for_each(|i| self.staging.extend(place(i).to_le_bytes()));
+                self.device.upload(self.arena + (index * self.plan.row_bytes + gate.offset) as u64, &self.staging)?;
+            }
         }
         self.device.replay(recording)?;
         let mut results = Vec::with_capacity(rows.len());
-        for index in 0..rows.len() {
+        for (index, picked) in picked.iter().enumerate() {
             let mut fault = [0; 8];
             self.device.download(self.address(index, self.plan.fault), &mut fault)?;
             if fault != [0; 8] {
@@ -123,9 +139,27 @@ impl CudaSession {
                 ));
             }
             let gates: Vec<Gate> = self.plan.outputs.clone();
-            results.push(gates.iter().map(|gate| self.output(index, gate)).collect::<Result<_>>()?);
+            let output = |gate| match picked {
+                Some(picked) => self.picked(index, gate, picked),
+                None => self.output(index, gate),
+            };
+            results.push(gates.iter().map(output).collect::<Result<_>>()?);
         }
         Ok(results)
+    }
+
+    /// The output [1, N, K] with nothing but what was picked along N; zeros elsewhere.
+    fn picked(&mut self, row: usize, gate: &Gate, picked: &[usize]) -> Result<Output> {
+        let width = gate.port.shape.last().copied().unwrap_or(1);
+        self.staging.resize(picked.len() * width * 4, 0);
+        self.device.download(self.address(row, gate.offset), &mut self.staging)?;
+        let mut data = vec![0f32; gate.count()];
+        for (&place, bytes) in picked.iter().zip(self.staging.chunks_exact(width * 4)) {
+            for (number, b) in data[place * width..][..width].iter_mut().zip(bytes.chunks_exact(4)) {
+                *number = f32::from_le_bytes([b[0], b[1], b[2], b[3]]);
+            }
+        }
+        Ok(Output::F32 { shape: gate.port.shape.clone(), data })
     }
 
     fn output(&mut self, row: usize, gate: &Gate) -> Result<Output> {
@@ -148,14 +182,25 @@ impl CudaSession {
 
 impl Session for CudaSession {
     fn run(&mut self, inputs: &[Input<'_>]) -> Result<Vec<Output>> {
-        let mut results = self.run_together(&[inputs])?;
+        let mut results = self.run_together(&[inputs], None)?;
         results.pop().ok_or_else(|| Error::internal("a run gave no row"))
     }
 
     fn run_rows(&mut self, rows: &[&[Input<'_>]]) -> Result<Vec<Vec<Output>>> {
         let mut results = Vec::with_capacity(rows.len());
         for part in rows.chunks(MAX_ROWS) {
-            results.extend(self.run_together(part)?);
+            results.extend(self.run_together(part, None)?);
+        }
+        Ok(results)
+    }
+
+    fn run_wanted(&mut self, rows: &[&[Input<'_>]], wanted: &[&[bool]]) -> Result<Vec<Vec<Output>>> {
+        if wanted.len() != rows.len() {
+            return self.run_rows(rows);
+        }
+        let mut results = Vec::with_capacity(rows.len());
+        for (part, wanted) in rows.chunks(MAX_ROWS).zip(wanted.chunks(MAX_ROWS)) {
+            results.extend(self.run_together(part, Some(wanted))?);
         }
         Ok(results)
     }

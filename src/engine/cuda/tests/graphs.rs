@@ -211,3 +211,37 @@ fn a_token_outside_its_table_is_an_error_and_the_session_lives_on() {
     assert!(error.to_string().contains("outside the table"), "{error}");
     assert_eq!(session.run(&inputs(&signature, &data)).unwrap(), good);
 }
+
+/// Logits that nobody wants stay on the device; the others are the same to the bit.
+#[test]
+fn only_wanted_logits_come_back() {
+    for name in SMALL {
+        for (precision, count) in [(Precision::F32, 1), (Precision::F16, 3)] {
+            let bundle = Bundle::open(path(name)).unwrap();
+            let signature = signature(bundle.manifest(), GraphKind::Transformer);
+            let (n, k) = (signature.outputs[0].shape[1], signature.outputs[0].shape[2]);
+            let source = bundle.source(GraphKind::Transformer).unwrap();
+            let mut session = Emulated::new(precision).load(&source, &signature).unwrap();
+            let mut random = Random(3);
+            let data: Vec<Vec<Data>> = (0..count).map(|_| data(&mut random, &bundle, &signature)).collect();
+            let rows: Vec<Vec<Input<'_>>> = data.iter().map(|data| inputs(&signature, data)).collect();
+            let rows: Vec<&[Input<'_>]> = rows.iter().map(Vec::as_slice).collect();
+            let logits = |outputs: Vec<Vec<Output>>| -> Vec<Vec<f32>> {
+                outputs.into_iter().map(|mut o| o.remove(0).into_f32().unwrap()).collect()
+            };
+            let all = logits(session.run_rows(&rows).unwrap());
+            let wanted: Vec<Vec<bool>> = (0..count).map(|r| (0..n).map(|i| (i + r) % 3 == 1).collect()).collect();
+            let wanted: Vec<&[bool]> = wanted.iter().map(Vec::as_slice).collect();
+            let some = logits(session.run_wanted(&rows, &wanted).unwrap());
+            for (row, wanted) in wanted.iter().enumerate() {
+                for place in 0..n {
+                    let at = place * k..(place + 1) * k;
+                    let (found, all) = (&some[row][at.clone()], &all[row][at]);
+                    let as_told = if wanted[place] { found == all } else { found.iter().all(|&x| x == 0.0) };
+                    assert!(as_told, "{name}, {precision:?}, row {row}, place {place}");
+                }
+            }
+            assert_eq!(logits(session.run_rows(&rows).unwrap()), all, "{name}: all are wanted again");
+        }
+    }
+}

@@ -23,7 +23,7 @@ use tract_onnx::tract_core::ops::source::TypedSource;
 use super::device::Precision;
 use super::plan::{Arguments, At, Builder, Constant, Plan, numbers};
 use crate::engine::ops::{Attention, Conv2d, Embedding, GroupNorm, Linear, RowNorm};
-use crate::engine::{DType, Signature};
+use crate::engine::{DType, Port, Signature};
 use crate::error::{Error, Result};
 
 /// What a tensor on the device is made of.
@@ -143,9 +143,20 @@ pub(super) fn translate(model: &TypedModel, signature: &Signature, precision: Pr
         translated += 1;
         translator.values.insert(id.into(), value);
     }
-    let mut outputs = Vec::new();
+    let (mut outputs, mut places) = (Vec::new(), None);
     for (outlet, port) in model.output_outlets().map_err(cannot)?.iter().zip(&signature.outputs) {
-        let view = translator.view(*outlet)?;
+        let mut view = translator.view(*outlet)?;
+        // Rows that are picked come first, so that no others need come back.
+        if let (&[1, n, k], Kind::Real, 1) = (port.shape.as_slice(), view.kind, signature.outputs.len()) {
+            let port = Port::new("places", DType::I64, &[n]);
+            let buffer = translator.plan.buffer(n * 8, true);
+            let picked = View { at: At::Buffer(buffer, 0), kind: Kind::Int, shape: vec![n], strides: vec![1] };
+            let whole = translator.contiguous(&view)?;
+            view = translator
+                .looked_up(whole.at, &picked, [1, n, k], &whole.shape)
+                .ok_or_else(|| Error::internal("rows cannot be picked"))?;
+            places = Some((buffer, port));
+        }
         let buffer = translator.plan.buffer(port.shape.iter().product::<usize>() * 8, true);
         let to = View { at: At::Buffer(buffer, 0), strides: row_major(&view.shape), ..view.clone() };
         if view.kind == Kind::Real && precision == Precision::F16 {
@@ -156,7 +167,7 @@ pub(super) fn translate(model: &TypedModel, signature: &Signature, precision: Pr
         }
         outputs.push((buffer, port.clone()));
     }
-    Ok((translator.plan.finish(&inputs, &outputs)?, translated))
+    Ok((translator.plan.finish(&inputs, &outputs, places.as_ref())?, translated))
 }
 
 impl Translator {

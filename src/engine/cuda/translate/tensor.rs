@@ -182,7 +182,7 @@ impl Translator {
     }
 
     /// Rows of a table of `[outer, entries, inner]`.
-    fn looked_up(&mut self, table: At, indices: &View, sizes: [usize; 3], shape: &[usize]) -> Option<View> {
+    pub(super) fn looked_up(&mut self, table: At, indices: &View, sizes: [usize; 3], shape: &[usize]) -> Option<View> {
         if indices.kind != Kind::Int {
             return None;
         }
