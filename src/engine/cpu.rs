@@ -6,8 +6,9 @@ use tract_onnx::prelude::*;
 
 use super::fuse::{self, Target};
 use super::import::{check_inputs, failed, guarded, import};
+use super::pool;
+use super::wanted::{self, Row};
 use super::{DType, Engine, Input, Isa, OperatorCount, Output, Port, Session, Signature, Source};
-use super::{pool, wanted};
 use crate::error::{Error, Result};
 
 const MAX_THREADS: usize = 1024;
@@ -107,15 +108,17 @@ fn run_one(
     signature: &Signature,
     plan: &Arc<TypedRunnableModel>,
     state: &mut TypedSimpleState,
-    (inputs, wanted): (&[Input<'_>], Option<&[bool]>),
+    (inputs, wanted): Row<'_>,
 ) -> Result<Vec<Output>> {
     let tensors = tensors(&signature.inputs, inputs)?;
-    let result = guarded(threads, "run the graph", || {
-        let values = wanted::scope(wanted, || state.run(tensors)).map_err(|e| failed("cannot run the graph", &e))?;
-        if values.len() != signature.outputs.len() {
-            return Err(Error::engine("the graph gave a wrong number of outputs"));
-        }
-        signature.outputs.iter().zip(&values).map(|(port, value)| output(port, value)).collect()
+    let result = wanted::scope(wanted, || {
+        guarded(threads, "run the graph", || {
+            let values = state.run(tensors).map_err(|e| failed("cannot run the graph", &e))?;
+            if values.len() != signature.outputs.len() {
+                return Err(Error::engine("the graph gave a wrong number of outputs"));
+            }
+            signature.outputs.iter().zip(&values).map(|(port, value)| output(port, value)).collect()
+        })
     });
     if result.is_err() {
         // A state that stopped half-way still holds that turn's values.
@@ -126,7 +129,7 @@ fn run_one(
 
 impl CpuSession {
     /// Runs the graph once, all threads on it.
-    fn one(&mut self, row: (&[Input<'_>], Option<&[bool]>)) -> Result<Vec<Output>> {
+    fn one(&mut self, row: Row<'_>) -> Result<Vec<Output>> {
         if self.states.is_empty() {
             self.states.push(self.spawn()?);
         }
@@ -135,7 +138,7 @@ impl CpuSession {
     }
 
     /// Runs the graph for each row: side by side, a thread each, where there are enough of them.
-    fn rows(&mut self, rows: &[(&[Input<'_>], Option<&[bool]>)]) -> Result<Vec<Vec<Output>>> {
+    fn rows(&mut self, rows: &[Row<'_>]) -> Result<Vec<Vec<Output>>> {
         let mut results = Vec::with_capacity(rows.len());
         let threads = self.threads();
         for group in rows.chunks(threads) {
@@ -175,13 +178,11 @@ impl Session for CpuSession {
     }
 
     fn run_rows(&mut self, rows: &[&[Input<'_>]]) -> Result<Vec<Vec<Output>>> {
-        let rows: Vec<_> = rows.iter().map(|&row| (row, None)).collect();
-        self.rows(&rows)
+        self.rows(&wanted::rows(rows, &[]))
     }
 
     fn run_wanted(&mut self, rows: &[&[Input<'_>]], wanted: &[&[bool]]) -> Result<Vec<Vec<Output>>> {
-        let rows: Vec<_> = rows.iter().enumerate().map(|(i, &row)| (row, wanted.get(i).copied())).collect();
-        self.rows(&rows)
+        self.rows(&wanted::rows(rows, wanted))
     }
 
     fn describe(&self) -> Vec<OperatorCount> {

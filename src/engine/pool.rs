@@ -163,6 +163,11 @@ impl Pool {
     }
 }
 
+/// Whether a helper whose last job was `last` has work in this state.
+fn calls(state: u64, last: u64) -> bool {
+    state & OPEN != 0 && state / JOB != last
+}
+
 /// Waits a moment: at first without leaving the processor to others.
 fn pause(looks: &mut u32) {
     if *looks < SPINS {
@@ -194,7 +199,7 @@ impl Shared {
         let (mut looks, mut since) = (0, None);
         loop {
             let state = self.state.load(Ordering::Relaxed);
-            if state & OPEN != 0 && state / JOB != last {
+            if calls(state, last) {
                 return Some(state);
             }
             if self.stop.load(Ordering::Relaxed) {
@@ -212,8 +217,7 @@ impl Shared {
         let mut bed = locked(&self.bed);
         self.asleep.fetch_add(1, Ordering::SeqCst);
         loop {
-            let state = self.state.load(Ordering::SeqCst);
-            if (state & OPEN != 0 && state / JOB != last) || self.stop.load(Ordering::SeqCst) {
+            if calls(self.state.load(Ordering::SeqCst), last) || self.stop.load(Ordering::SeqCst) {
                 break;
             }
             bed = self.bell.wait(bed).unwrap_or_else(PoisonError::into_inner);

@@ -3,6 +3,7 @@
 use super::device::Device;
 use super::plan::{Gate, Plan};
 use crate::engine::import::check_inputs;
+use crate::engine::wanted::{self, Row, picked};
 use crate::engine::{DType, Input, OperatorCount, Output, Port, Session};
 use crate::error::{Error, Result};
 
@@ -95,20 +96,23 @@ impl CudaSession {
         self.arena + (row * self.plan.row_bytes + offset) as u64
     }
 
-    /// Of the only output [1, N, K], where `wanted` has N places for each row, only those that are wanted come back.
-    fn run_together(&mut self, rows: &[&[Input<'_>]], wanted: Option<&[&[bool]]>) -> Result<Vec<Vec<Output>>> {
-        for row in rows {
+    fn rows(&mut self, rows: &[Row<'_>]) -> Result<Vec<Vec<Output>>> {
+        let mut results = Vec::with_capacity(rows.len());
+        for part in rows.chunks(MAX_ROWS) {
+            results.extend(self.run_together(part)?);
+        }
+        Ok(results)
+    }
+
+    /// Of the only output [1, N, K], of a row that says which of its N places are wanted, only those come back.
+    fn run_together(&mut self, rows: &[Row<'_>]) -> Result<Vec<Vec<Output>>> {
+        for (row, _) in rows {
             check_inputs(&self.inputs, row)?;
         }
         let count = self.plan.places.as_ref().map_or(0, Gate::count);
-        let picked: Vec<Option<Vec<usize>>> = (0..rows.len())
-            .map(|row| {
-                let wanted = wanted?.get(row).filter(|wanted| wanted.len() == count && wanted.contains(&false))?;
-                Some((0..count).filter(|&place| wanted[place]).collect())
-            })
-            .collect();
+        let picked: Vec<_> = rows.iter().map(|&(_, wanted)| picked(wanted, count)).collect();
         let recording = self.recording(rows.len())?;
-        for (index, row) in rows.iter().enumerate() {
+        for (index, (row, _)) in rows.iter().enumerate() {
             self.device.upload(self.address(index, self.plan.fault), &[0; 8])?;
             for (gate, input) in self.plan.inputs.iter().zip(row.iter()) {
                 self.staging.clear();
@@ -116,8 +120,7 @@ impl CudaSession {
                     Input::I64 { data, .. } => data.iter().for_each(|v| self.staging.extend(v.to_le_bytes())),
                     Input::F32 { data, .. } => data.iter().for_each(|v| self.staging.extend(v.to_le_bytes())),
                 }
-                let address = self.arena + (index * self.plan.row_bytes + gate.offset) as u64;
-                self.device.upload(address, &self.staging)?;
+                self.device.upload(self.address(index, gate.offset), &self.staging)?;
             }
             if let Some(gate) = &self.plan.places {
                 let picked = picked.get(index).and_then(Option::as_deref);
@@ -125,7 +128,7 @@ impl CudaSession {
                 let place = |i: usize| picked.map_or(i, |picked| picked.get(i).copied().unwrap_or_default()) as i64;
                 self.staging.clear();
                 (0..gate.count()).for_each(|i| self.staging.extend(place(i).to_le_bytes()));
-                self.device.upload(self.arena + (index * self.plan.row_bytes + gate.offset) as u64, &self.staging)?;
+                self.device.upload(self.address(index, gate.offset), &self.staging)?;
             }
         }
         self.device.replay(recording)?;
@@ -155,9 +158,7 @@ impl CudaSession {
         self.device.download(self.address(row, gate.offset), &mut self.staging)?;
         let mut data = vec![0f32; gate.count()];
         for (&place, bytes) in picked.iter().zip(self.staging.chunks_exact(width * 4)) {
-            for (number, b) in data[place * width..][..width].iter_mut().zip(bytes.chunks_exact(4)) {
-                *number = f32::from_le_bytes([b[0], b[1], b[2], b[3]]);
-            }
+            data[place * width..][..width].iter_mut().zip(floats(bytes)).for_each(|(number, value)| *number = value);
         }
         Ok(Output::F32 { shape: gate.port.shape.clone(), data })
     }
@@ -168,10 +169,7 @@ impl CudaSession {
         self.device.download(address, &mut self.staging)?;
         let shape = gate.port.shape.clone();
         Ok(match gate.port.dtype {
-            DType::F32 => {
-                let number = |b: &[u8]| f32::from_le_bytes([b[0], b[1], b[2], b[3]]);
-                Output::F32 { shape, data: self.staging.chunks_exact(4).map(number).collect() }
-            }
+            DType::F32 => Output::F32 { shape, data: floats(&self.staging).collect() },
             DType::I64 => {
                 let number = |b: &[u8]| i64::from_le_bytes([b[0], b[1], b[2], b[3], b[4], b[5], b[6], b[7]]);
                 Output::I64 { shape, data: self.staging.chunks_exact(8).map(number).collect() }
@@ -180,29 +178,22 @@ impl CudaSession {
     }
 }
 
+fn floats(bytes: &[u8]) -> impl Iterator<Item = f32> {
+    bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]))
+}
+
 impl Session for CudaSession {
     fn run(&mut self, inputs: &[Input<'_>]) -> Result<Vec<Output>> {
-        let mut results = self.run_together(&[inputs], None)?;
+        let mut results = self.run_together(&[(inputs, None)])?;
         results.pop().ok_or_else(|| Error::internal("a run gave no row"))
     }
 
     fn run_rows(&mut self, rows: &[&[Input<'_>]]) -> Result<Vec<Vec<Output>>> {
-        let mut results = Vec::with_capacity(rows.len());
-        for part in rows.chunks(MAX_ROWS) {
-            results.extend(self.run_together(part, None)?);
-        }
-        Ok(results)
+        self.rows(&wanted::rows(rows, &[]))
     }
 
     fn run_wanted(&mut self, rows: &[&[Input<'_>]], wanted: &[&[bool]]) -> Result<Vec<Vec<Output>>> {
-        if wanted.len() != rows.len() {
-            return self.run_rows(rows);
-        }
-        let mut results = Vec::with_capacity(rows.len());
-        for (part, wanted) in rows.chunks(MAX_ROWS).zip(wanted.chunks(MAX_ROWS)) {
-            results.extend(self.run_together(part, Some(wanted))?);
-        }
-        Ok(results)
+        self.rows(&wanted::rows(rows, wanted))
     }
 
     fn describe(&self) -> Vec<OperatorCount> {

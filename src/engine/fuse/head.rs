@@ -27,7 +27,8 @@ fn find(model: &TypedModel) -> Option<(usize, Head)> {
         }
         if let Some(linear) = node.op_as::<Linear>() {
             let rows = linear.shape.iter().product::<usize>() / linear.columns;
-            return (linear.columns == columns && first + count <= rows).then_some((node.id, Head { first, count }));
+            let fits = linear.columns == columns && first + count <= rows && !linear.residual;
+            return fits.then_some((node.id, Head { first, count }));
         }
         let &input = node.inputs.first()?;
         if let Some(slice) = node.op_as::<Slice>() {

@@ -10,7 +10,7 @@ use crate::engine::kernel::half::{HalfRows, gemm_f16};
 use crate::engine::kernel::{
     Activation, Epilogue, QuantRows, Residual, RowScales, Rows, SharedSlice, gemm_f32, gemm_i8, quantize_rows,
 };
-use crate::engine::wanted::wanted;
+use crate::engine::wanted::{picked, wanted};
 
 /// Products smaller than this are not worth waking a thread for, in multiply-adds.
 pub(super) const PARALLEL: usize = 1 << 19;
@@ -87,9 +87,9 @@ impl Linear {
 
     /// The rows to compute, where that is not all of them.
     fn wanted_rows(&self) -> Option<Vec<usize>> {
-        let head = self.head.filter(|_| !self.residual)?;
-        let wanted = wanted().filter(|wanted| wanted.len() == head.count && wanted.contains(&false))?;
-        Some(wanted.iter().enumerate().filter_map(|(place, &is)| is.then_some(head.first + place)).collect())
+        let head = self.head?;
+        let places = picked(wanted().as_deref(), head.count)?;
+        Some(places.into_iter().map(|place| head.first + place).collect())
     }
 
     /// Computes `rows` rows, and puts them into `out`: in order, or to `places`.
