@@ -141,6 +141,30 @@ def without_labels(network: MaskedTransformer, names: list[str]) -> MaskedTransf
     return smaller.train(network.training)
 
 
+@torch.no_grad()
+def grown(network: MaskedTransformer, config: MvtmConfig, nearest: Tensor) -> MaskedTransformer:
+    """A start for training on with more codes, classes or layers: what ``network`` predicts, as far as it goes.
+
+    ``nearest`` is int64 ``[config.codes]``, for each code one of the old that stands for it; codes that share one share its
+    probability. A class of the same name is the same, a new one starts as the null label; new layers, after the old, change nothing yet.
+    """
+    old = network.config
+    if replace(config, codes=old.codes, labels=old.labels, depth=old.depth) != old or config.depth < old.depth:
+        raise ValueError(f"a network of {old} cannot grow to {config}: only codes, labels and depth may differ, and depth not be less")
+    larger, weights = MaskedTransformer(config), network.state_dict()
+    for layer in larger.layers[old.depth:]:
+        nn.init.zeros_(layer.proj.bias)
+        nn.init.zeros_(layer.fc2.bias)
+    sharing = torch.bincount(nearest, minlength=old.codes)[nearest]
+    label = {name: index for index, name in enumerate(old.labels)}
+    weights["label_embedding.weight"] = weights["label_embedding.weight"][[*(label.get(name, old.null_label) for name in config.labels), old.null_label]]
+    weights["token_embedding.weight"] = weights["token_embedding.weight"][torch.cat([nearest, torch.tensor([old.mask_id])])]
+    weights["head.weight"] = weights["head.weight"][nearest]
+    weights["head.bias"] = weights["head.bias"][nearest] - sharing.log()
+    larger.load_state_dict(larger.state_dict() | weights)
+    return larger
+
+
 def save_mvtm(config: MvtmConfig, weights: dict[str, Tensor], path: str | Path) -> None:
     """Writes configuration and weights, whole or not at all."""
     write_checkpoint(path, {"config": asdict(config), "weights": weights})

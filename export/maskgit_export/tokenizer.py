@@ -7,7 +7,7 @@ int64 ``[B, rows * cols]`` in raster order.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
@@ -19,7 +19,11 @@ from .training import write_checkpoint
 
 @dataclass
 class TokenizerConfig:
-    """Shape of a tokenizer. ``factor`` is the number of pixels a token spans on each side: 4 or 8."""
+    """Shape of a tokenizer.
+
+    ``factor`` is the number of pixels a token spans on each side, ``patch`` that of the squares which the outermost layers take at
+    once; the stages between double from one to the other. ``refine``, where not 0, is the channels of a residual block over 2x2 pixels at the decoder's end.
+    """
 
     size: int = 64
     factor: int = 4
@@ -27,6 +31,8 @@ class TokenizerConfig:
     code_dim: int = 16
     width: int = 96
     blocks: int = 2
+    patch: int = 2
+    refine: int = 0
 
     @property
     def grid(self) -> int:
@@ -41,9 +47,10 @@ class ResidualBlock(nn.Module):
     The second convolution starts at zero, which lets so shallow a network train without.
     """
 
-    def __init__(self, width: int):
+    def __init__(self, width: int, hidden: int | None = None):
         super().__init__()
-        self.conv1, self.conv2 = nn.Conv2d(width, width, 3, padding=1), nn.Conv2d(width, width, 3, padding=1)
+        hidden = hidden or width
+        self.conv1, self.conv2 = nn.Conv2d(width, hidden, 3, padding=1), nn.Conv2d(hidden, width, 3, padding=1)
         nn.init.zeros_(self.conv2.weight)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -51,12 +58,12 @@ class ResidualBlock(nn.Module):
 
 
 class Encoder(nn.Module):
-    """Image to one unit vector a cell; halves the resolution log2(factor) times."""
+    """Image to one unit vector a cell; halves the resolution log2(factor) times, the first by unshuffling pixels."""
 
     def __init__(self, config: TokenizerConfig):
         super().__init__()
-        stages: list[nn.Module] = [nn.PixelUnshuffle(2), nn.Conv2d(12, config.width // 2, 3, padding=1), nn.SiLU()]
-        channels, scale = config.width // 2, 2
+        stages: list[nn.Module] = [nn.PixelUnshuffle(config.patch), nn.Conv2d(3 * config.patch**2, config.width // 2, 3, padding=1), nn.SiLU()]
+        channels, scale = config.width // 2, config.patch
         while scale < config.factor:
             stages += [nn.Conv2d(channels, config.width, 4, stride=2, padding=1), ResidualBlock(config.width)]
             channels, scale = config.width, scale * 2
@@ -76,12 +83,15 @@ class Decoder(nn.Module):
         stages: list[nn.Module] = [nn.Conv2d(config.code_dim, width, 3, padding=1)]
         stages += [ResidualBlock(width) for _ in range(config.blocks)]
         scale = config.factor
-        while scale > 2:
+        while scale > config.patch:
             stages += [nn.Upsample(scale_factor=2, mode="nearest"), nn.Conv2d(width, width // 2, 3, padding=1), ResidualBlock(width // 2)]
             width, scale = width // 2, scale // 2
         self.stages = nn.Sequential(*stages)
-        self.out = nn.Conv2d(width, 12, 3, padding=1)
-        self.shuffle = nn.PixelShuffle(2)
+        self.out = nn.Conv2d(width, 3 * config.patch**2, 3, padding=1)
+        shuffles: list[nn.Module] = [nn.PixelShuffle(config.patch)]
+        if config.refine:
+            shuffles = [nn.PixelShuffle(config.patch // 2), ResidualBlock(12, config.refine), nn.PixelShuffle(2)]
+        self.shuffle = nn.Sequential(*shuffles)
 
     def forward(self, codes: Tensor) -> Tensor:
         return self.shuffle(self.out(F.silu(self.stages(codes)))) * 0.5 + 0.5
@@ -139,6 +149,8 @@ class Tokenizer(nn.Module):
         super().__init__()
         if config.factor not in (4, 8) or config.size % config.factor:
             raise ValueError(f"factor {config.factor} with size {config.size}: the factor must be 4 or 8 and divide the size")
+        if config.patch not in (2, 4) or config.patch >= config.factor:
+            raise ValueError(f"patch {config.patch}: it must be 2 or 4, and less than the factor, {config.factor}")
         self.config = config
         self.encoder, self.decoder = Encoder(config), Decoder(config)
         self.quantizer = Quantizer(config.codes, config.code_dim)
@@ -157,6 +169,37 @@ class Tokenizer(nn.Module):
         grid = self.config.grid
         codes = F.embedding(tokens, self.quantizer.codebook).transpose(1, 2).reshape(-1, self.config.code_dim, grid, grid)
         return self.decoder(codes).clamp(0, 1)
+
+
+@torch.no_grad()
+def doubled(tokenizer: Tokenizer, codes: int, refine: int) -> Tokenizer:
+    """The same tokens for images of twice the size: a start for training on.
+
+    The encoder averages 2x2 pixels, the decoder repeats each, both within the outermost convolution. Codes beyond those of ``tokenizer`` are unused, so
+    that the quantiser restarts them at the first vectors it sees.
+    """
+    old = tokenizer.config
+    if old.patch != 2 or old.refine or codes < old.codes:
+        raise ValueError(f"a tokenizer of patch {old.patch} with {old.codes} codes: only one of patch 2, not refined, can be doubled, to at least its codes")
+    grown = Tokenizer(replace(old, size=2 * old.size, factor=2 * old.factor, patch=4, codes=codes, refine=refine))
+    weights, into = tokenizer.state_dict(), grown.state_dict()
+    channel = torch.arange(12)
+    # PixelUnshuffle(4) has (channel, y, x) in this order; the two shuffles of a refined decoder have (channel, y % 2, x % 2, y // 2, x // 2).
+    unshuffled = channel.reshape(3, 2, 1, 2, 1).expand(3, 2, 2, 2, 2).flatten()
+    shuffled = channel.reshape(3, 1, 1, 2, 2).expand(3, 2, 2, 2, 2).flatten() if refine else unshuffled
+    weights["encoder.stages.1.weight"] = weights["encoder.stages.1.weight"][:, unshuffled] / 4
+    for name in ("decoder.out.weight", "decoder.out.bias"):
+        weights[name] = weights[name][shuffled]
+    if refine:
+        grown.decoder.shuffle[1].conv2.bias.zero_()
+    for name, value in weights.items():
+        if name.startswith("quantizer."):
+            into[name][: old.codes] = value
+            if name == "quantizer.usage":
+                into[name][old.codes:] = 0
+        else:
+            into[name].copy_(value)
+    return grown
 
 
 def save_tokenizer(tokenizer: Tokenizer, path: str | Path) -> None:

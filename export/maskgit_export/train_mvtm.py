@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from . import dataset
 from .muon import Muon
-from .mvtm import MaskedTransformer, MvtmConfig, save_mvtm
+from .mvtm import MaskedTransformer, MvtmConfig, grown, load_mvtm, save_mvtm
 from .tokenizer import Tokenizer, load_tokenizer
 from .training import Progress, Run, decay_groups, learning_rate, read_checkpoint, set_learning_rate, to_tensor, write_checkpoint
 
@@ -30,6 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data", required=True, help="a folder that `data` wrote, or one with a sub-folder of pictures a class")
     parser.add_argument("--tokenizer", required=True, type=Path, help="file that `train-tokenizer` wrote")
     parser.add_argument("-o", "--output", required=True, type=Path, help="weights to write; OUTPUT.checkpoint holds the state to resume from")
+    parser.add_argument("--start", type=Path, nargs=2, metavar=("MVTM", "TOKENIZER"), help="weights to start from, and the tokenizer that they were trained with: each code starts as the nearest of its codes")
     parser.add_argument("--width", type=int, default=96, help="channels at the token grid")
     parser.add_argument("--dim", type=int, default=192, help="width of the transformer")
     parser.add_argument("--depth", type=int, default=6, help="layers of the transformer")
@@ -96,7 +97,7 @@ def run(args: argparse.Namespace) -> int:
     labels, heldout_labels = (torch.from_numpy(split.labels.copy()) for split in (data.train, data.heldout))
 
     config = MvtmConfig(grid=grid, codes=codes, labels=data.classes, **shape)
-    network = MaskedTransformer(config).to(process.device)
+    network = (_start(args, config) if args.start and not state else MaskedTransformer(config)).to(process.device)
     average = {name: value.detach().clone() for name, value in network.state_dict().items()}
     optimizers = _optimizers(network, args)
     step, spent, curve = 0, 0.0, []
@@ -165,6 +166,19 @@ def run(args: argparse.Namespace) -> int:
         print(f"wrote {args.output}", file=sys.stderr)
     process.close()
     return 0
+
+
+def _start(args: argparse.Namespace, config: MvtmConfig) -> MaskedTransformer:
+    """What ``--start`` names, grown to this configuration."""
+    mvtm, tokenizer = args.start
+    old, new = load_tokenizer(tokenizer).quantizer.codebook, load_tokenizer(args.tokenizer).quantizer.codebook
+    network = load_mvtm(mvtm)
+    if network.config.codes != len(old):
+        raise SystemExit(f"--start: {mvtm} has {network.config.codes} codes, {tokenizer} {len(old)}; give the tokenizer that it was trained with")
+    try:
+        return grown(network, config, (new @ old.t()).argmax(1)).train()
+    except ValueError as error:
+        raise SystemExit(f"--start {mvtm}: {error}") from None
 
 
 def _optimizers(network: MaskedTransformer, args: argparse.Namespace) -> list[tuple[torch.optim.Optimizer, float]]:

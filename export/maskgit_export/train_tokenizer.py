@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from . import dataset
 from .muon import Muon
-from .tokenizer import Tokenizer, TokenizerConfig, load_tokenizer, save_tokenizer
+from .tokenizer import Tokenizer, TokenizerConfig, doubled, load_tokenizer, save_tokenizer
 from .training import Progress, Run, learning_rate, read_checkpoint, set_learning_rate, to_tensor, write_checkpoint
 
 
@@ -42,7 +42,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--muon-lr", type=float, default=0.03, help="peak learning rate of kernels (Muon)")
     parser.add_argument("--adversarial-from", type=float, default=1.1, metavar="FRACTION", help="part of the run after which the discriminator joins; above 1: never")
     parser.add_argument("--adversarial-weight", type=float, default=0.1, help="weight of the adversarial loss relative to the reconstruction's gradient")
-    parser.add_argument("--start", type=Path, default=None, help="tokenizer file to start from")
+    parser.add_argument("--start", type=Path, default=None, help="tokenizer file to start from; made for half the size, it is grown to these --codes, with twice the --factor")
+    parser.add_argument("--refine", type=int, default=32, help="channels of the block that a grown decoder ends with")
     parser.add_argument("--decoder-only", action="store_true", help="keep encoder and codebook (needs --start)")
     parser.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda"])
     parser.add_argument("--threads", type=int, default=0, help="CPU threads (0: PyTorch's choice)")
@@ -83,6 +84,8 @@ def run(args: argparse.Namespace) -> int:
         raise SystemExit("--decoder-only needs --start FILE: a tokenizer whose decoder to train on")
     if args.start:
         tokenizer = load_tokenizer(args.start)
+        if 2 * tokenizer.config.size == data.size:
+            tokenizer = doubled(tokenizer, args.codes, args.refine)
     else:
         tokenizer = Tokenizer(TokenizerConfig(size=data.size, factor=args.factor, codes=args.codes, width=args.width, blocks=args.blocks))
     if tokenizer.config.size != data.size:

@@ -10,8 +10,8 @@ from PIL import Image
 from maskgit_export import dataset, train_mvtm, train_tokenizer
 from maskgit_export.cli import main
 from maskgit_export.muon import Muon, orthogonalize
-from maskgit_export.mvtm import MaskedTransformer, MvtmConfig, load_mvtm
-from maskgit_export.tokenizer import Quantizer, Tokenizer, TokenizerConfig, load_tokenizer
+from maskgit_export.mvtm import MaskedTransformer, MvtmConfig, grown, load_mvtm
+from maskgit_export.tokenizer import Quantizer, Tokenizer, TokenizerConfig, doubled, load_tokenizer
 from maskgit_export.training import Run, learning_rate
 
 
@@ -159,6 +159,35 @@ def test_the_tokenizer_goes_on_and_refuses_the_state_of_another(pictures, tmp_pa
         main([*train, "--images", "960", "--width", "24"])
 
 
+def test_training_starts_from_a_smaller_model(pictures, tmp_path, capsys):
+    """Both trainers' --start: pictures of twice the size, more codes, one more class and layer."""
+    small, large = tmp_path / "small", tmp_path / "large"
+    dataset.save(dataset.load(pictures, 16), small)
+    (pictures / "third").mkdir()
+    for index in range(20):
+        Image.fromarray(np.full((32, 32, 3), 10 * index, np.uint8)).save(pictures / "third" / f"{index}.png")
+    dataset.save(dataset.load(pictures, 32), large)
+    common = ["--threads", "1", "--device", "cpu"]
+    t1, t2, m1, m2 = (str(tmp_path / name) for name in ("t1.pt", "t2.pt", "m1.pt", "m2.pt"))
+    shape = ["--width", "16", "--dim", "24", "--heads", "2", "--batch", "8"]
+    assert main(["train-tokenizer", "--data", str(small), "--codes", "16", "--width", "16", "--images", "800", "-o", t1, *common]) == 0
+    assert main(["train-tokenizer", "--data", str(large), "--start", t1, "--codes", "24", "--refine", "8", "--images", "32", "-o", t2, *common]) == 0
+    grown_tokenizer = load_tokenizer(t2)
+    assert (grown_tokenizer.config.factor, grown_tokenizer.config.codes, grown_tokenizer.config.grid) == (8, 24, 4)
+    assert main(["train-mvtm", "--data", str(small), "--tokenizer", t1, *shape, "--depth", "1", "--images", "400", "-o", m1, *common]) == 0
+    capsys.readouterr()
+    train = ["train-mvtm", "--data", str(large), "--tokenizer", t2, *shape, "--depth", "2", "--images", "8", *common]
+    assert main([*train, "--start", m1, t1, "-o", m2]) == 0
+    before, after = load_mvtm(m1), load_mvtm(m2)
+    assert after.config.labels == ["blue", "red", "third"] and after.config.depth == 2
+    # One step, at the start of the warm-up, does not go far.
+    assert torch.allclose(before.fold.weight, after.fold.weight, atol=1e-3) and not torch.equal(before.fold.weight, after.fold.weight)
+    with pytest.raises(SystemExit, match="16 codes"):
+        main([*train, "--start", m1, t2, "-o", str(tmp_path / "m3.pt")])
+    with pytest.raises(SystemExit, match="only codes, labels and depth"):
+        main([*train, "--width", "24", "--start", m1, t1, "-o", str(tmp_path / "m3.pt")])
+
+
 def test_several_processes_need_a_number_of_images():
     process = Run("cpu")
     process.check_budget(3.0)
@@ -182,3 +211,44 @@ def test_network_sees_the_label_and_every_token():
         tokens[0, 0] = 3
         changed = (network(tokens, label) - plain).abs().amax(-1)[0]
     assert (changed > 1e-6).all()
+
+
+@pytest.mark.parametrize("refine", [0, 8])
+def test_a_doubled_tokenizer_gives_the_same_tokens_and_pictures_at_twice_the_size(refine):
+    torch.manual_seed(0)
+    small = Tokenizer(TokenizerConfig(size=32, codes=64, width=16)).eval()
+    for parameter in small.parameters():
+        torch.nn.init.normal_(parameter, std=0.2)
+    large = doubled(small, codes=96, refine=refine)
+    assert large.config.size == 64 and large.config.grid == small.config.grid and large.config.codes == 96
+    large.eval()
+    image = torch.rand(2, 3, 64, 64)
+    tokens = small.encode(torch.nn.functional.avg_pool2d(image, 2))
+    # A new code may be nearer than any of the old ones.
+    large.quantizer.codebook[64:] = 0
+    assert torch.equal(large.encode(image), tokens)
+    assert torch.allclose(large.decode(tokens), torch.nn.functional.interpolate(small.decode(tokens), scale_factor=2), atol=1e-5)
+    large.train()(image)
+    # The new codes have found something to stand for.
+    assert (large.quantizer.usage[64:] > 0).all()
+
+
+def test_a_grown_transformer_predicts_what_it_did():
+    torch.manual_seed(0)
+    old = MvtmConfig(grid=4, codes=6, labels=["a", "b"], width=8, dim=16, depth=2, heads=2)
+    small = MaskedTransformer(old).eval()
+    for parameter in small.parameters():
+        torch.nn.init.normal_(parameter, std=0.2)
+    nearest = torch.tensor([0, 1, 2, 3, 4, 5, 1, 1, 4])
+    new = MvtmConfig(grid=4, codes=9, labels=["c", "b"], width=8, dim=16, depth=3, heads=2)
+    large = grown(small, new, nearest).eval()
+    tokens = torch.randint(0, 10, (5, 16))
+    before = torch.cat([nearest, torch.tensor([6])])[tokens]
+    for name, label, old_label in (("b", 1, 1), ("the null label", 2, 2), ("a class of its own", 0, 2)):
+        found = large(tokens, torch.full((5,), label)).softmax(-1)
+        merged = torch.zeros(5, 16, 6).index_add_(2, nearest, found)
+        expected = small(before, torch.full((5,), old_label)).softmax(-1)
+        assert torch.allclose(merged, expected, atol=1e-6), name
+        assert torch.allclose(found[..., 1], found[..., 7]), "codes that share one share its probability"
+    with pytest.raises(ValueError, match="only codes, labels and depth"):
+        grown(small, MvtmConfig(grid=4, codes=6, labels=["a"], width=8, dim=32, depth=2, heads=2), nearest[:6])
