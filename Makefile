@@ -11,7 +11,7 @@
 # make lint     rustfmt, clippy and rustdoc, warnings denied
 # make bench    Criterion benches and `maskgit bench`
 # make compare  our engine beside ONNX Runtime: benches/RESULTS.md and benches/RESULTS-imagenet256.md (a quarter of an hour)
-# make published   convert random checkpoints of every published shape, measure the bundles: benches/RESULTS-published*.md (hours, 30 GB of disk)
+# make published   convert random checkpoints of every published shape, measure the bundles: benches/RESULTS-published.md (hours, 40 GB of disk)
 # make fmt      format the Rust code
 # make golden   write tests/golden anew, after a change that is meant to change tokens
 # make tiny     write tests/data/tiny anew
@@ -149,16 +149,14 @@ compare: own $(VENV_STAMP)
 	PYTHONPATH="$(CURDIR)/export" "$(VENV_PYTHON)" benches/compare/compare.py --command "$(MASKGIT)" \
 		--bundle maskgit-imagenet256=$(COMPARE)/fp32,$(COMPARE)/int8 --steps 8 --turns 2 --runs 1 -o benches/RESULTS-imagenet256.md
 
-# Every published shape at full size, and three of them beside ONNX Runtime.
+# Every published shape at full size; then, when all bundles are made, beside ONNX Runtime. What was measured before is not measured again.
 PUBLISHED = $(MASKGIT_CACHE)/published
 SHAPES ?= maskgit-imagenet256:flax maskgit-imagenet512:torch \
-	$(foreach size,t s b l,$(foreach pixels,256 384,halton-$(size)-$(pixels):torch))
-TIMED ?= maskgit-imagenet512 halton-b-384 halton-l-384
+	$(foreach pixels,256 384,halton-t-$(pixels):torch halton-s-$(pixels):safetensors halton-b-$(pixels):torch halton-l-$(pixels):torch)
 published: own $(VENV_STAMP)
 	$(CARGO) build --release --locked
-	PYTHONPATH="$(CURDIR)/export" "$(VENV_PYTHON)" benches/published.py --command "$(MASKGIT)" --work "$(PUBLISHED)" -o benches/RESULTS-published-memory.md $(SHAPES)
-	PYTHONPATH="$(CURDIR)/export" "$(VENV_PYTHON)" benches/compare/compare.py --command "$(MASKGIT)" --no-pictures --turns 2 --runs 1 --threads 2 \
-		$(foreach shape,$(TIMED),--bundle $(shape)=$(PUBLISHED)/$(shape)/fp32,$(PUBLISHED)/$(shape)/int8) -o benches/RESULTS-published.md
+	PYTHONPATH="$(CURDIR)/export" "$(VENV_PYTHON)" benches/published.py --command "$(MASKGIT)" --work "$(PUBLISHED)" -o benches/RESULTS-published.md $(SHAPES)
+	PYTHONPATH="$(CURDIR)/export" "$(VENV_PYTHON)" benches/published.py --command "$(MASKGIT)" --work "$(PUBLISHED)" --times -o benches/RESULTS-published.md --page docs/models.md $(SHAPES)
 
 fmt:
 	$(CARGO) fmt

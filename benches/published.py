@@ -1,11 +1,12 @@
 """Converts checkpoints of random weights in published layouts, at full size, and measures the bundles in each precision.
 
-    python benches/published.py --command MASKGIT --work FOLDER [-o RESULTS.md] SHAPE:FORMAT ...
+    python benches/published.py --command MASKGIT --work FOLDER [--times] [-o RESULTS.md] [--page PAGE.md] SHAPE:FORMAT ...
 
 SHAPE:FORMAT as ``synth --shape SHAPE --checkpoint FORMAT`` takes them. Needs ``maskgit_export`` and its tests' packages. For each shape, in
 FOLDER/SHAPE: checkpoints, ``convert``, ``verify`` with PyTorch, with --numpy the comparison with NumPy (export/tests/test_full_size.py), ``half``, ``quantize``, and
 ``generate`` and ``edit`` of one step in each precision; then the checkpoints are deleted, the bundles stay. Peaks are largest resident
-sets. What was measured is kept in FOLDER/SHAPE.json and not measured again; every file that is there goes into the table. Minutes to half an hour for each
+sets. With --times, loading, a step and a decoding in fp32 and int8 beside ONNX Runtime as benches/compare/compare.py times them, on all cores: do that
+where nothing else runs. What was measured is kept in FOLDER/SHAPE.json and not measured again; every file that is there goes into the table. Minutes to half an hour for each
 shape, and up to 12 GB of memory for the largest.
 """
 
@@ -22,9 +23,14 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / "benches/compare"))
+
+import compare  # noqa: E402
 PRECISIONS = ("fp32", "fp16", "int8")
 #: Logits of random weights are nearly flat: their cosine would keep layers in fp32 that a trained model has in int8.
 RANDOM = {"fp16": [], "int8": ["--min-cosine", "0", "--min-psnr", "0"]}
+#: Around the table in a page.
+MARKS = ("<!-- measured -->", "<!-- /measured -->")
 #: More steps do not change the peak.
 DRAW = ["--steps", "1", "--json"]
 
@@ -102,7 +108,16 @@ def draw(bundle: Path, command: str) -> dict:
     return {"sizes": sizes, "peaks": peaks}
 
 
-def measure(case: str, work: Path, command: str, precisions: list[str], numpy: bool) -> None:
+def beside_onnx_runtime(shape: str, folder: Path, command: str) -> dict:
+    """Times of the fp32 and int8 bundles, and of ONNX Runtime."""
+    # Kept for the shapes that follow: sizes of one family share their decoder.
+    scratch = folder.parent / "onnxruntime"
+    scratch.mkdir(exist_ok=True)
+    paths = {precision: folder / precision for precision in ("fp32", "int8")}
+    return {"machine": compare.describe(), **compare.measure(shape, paths, command, scratch, threads=[os.cpu_count() or 1], turns=3, runs=1, pictures=False)}
+
+
+def measure(case: str, work: Path, command: str, precisions: list[str], numpy: bool, times: bool) -> None:
     """Everything about one shape, into its JSON file, after each part."""
     shape, format = case.split(":")
     folder, file = work / shape, work / f"{shape}.json"
@@ -110,6 +125,8 @@ def measure(case: str, work: Path, command: str, precisions: list[str], numpy: b
     parts = [("fp32 convert", lambda: convert(shape, folder, numpy, format, command)), ("fp32", lambda: draw(folder / "fp32", command))]
     for precision in precisions:
         parts += [(f"{precision} made", lambda p=precision: make(p, folder, command)), (precision, lambda p=precision: draw(folder / p, command))]
+    if times:
+        parts.append(("times", lambda: beside_onnx_runtime(shape, folder, command)))
     for name, part in parts:
         if name in found:
             continue
@@ -145,6 +162,33 @@ def tables(work: Path) -> str:
                 r = m["report"]
                 kept = f"{m['kept']} of {m['layers']}" if m["layers"] else "-"
                 lines.append(f"| {row['shape']} | {precision} | {m['made_peak'] / 1e9:.1f} GB | {r['logits_cosine']:.6f} | {r['image_psnr']:.1f} dB | {r['encoder_same_tokens']:.1%} | {kept} |")
+    timed = [row for row in rows if "times" in row]
+    if timed:
+        lines += ["", "## Times beside ONNX Runtime", "", f"{'; '.join(sorted({row['times']['machine'] for row in timed}))}. Medians of three turns, all cores. A ratio below 1 is less time than ONNX Runtime takes: fp32 beside its",
+                  "fp32, int8 beside the faster of its fp32 and its own int8, graph by graph. A step is one run of the transformer; a picture takes one a step, two with guidance, and one decoding.", "",
+                  "| shape | precision | load | step | decode | ratio: step | decode | load |", "|---|---|---|---|---|---|---|---|"]
+    for row in timed:
+        for m in row["times"]["medians"]:
+            if m["program"].startswith("maskgit"):
+                precision = m["program"].split()[1]
+                ratio = compare.ratios(row["times"], precision, m["threads"])
+                lines.append(f"| {row['shape']} | {precision} | {m['load']:.2f} s | {m['step']:.2f} s | {m['decode']:.2f} s | {ratio['step']:.2f} | {ratio['decode']:.2f} | {ratio['load']:.2f} |")
+    return "\n".join(lines) + "\n"
+
+
+def summary(work: Path) -> str:
+    """What a reader of the models' page wants: one line for each bundle."""
+    lines = ["| bundle | precision | size | peak memory: generate | edit | time / ONNX Runtime: step | decode |", "|---|---|---|---|---|---|---|"]
+    for file in sorted(work.glob("*.json")):
+        row = json.loads(file.read_text(encoding="utf-8"))
+        for precision in PRECISIONS:
+            if (d := row.get(precision)) is None:
+                continue
+            ratio = "- | -"
+            if "times" in row and precision != "fp16":
+                found = compare.ratios(row["times"], precision, row["times"]["medians"][0]["threads"])
+                ratio = f"{found['step']:.2f} | {found['decode']:.2f}"
+            lines.append(f"| {row['shape']} | {precision} | {sum(d['sizes'].values()) / 1e6:.0f} MB | {d['peaks']['generate'] / 1e9:.2f} GB | {d['peaks']['edit'] / 1e9:.2f} GB | {ratio} |")
     return "\n".join(lines) + "\n"
 
 
@@ -154,6 +198,8 @@ def main() -> int:
     parser.add_argument("--work", required=True, type=Path, help="folder of checkpoints, bundles and figures")
     parser.add_argument("--precisions", nargs="+", choices=PRECISIONS, default=PRECISIONS, help="fp32 is always measured")
     parser.add_argument("--numpy", action="store_true", help="compare with NumPy too, which takes as long as all the rest")
+    parser.add_argument("--times", action="store_true", help="time fp32 and int8 beside ONNX Runtime too; needs a quiet machine")
+    parser.add_argument("--page", type=Path, help=f"page whose part between {MARKS[0]} and {MARKS[1]} is written anew")
     parser.add_argument("-o", "--output", type=Path, help="write the tables here (default: print them)")
     parser.add_argument("cases", nargs="*", metavar="SHAPE:FORMAT")
     args = parser.parse_args()
@@ -161,10 +207,13 @@ def main() -> int:
     failed = 0
     for case in args.cases:
         try:
-            measure(case, args.work.resolve(), args.command, [precision for precision in args.precisions if precision != "fp32"], args.numpy)
+            measure(case, args.work.resolve(), args.command, [precision for precision in args.precisions if precision != "fp32"], args.numpy, args.times)
         except Failed as error:
             print(f"{case}: {error}", file=sys.stderr)
             failed = 1
+    if args.page:
+        before, rest = args.page.read_text(encoding="utf-8").split(MARKS[0])
+        args.page.write_text(f"{before}{MARKS[0]}\n{summary(args.work)}{MARKS[1]}{rest.split(MARKS[1])[1]}", encoding="utf-8")
     text = tables(args.work)
     if args.output:
         args.output.write_text(text, encoding="utf-8")

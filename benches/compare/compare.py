@@ -49,14 +49,16 @@ class Calibration:
 
 
 def quantize(bundle: Path, folder: Path, steps: int) -> dict[str, Path]:
-    """ONNX Runtime's own int8 graphs."""
+    """ONNX Runtime's own int8 graphs, in ``folder``; a decoder that another bundle had is not quantised again."""
     from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_dynamic, quantize_static
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
     metadata, graphs = read_manifest(bundle)
     CalibrationDataReader.register(Calibration)
-    transformer, decoder = folder / "transformer.onnx", folder / "decoder.onnx"
+    transformer, decoder = folder / "transformer.onnx", folder / f"decoder-{graphs['decoder']['sha256']}.onnx"
     quantize_dynamic(bundle / graphs["transformer"]["file"], transformer, per_channel=True, weight_type=QuantType.QInt8)
+    if decoder.exists():
+        return {"transformer": transformer, "decoder": decoder}
     codes = real_inputs(bundle, metadata, graphs, steps=steps, pictures=2).codes
     prepared = folder / "prepared.onnx"
     quant_pre_process(str(bundle / graphs["decoder"]["file"]), str(prepared), skip_symbolic_shape=True)
@@ -101,56 +103,73 @@ def describe() -> str:
     return f"{model}, {os.cpu_count()} cores ({features}); ONNX Runtime {onnxruntime.__version__}, Python {platform.python_version()}"
 
 
-def table(name: str, paths: dict[str, Path], args: argparse.Namespace) -> str:
-    """Measures one model and gives its part of the document."""
-    with tempfile.TemporaryDirectory() as folder:
-        print(f"{name}: ONNX Runtime's int8", file=sys.stderr, flush=True)
-        int8 = quantize(paths["fp32"], Path(folder), args.calibration_steps)
-        # Without pictures, one step: our command draws some anyhow.
-        steps = ["--steps", str(args.steps)] if args.steps else ["--steps", "1"] if args.no_pictures else []
+def measure(name: str, paths: dict[str, Path], command: str, folder: Path, *, threads: list[int], turns: int, runs: int,
+            steps: int | None = None, calibration_steps: int = 2, pictures: bool = True) -> dict:
+    """Times one model's bundles, by precision, and ONNX Runtime: medians by program and threads, and what they are measured against.
 
-        def ours(path: Path, threads: int) -> dict:
-            common = ["--json", "--model", str(path), "--threads", str(threads), *steps]
-            times = run([args.command, "bench", *common, "--runs", str(args.runs)], threads)
-            # The memory of a program that draws one picture.
-            drawn = run([args.command, "generate", *common, "--class", "0", "-o", str(Path(folder) / "picture.png")], threads)
-            return {**times, "peak_memory_bytes": drawn["peak_memory_bytes"]}
+    Without ``pictures`` only loading, a step and a decoding are timed, for models that take minutes to draw.
+    """
+    print(f"{name}: ONNX Runtime's int8", file=sys.stderr, flush=True)
+    int8 = quantize(paths["fp32"], folder, calibration_steps)
+    # Without pictures, one step: our command draws some anyhow.
+    drawn_steps = ["--steps", str(steps)] if steps else [] if pictures else ["--steps", "1"]
 
-        programs = {f"maskgit {p}": lambda threads, path=path: ours(path, threads) for p, path in paths.items()}
-        reference = [sys.executable, str(HERE / "runtime.py"), str(paths["fp32"]), "--runs", str(args.runs), *steps, *(["--no-pictures"] if args.no_pictures else [])]
-        replaced = ["--transformer", str(int8["transformer"]), "--decoder", str(int8["decoder"])]
-        programs["ONNX Runtime fp32"] = lambda threads: run([*reference, "--threads", str(threads)], threads)
-        programs["ONNX Runtime int8"] = lambda threads: run([*reference, "--threads", str(threads), *replaced], threads)
-        found: dict[tuple[str, int], list[dict]] = {}
-        for turn in range(args.turns):
-            for threads in args.threads:
-                for program, measure in programs.items():
-                    print(f"{name}: turn {turn + 1} of {args.turns}, {threads} threads, {program}", file=sys.stderr, flush=True)
-                    found.setdefault((program, threads), []).append(measure(threads))
-    median = {key: {figure: statistics.median(r[figure] for r in rows) for figure in FIGURES} for key, rows in found.items()}
+    def ours(path: Path, threads: int) -> dict:
+        common = ["--json", "--model", str(path), "--threads", str(threads), *drawn_steps]
+        times = run([command, "bench", *common, "--runs", str(runs)], threads)
+        # The memory of a program that draws one picture.
+        drawn = run([command, "generate", *common, "--class", "0", "-o", str(folder / "picture.png")], threads)
+        return {**times, "peak_memory_bytes": drawn["peak_memory_bytes"]}
+
+    programs = {f"maskgit {p}": lambda threads, path=path: ours(path, threads) for p, path in paths.items()}
+    reference = [sys.executable, str(HERE / "runtime.py"), str(paths["fp32"]), "--runs", str(runs), *drawn_steps, *([] if pictures else ["--no-pictures"])]
+    replaced = ["--transformer", str(int8["transformer"]), "--decoder", str(int8["decoder"])]
+    programs["ONNX Runtime fp32"] = lambda threads: run([*reference, "--threads", str(threads)], threads)
+    programs["ONNX Runtime int8"] = lambda threads: run([*reference, "--threads", str(threads), *replaced], threads)
+    found: dict[tuple[str, int], list[dict]] = {}
+    for turn in range(turns):
+        for count in threads:
+            for program, once in programs.items():
+                print(f"{name}: turn {turn + 1} of {turns}, {count} threads, {program}", file=sys.stderr, flush=True)
+                found.setdefault((program, count), []).append(once(count))
     peaks = next(rows[0] for (program, _), rows in found.items() if program.startswith("maskgit"))
-    work = {graph: multiply_adds(paths["fp32"], graph) for graph in ("transformer", "decoder")}
-    figures = FIGURES if not args.no_pictures else tuple(figure for figure in FIGURES if figure != "image")
+    return {
+        "medians": [{"program": program, "threads": count, **{figure: statistics.median(r[figure] for r in rows) for figure in FIGURES}} for (program, count), rows in found.items()],
+        "peaks": {"fp32": peaks["peak_fp32"], "int8": peaks["peak_int8"]},
+        "multiply_adds": {graph: multiply_adds(paths["fp32"], graph) for graph in ("transformer", "decoder")},
+    }
+
+
+def ratios(found: dict, precision: str, threads: int) -> dict[str, float]:
+    """Our figures over ONNX Runtime's: fp16 over its fp32, int8 over the best that it has."""
+    median = {(m["program"], m["threads"]): m for m in found["medians"]}
+    ours, other = median[f"maskgit {precision}", threads], median[f"ONNX Runtime {'int8' if precision == 'int8' else 'fp32'}", threads]
+    if precision == "int8":
+        # Graph by graph.
+        best = median["ONNX Runtime fp32", threads]
+        other = other | {figure: min(other[figure], best[figure]) for figure in ("step", "decode", "image")}
+    return {figure: ours[figure] / other[figure] for figure in FIGURES if other[figure]}
+
+
+def table(name: str, found: dict, precisions: list[str], args: argparse.Namespace) -> str:
+    """One model's part of the document."""
+    work = found["multiply_adds"]
     lines = [f"## {name}", "", f"{work['transformer'] / 1e9:.2f} G multiply-adds a step, {work['decoder'] / 1e9:.2f} G a decoding. {args.turns} turns of {args.runs} runs each.", "",
-             f"| program | threads | load | step | decode |{'' if args.no_pictures else ' picture | pictures/s |'} peak memory | step / peak rate |", f"|---|---|---|---|---|---|---|{'' if args.no_pictures else '---|---|'}"]
-    for (program, threads), m in median.items():
-        rate = peaks["peak_int8" if "int8" in program else "peak_fp32"] * threads
-        whole = "" if args.no_pictures else f" {m['image']:.3f} s | {1 / m['image']:.2f} |"
-        lines.append(f"| {program} | {threads} | {m['load']:.2f} s | {m['step'] * 1e3:.1f} ms | {m['decode'] * 1e3:.1f} ms |{whole} {m['peak_memory_bytes'] / 1e6:.0f} MB | {work['transformer'] / m['step'] / rate:.0%} |")
-    lines += ["", "Ratios (below 1: less time or memory than ONNX Runtime in the same precision; fp16 against its fp32)", "", f"| | threads | step | decode |{'' if args.no_pictures else ' picture |'} load | peak memory |", f"|---|---|---|---|---|---|{'' if args.no_pictures else '---|'}"]
-    for precision in paths:
-        other = "int8" if precision == "int8" else "fp32"
+             "| program | threads | load | step | decode | picture | pictures/s | peak memory | step / peak rate |", "|---|---|---|---|---|---|---|---|---|"]
+    for m in found["medians"]:
+        rate = found["peaks"]["int8" if "int8" in m["program"] else "fp32"] * m["threads"]
+        whole = f"{m['image']:.3f} s | {1 / m['image']:.2f}"
+        lines.append(f"| {m['program']} | {m['threads']} | {m['load']:.2f} s | {m['step'] * 1e3:.1f} ms | {m['decode'] * 1e3:.1f} ms | {whole} | {m['peak_memory_bytes'] / 1e6:.0f} MB | {work['transformer'] / m['step'] / rate:.0%} |")
+    lines += ["", "Ratios (below 1: less time or memory than ONNX Runtime in the same precision; fp16 against its fp32)", "", "| | threads | step | decode | picture | load | peak memory |", "|---|---|---|---|---|---|---|"]
+    for precision in precisions:
         for threads in args.threads:
-            a, b = median[f"maskgit {precision}", threads], median[f"ONNX Runtime {other}", threads]
-            if precision == "int8":
-                # The best it has, graph by graph.
-                best = median["ONNX Runtime fp32", threads]
-                b = {figure: min(b[figure], best[figure]) if figure in ("step", "decode", "image") else b[figure] for figure in FIGURES}
-            cells = " | ".join(f"{a[figure] / b[figure]:.2f}" for figure in ("step", "decode", "image", "load", "peak_memory_bytes") if figure in figures)
+            ratio = ratios(found, precision, threads)
+            cells = " | ".join(f"{ratio[figure]:.2f}" for figure in ("step", "decode", "image", "load", "peak_memory_bytes"))
             lines.append(f"| {precision} | {threads} | {cells} |")
-    if 1 in args.threads and 2 in args.threads and not args.no_pictures:
-        gains = ", ".join(f"{p} {median[f'maskgit {p}', 1]['image'] / median[f'maskgit {p}', 2]['image']:.2f}" for p in paths)
-        lines += ["", f"Two threads over one, whole picture: {gains}; ONNX Runtime fp32 {median['ONNX Runtime fp32', 1]['image'] / median['ONNX Runtime fp32', 2]['image']:.2f}."]
+    if 1 in args.threads and 2 in args.threads:
+        image = {(m["program"], m["threads"]): m["image"] for m in found["medians"]}
+        gains = ", ".join(f"{p} {image[f'maskgit {p}', 1] / image[f'maskgit {p}', 2]:.2f}" for p in precisions)
+        lines += ["", f"Two threads over one, whole picture: {gains}; ONNX Runtime fp32 {image['ONNX Runtime fp32', 1] / image['ONNX Runtime fp32', 2]:.2f}."]
     return "\n".join(lines) + "\n"
 
 
@@ -162,23 +181,25 @@ def main() -> int:
     parser.add_argument("--turns", type=int, default=3)
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--steps", type=int)
-    parser.add_argument("--no-pictures", action="store_true", help="time loading, a step and a decoding only, for models that take minutes to draw")
     parser.add_argument("--calibration-steps", type=int, default=2)
     parser.add_argument("-o", "--output", type=Path, default=HERE.parent / "RESULTS.md")
     args = parser.parse_args()
-    parts = []
+    models = []
     for item in args.bundle:
         name, _, folders = item.partition("=")
         paths = {json.loads((Path(folder) / "bundle.json").read_text(encoding="utf-8"))["precision"]: Path(folder) for folder in folders.split(",")}
         if "fp32" not in paths:
             raise SystemExit(f"--bundle {item}: one of the folders must be the fp32 bundle")
-        parts.append(table(name, paths, args))
-    head = f"# Our engine beside ONNX Runtime\n\n{describe()}.\n\nWritten by `make {'published' if args.no_pictures else 'compare'}`; see `benches/compare/compare.py` for what is measured, and how. The machine is shared, so compare within a table only.\nThe last column is the rate of multiply-adds in a step over that of our kernel on data in the first cache, one core times threads.\nA picture is not its generator's first of the class, so that ours starts from the logits it has kept of the first step; ONNX Runtime's loop runs all steps.\n\n"
-    if args.no_pictures:
-        head = "\n".join(line for line in head.split("\n") if not line.startswith("A picture is"))
-    partial = args.output.with_suffix(".partial")
-    partial.write_text(head + "\n".join(parts), encoding="utf-8")
-    partial.replace(args.output)
+        models.append((name, paths))
+    head = f"# Our engine beside ONNX Runtime\n\n{describe()}.\n\nWritten by `make compare`; see `benches/compare/compare.py` for what is measured, and how. The machine is shared, so compare within a table only.\nThe last column is the rate of multiply-adds in a step over that of our kernel on data in the first cache, one core times threads.\nA picture is not its generator's first of the class, so that ours starts from the logits it has kept of the first step; ONNX Runtime's loop runs all steps.\n\n"
+    parts = []
+    with tempfile.TemporaryDirectory() as folder:
+        for name, paths in models:
+            found = measure(name, paths, args.command, Path(folder), threads=args.threads, turns=args.turns, runs=args.runs, steps=args.steps, calibration_steps=args.calibration_steps)
+            parts.append(table(name, found, list(paths), args))
+            partial = args.output.with_suffix(".partial")
+            partial.write_text(head + "\n".join(parts), encoding="utf-8")
+            partial.replace(args.output)
     print(args.output, file=sys.stderr)
     return 0
 

@@ -1,7 +1,7 @@
 """Trains the VQGAN tokenizer and reports codebook use and held-out reconstruction error.
 
-Loss: L1, L1 of the image gradients (edges), the quantiser's commitment, and, for the last part of the run, a hinge
-adversarial loss from a small patch discriminator whose weight adapts to the gradient of the reconstruction loss (Esser et
+Loss: L1, L1 of the image gradients (edges), the quantiser's commitment; with ``--perceptual`` the distance in the features of a
+classifier; and, for the last part of the run, a hinge adversarial loss from a small patch discriminator whose weight adapts to the gradient of the reconstruction loss (Esser et
 al. 2021). With ``--decoder-only`` the encoder and the codebook stay as they are and only the decoder learns on: tokens, and so
 every transformer trained on them, stay valid. Interrupt it at any time: the same command goes on from the last checkpoint.
 """
@@ -21,6 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from . import dataset
+from .classifier import StyleClassifier, load_classifier
 from .muon import Muon
 from .tokenizer import Tokenizer, TokenizerConfig, doubled, load_tokenizer, save_tokenizer
 from .training import Progress, Run, learning_rate, read_checkpoint, set_learning_rate, to_tensor, write_checkpoint
@@ -42,6 +43,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--muon-lr", type=float, default=0.03, help="peak learning rate of kernels (Muon)")
     parser.add_argument("--adversarial-from", type=float, default=1.1, metavar="FRACTION", help="part of the run after which the discriminator joins; above 1: never")
     parser.add_argument("--adversarial-weight", type=float, default=0.1, help="weight of the adversarial loss relative to the reconstruction's gradient")
+    parser.add_argument("--perceptual", type=Path, metavar="CLASSIFIER", help="file of `train-classifier`, whose features are to agree too; judge the model by another one")
+    parser.add_argument("--perceptual-weight", type=float, default=0.1, help="weight of the distance of features")
     parser.add_argument("--start", type=Path, default=None, help="tokenizer file to start from; made for half the size, it is grown to these --codes, with twice the --factor")
     parser.add_argument("--refine", type=int, default=32, help="channels of the block that a grown decoder ends with")
     parser.add_argument("--decoder-only", action="store_true", help="keep encoder and codebook (needs --start)")
@@ -64,6 +67,27 @@ class Discriminator(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         return self.layers(image * 2 - 1)
+
+
+class Perceptual(nn.Module):
+    """Distance of two batches of images in the features of a classifier, as LPIPS measures it (Zhang et al. 2018).
+
+    After each of its stages, features of unit length at every position; the mean square of their differences, summed over the stages.
+    """
+
+    def __init__(self, classifier: StyleClassifier):
+        super().__init__()
+        self.stages = nn.ModuleList(classifier.features[first:first + 3] for first in range(0, len(classifier.features), 3))
+        self.requires_grad_(False)
+        self.eval()
+
+    def forward(self, drawn: Tensor, image: Tensor) -> Tensor:
+        total = drawn.new_zeros(())
+        a, b = drawn * 2 - 1, image * 2 - 1
+        for stage in self.stages:
+            a, b = stage(a), stage(b)
+            total = total + (F.normalize(a, dim=1) - F.normalize(b, dim=1)).square().sum(1).mean()
+        return total
 
 
 def gradient_l1(a: Tensor, b: Tensor) -> Tensor:
@@ -100,6 +124,7 @@ def run(args: argparse.Namespace) -> int:
     optimizer = torch.optim.AdamW([p for p in learned if p.ndim < 2], lr=args.lr, betas=(0.9, 0.95), weight_decay=0.0)
     critic = Discriminator().to(process.device, memory_format=torch.channels_last)
     critic_optimizer = torch.optim.AdamW(critic.parameters(), lr=args.lr / 2, betas=(0.5, 0.9))
+    perceptual = Perceptual(load_classifier(args.perceptual)).to(process.device, memory_format=torch.channels_last) if args.perceptual else None
     stateful = {"weights": tokenizer, "muon": muon, "adamw": optimizer, "critic": critic, "critic_adamw": critic_optimizer}
     checkpoint_path = args.output.with_name(args.output.name + ".checkpoint")
     step, spent = 0, 0.0
@@ -133,8 +158,12 @@ def run(args: argparse.Namespace) -> int:
         drawn = drawn.float()
         l1 = (drawn - image).abs().mean()
         reconstruction = l1 + gradient_l1(drawn, image)
-        loss = reconstruction + 0.1 * commitment.float()
         logs = {"l1": l1.detach(), "commitment": commitment.detach()}
+        if perceptual:
+            distance = perceptual(drawn, image)
+            reconstruction = reconstruction + args.perceptual_weight * distance
+            logs["perceptual"] = distance.detach()
+        loss = reconstruction + 0.1 * commitment.float()
         if fraction >= args.adversarial_from:
             generator_loss = -critic(drawn).mean()
             last = tokenizer.decoder.out.weight

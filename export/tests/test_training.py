@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 
 from maskgit_export import dataset, train_mvtm, train_tokenizer
+from maskgit_export.classifier import StyleClassifier
 from maskgit_export.cli import main
 from maskgit_export.muon import Muon, orthogonalize
 from maskgit_export.mvtm import MaskedTransformer, MvtmConfig, grown, load_mvtm
@@ -121,7 +122,9 @@ def test_train_both_interrupt_and_go_on(pictures, tmp_path, capsys):
     report = json.loads(capsys.readouterr().out)
     assert report["codes_used"] >= 2 and report["heldout_l1"] < 0.3
     before = load_tokenizer(tokenizer)
-    assert main(["train-tokenizer", "--data", str(prepared), "--start", str(tokenizer), "--decoder-only", "--images", "32", "-o", str(tmp_path / "t2.pt"), *common]) == 0
+    assert main(["train-classifier", "--data", str(prepared), "--images", "64", "-o", str(tmp_path / "classifier.pt")]) == 0
+    assert main(["train-tokenizer", "--data", str(prepared), "--start", str(tokenizer), "--decoder-only", "--images", "32", "-o", str(tmp_path / "t2.pt"),
+                 "--perceptual", str(tmp_path / "classifier.pt"), *common]) == 0
     capsys.readouterr()
     after = load_tokenizer(tmp_path / "t2.pt")
     assert all(torch.equal(a, b) for a, b in zip(before.encoder.parameters(), after.encoder.parameters()))
@@ -211,6 +214,25 @@ def test_network_sees_the_label_and_every_token():
         tokens[0, 0] = 3
         changed = (network(tokens, label) - plain).abs().amax(-1)[0]
     assert (changed > 1e-6).all()
+
+
+def test_perceptual_distance_is_that_of_unit_features():
+    torch.manual_seed(0)
+    classifier = StyleClassifier(["a"], width=4).eval()
+    perceptual = train_tokenizer.Perceptual(classifier)
+    a, b = torch.rand(2, 3, 32, 32), torch.rand(2, 3, 32, 32)
+    assert perceptual(a, a) == 0
+    expected, x, y = 0.0, a * 2 - 1, b * 2 - 1
+    for index, layer in enumerate(classifier.features):
+        x, y = layer(x), layer(y)
+        if index % 3 == 2:
+            unit = [v / v.norm(dim=1, keepdim=True) for v in (x, y)]
+            # 2 - 2 cos is the square of the distance of unit vectors.
+            expected += float((2 - 2 * (unit[0] * unit[1]).sum(1)).mean())
+    assert float(perceptual(a, b)) == pytest.approx(expected, rel=1e-4)
+    image = a.clone().requires_grad_()
+    perceptual(image, b).backward()
+    assert image.grad.abs().sum() > 0 and all(p.grad is None for p in classifier.parameters())
 
 
 @pytest.mark.parametrize("refine", [0, 8])
