@@ -1,6 +1,7 @@
 """Measures a bundle: draws with our own command, compares with held-out images.
 
-Writes metrics.json and sheets of pictures: ``samples-CLASS.png`` (a contact sheet a class), ``reconstructions.png`` (held-out images above,
+Writes metrics.json and sheets of pictures: ``samples-CLASS.png`` (a contact sheet a class), ``beside.png`` (a row a class: held-out images on the
+left, the first samples on the right), ``reconstructions.png`` (held-out images above,
 their reconstructions below) and ``neighbours.png`` (samples in the first column, then the nearest training images by pixels,
 then by features).
 
@@ -32,6 +33,7 @@ from .verify import OnnxRuntime
 
 SHORTLIST = 64
 SHOWN = 5
+BESIDE = 5
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -112,6 +114,7 @@ def measure(args, metadata, graphs, data, to_bundle, heldout, labels, samples, s
     """All metrics, and the sheets."""
     for index, name in enumerate(metadata.labels):
         save_sheet(samples[sample_labels == index][:64], args.output / f"samples-{name}.png", columns=8)
+    save_sheet(beside(samples, sample_labels, heldout, labels, len(metadata.labels)), args.output / "beside.png", columns=2 * BESIDE + 1)
     rebuilt, tokens = reconstruct(graphs, heldout)
     every = max(1, len(heldout) // 12)
     shown = slice(0, every * 12, every)
@@ -134,6 +137,15 @@ def measure(args, metadata, graphs, data, to_bundle, heldout, labels, samples, s
     train = data.train.images[np.flatnonzero(to_bundle[data.train.labels] >= 0)]
     report["neighbours"] = neighbours(features, train, samples, made, heldout, args.output / "neighbours.png", len(metadata.labels), args.per_class)
     return report
+
+
+def beside(samples: np.ndarray, sample_labels: np.ndarray, heldout: np.ndarray, labels: np.ndarray, classes: int) -> np.ndarray:
+    """For every class the first held-out images, a white one, and the first samples; white where there are too few."""
+    rows = np.full((classes, 2 * BESIDE + 1, *samples.shape[1:]), 255, np.uint8)
+    for index, row in enumerate(rows):
+        for first, images in ((0, heldout[labels == index]), (BESIDE + 1, samples[sample_labels == index])):
+            row[first:first + min(BESIDE, len(images))] = images[:BESIDE]
+    return rows.reshape(-1, *samples.shape[1:])
 
 
 def reconstruct(graphs: OnnxRuntime, images: np.ndarray, batch: int = 50) -> tuple[np.ndarray, np.ndarray]:

@@ -22,7 +22,8 @@ class TokenizerConfig:
     """Shape of a tokenizer.
 
     ``factor`` is the number of pixels a token spans on each side, ``patch`` that of the squares which the outermost layers take at
-    once; the stages between double from one to the other. ``refine``, where not 0, is the channels of a residual block over 2x2 pixels at the decoder's end.
+    once; the stages between double from one to the other. ``blocks`` and ``encoder_blocks`` are the residual blocks at the token grid.
+    ``refine``, where not 0, is the channels of a residual block over 2x2 pixels at the decoder's end.
     """
 
     size: int = 64
@@ -33,6 +34,7 @@ class TokenizerConfig:
     blocks: int = 2
     patch: int = 2
     refine: int = 0
+    encoder_blocks: int = 1
 
     @property
     def grid(self) -> int:
@@ -67,6 +69,7 @@ class Encoder(nn.Module):
         while scale < config.factor:
             stages += [nn.Conv2d(channels, config.width, 4, stride=2, padding=1), ResidualBlock(config.width)]
             channels, scale = config.width, scale * 2
+        stages += [ResidualBlock(config.width) for _ in range(config.encoder_blocks - 1)]
         self.stages = nn.Sequential(*stages)
         self.project = nn.Conv2d(channels, config.code_dim, 1)
 
@@ -172,34 +175,45 @@ class Tokenizer(nn.Module):
 
 
 @torch.no_grad()
-def doubled(tokenizer: Tokenizer, codes: int, refine: int) -> Tokenizer:
-    """The same tokens for images of twice the size: a start for training on.
+def grown(tokenizer: Tokenizer, config: TokenizerConfig) -> Tokenizer:
+    """A start for training on with more codes or blocks, or images of twice the size: what ``tokenizer`` does, as far as it goes.
 
-    The encoder averages 2x2 pixels, the decoder repeats each, both within the outermost convolution. Codes beyond those of ``tokenizer`` are unused, so
-    that the quantiser restarts them at the first vectors it sees.
+    For twice the size, the encoder averages 2x2 pixels and the decoder repeats each, both within the outermost convolution. New
+    blocks change nothing yet. New codes are unused, so that the quantiser restarts them at the first vectors it sees.
     """
     old = tokenizer.config
-    if old.patch != 2 or old.refine or codes < old.codes:
-        raise ValueError(f"a tokenizer of patch {old.patch} with {old.codes} codes: only one of patch 2, not refined, can be doubled, to at least its codes")
-    grown = Tokenizer(replace(old, size=2 * old.size, factor=2 * old.factor, patch=4, codes=codes, refine=refine))
-    weights, into = tokenizer.state_dict(), grown.state_dict()
-    channel = torch.arange(12)
-    # PixelUnshuffle(4) has (channel, y, x) in this order; the two shuffles of a refined decoder have (channel, y % 2, x % 2, y // 2, x // 2).
-    unshuffled = channel.reshape(3, 2, 1, 2, 1).expand(3, 2, 2, 2, 2).flatten()
-    shuffled = channel.reshape(3, 1, 1, 2, 2).expand(3, 2, 2, 2, 2).flatten() if refine else unshuffled
-    weights["encoder.stages.1.weight"] = weights["encoder.stages.1.weight"][:, unshuffled] / 4
-    for name in ("decoder.out.weight", "decoder.out.bias"):
-        weights[name] = weights[name][shuffled]
-    if refine:
-        grown.decoder.shuffle[1].conv2.bias.zero_()
+    double = config.size == 2 * old.size
+    like = replace(old, codes=config.codes, blocks=config.blocks, encoder_blocks=config.encoder_blocks)
+    if double:
+        like = replace(like, size=2 * old.size, factor=2 * old.factor, patch=2 * old.patch, refine=config.refine)
+    if like != config or (double and old.refine) or any(getattr(config, name) < getattr(old, name) for name in ("codes", "blocks", "encoder_blocks")):
+        raise ValueError(f"a tokenizer of {old} cannot grow to {config}: only codes and blocks may be more, and the size twice as large, with twice the factor and patch")
+    larger = Tokenizer(config)
+    weights, into = tokenizer.state_dict(), larger.state_dict()
+    if double:
+        channel = torch.arange(12)
+        # PixelUnshuffle(4) has (channel, y, x) in this order; the two shuffles of a refined decoder have (channel, y % 2, x % 2, y // 2, x // 2).
+        unshuffled = channel.reshape(3, 2, 1, 2, 1).expand(3, 2, 2, 2, 2).flatten()
+        shuffled = channel.reshape(3, 1, 1, 2, 2).expand(3, 2, 2, 2, 2).flatten() if config.refine else unshuffled
+        weights["encoder.stages.1.weight"] = weights["encoder.stages.1.weight"][:, unshuffled] / 4
+        for name in ("decoder.out.weight", "decoder.out.bias"):
+            weights[name] = weights[name][shuffled]
+        if config.refine:
+            larger.decoder.shuffle[1].conv2.bias.zero_()
+    new = [*larger.decoder.stages[1 + old.blocks:1 + config.blocks], *list(larger.encoder.stages)[len(tokenizer.encoder.stages):]]
+    for block in new:
+        block.conv2.bias.zero_()
     for name, value in weights.items():
         if name.startswith("quantizer."):
             into[name][: old.codes] = value
             if name == "quantizer.usage":
                 into[name][old.codes:] = 0
-        else:
-            into[name].copy_(value)
-    return grown
+            continue
+        part, stages, index, *rest = name.split(".")
+        if (part, stages) == ("decoder", "stages") and int(index) > old.blocks:
+            name = ".".join([part, stages, str(int(index) + config.blocks - old.blocks), *rest])
+        into[name].copy_(value)
+    return larger
 
 
 def save_tokenizer(tokenizer: Tokenizer, path: str | Path) -> None:

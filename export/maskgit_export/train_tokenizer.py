@@ -12,7 +12,7 @@ import argparse
 import json
 import sys
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from . import dataset
 from .classifier import StyleClassifier, load_classifier
 from .muon import Muon
-from .tokenizer import Tokenizer, TokenizerConfig, doubled, load_tokenizer, save_tokenizer
+from .tokenizer import Tokenizer, TokenizerConfig, grown, load_tokenizer, save_tokenizer
 from .training import Progress, Run, learning_rate, read_checkpoint, set_learning_rate, to_tensor, write_checkpoint
 
 
@@ -32,10 +32,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data", required=True, help="a folder that `data` wrote, or one with a sub-folder of pictures a class")
     parser.add_argument("-o", "--output", required=True, type=Path, help="tokenizer file to write; OUTPUT.checkpoint holds the state to resume from")
     parser.add_argument("--size", type=int, default=64, help="image size for a folder of pictures")
-    parser.add_argument("--factor", type=int, default=4, choices=[4, 8], help="pixels a token spans on each side")
-    parser.add_argument("--codes", type=int, default=512, help="size of the codebook")
-    parser.add_argument("--width", type=int, default=96, help="channels at the token grid")
-    parser.add_argument("--blocks", type=int, default=2, help="residual blocks of the decoder at the token grid")
+    parser.add_argument("--factor", type=int, default=4, choices=[4, 8], help="pixels a token spans on each side (of a new tokenizer)")
+    parser.add_argument("--codes", type=int, help="size of the codebook (512)")
+    parser.add_argument("--width", type=int, default=96, help="channels at the token grid (of a new tokenizer)")
+    parser.add_argument("--blocks", type=int, help="residual blocks of the decoder at the token grid (2)")
+    parser.add_argument("--encoder-blocks", type=int, help="residual blocks of the encoder there (1)")
+    parser.add_argument("--crop", type=int, help="train on random squares of this many pixels instead of whole images; a multiple of the factor")
     parser.add_argument("--images", type=int, default=60_000, help="training images to see")
     parser.add_argument("--minutes", type=float, default=None, help="stop (with the full schedule) after this time instead")
     parser.add_argument("--batch", type=int, default=16, help="images a step and process")
@@ -45,8 +47,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--adversarial-weight", type=float, default=0.1, help="weight of the adversarial loss relative to the reconstruction's gradient")
     parser.add_argument("--perceptual", type=Path, metavar="CLASSIFIER", help="file of `train-classifier`, whose features are to agree too; judge the model by another one")
     parser.add_argument("--perceptual-weight", type=float, default=0.1, help="weight of the distance of features")
-    parser.add_argument("--start", type=Path, default=None, help="tokenizer file to start from; made for half the size, it is grown to these --codes, with twice the --factor")
-    parser.add_argument("--refine", type=int, default=32, help="channels of the block that a grown decoder ends with")
+    parser.add_argument("--start", type=Path, default=None, help="tokenizer file to start from; what it has less of than asked for (codes, blocks, half the size) it is grown to")
+    parser.add_argument("--refine", type=int, default=32, help="channels of the block that a decoder grown to twice the size ends with")
     parser.add_argument("--decoder-only", action="store_true", help="keep encoder and codebook (needs --start)")
     parser.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda"])
     parser.add_argument("--threads", type=int, default=0, help="CPU threads (0: PyTorch's choice)")
@@ -107,13 +109,11 @@ def run(args: argparse.Namespace) -> int:
     if args.decoder_only and args.start is None:
         raise SystemExit("--decoder-only needs --start FILE: a tokenizer whose decoder to train on")
     if args.start:
-        tokenizer = load_tokenizer(args.start)
-        if 2 * tokenizer.config.size == data.size:
-            tokenizer = doubled(tokenizer, args.codes, args.refine)
+        tokenizer = _start(args, data.size)
     else:
-        tokenizer = Tokenizer(TokenizerConfig(size=data.size, factor=args.factor, codes=args.codes, width=args.width, blocks=args.blocks))
-    if tokenizer.config.size != data.size:
-        raise SystemExit(f"{args.start}: trained for {tokenizer.config.size} pixels; the data has {data.size}")
+        tokenizer = Tokenizer(TokenizerConfig(size=data.size, factor=args.factor, width=args.width, **_given(args)))
+    if args.crop and (args.crop % tokenizer.config.factor or not 0 < args.crop <= data.size):
+        raise SystemExit(f"--crop {args.crop}: give a multiple of the factor, {tokenizer.config.factor}, up to the size, {data.size}")
     tokenizer.to(process.device, memory_format=torch.channels_last).train()
     if args.decoder_only:
         tokenizer.encoder.requires_grad_(False)
@@ -152,7 +152,13 @@ def run(args: argparse.Namespace) -> int:
         set_learning_rate(optimizer, args.lr * scale)
         # The images stay in their file, which may be larger than the memory.
         pick = torch.randint(len(data.train.images), (args.batch,)).sort().values.numpy()
-        image = to_tensor(data.train.images[pick], process.device).contiguous(memory_format=torch.channels_last)
+        images = data.train.images[pick]
+        if args.crop:
+            # Where tokens begin in whole images.
+            factor = tokenizer.config.factor
+            top, left = torch.randint((data.size - args.crop) // factor + 1, (2,)).mul(factor).tolist()
+            images = images[:, top:top + args.crop, left:left + args.crop]
+        image = to_tensor(images, process.device).contiguous(memory_format=torch.channels_last)
         with process.autocast():
             drawn, _, commitment = module(image)
         drawn = drawn.float()
@@ -199,6 +205,25 @@ def run(args: argparse.Namespace) -> int:
         print(f"wrote {args.output}", file=sys.stderr)
     process.close()
     return 0
+
+
+def _given(args: argparse.Namespace) -> dict[str, int]:
+    """The options on codes and blocks that were given; the others have the default of a new tokenizer, or what that of ``--start`` has."""
+    return {name: value for name in ("codes", "blocks", "encoder_blocks") if (value := getattr(args, name)) is not None}
+
+
+def _start(args: argparse.Namespace, size: int) -> Tokenizer:
+    """What ``--start`` names, grown to the options and the data."""
+    tokenizer = load_tokenizer(args.start)
+    config = replace(tokenizer.config, **_given(args))
+    if size == 2 * config.size:
+        config = replace(config, size=size, factor=2 * config.factor, patch=2 * config.patch, refine=args.refine)
+    elif size != config.size:
+        raise SystemExit(f"{args.start}: trained for {config.size} pixels; the data has {size}")
+    try:
+        return grown(tokenizer, config)
+    except ValueError as error:
+        raise SystemExit(f"--start {args.start}: {error}") from None
 
 
 @torch.no_grad()

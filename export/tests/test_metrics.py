@@ -129,7 +129,7 @@ def test_evaluate_end_to_end(avatars, tmp_path, monkeypatch):
     assert abs(report["kid"]["samples"]["mean"]) < report["kid"]["reconstructions"]["mean"]
     assert 0.5 < report["diversity"]["mean"] < 1.5 and 0.5 < report["neighbours"]["ratio"] < 1.5
     sheets = sorted(path.name for path in out.glob("*.png"))
-    assert sheets == ["neighbours.png", "reconstructions.png", "samples-cat.png", "samples-dog.png"]
+    assert sheets == ["beside.png", "neighbours.png", "reconstructions.png", "samples-cat.png", "samples-dog.png"]
     assert Image.open(out / "neighbours.png").size == (11 * 18 - 2, 4 * 18 - 2)
 
 
@@ -150,3 +150,10 @@ def test_features_of_the_packaged_network():
     found = Features()(images)
     assert found.shape == (2, 1280) and np.isfinite(found).all()
     assert np.abs(found[0] - found[1]).max() > 0.1
+
+
+def test_the_sheet_beside_has_held_out_images_left_and_samples_right():
+    samples, heldout = (np.arange(12, dtype=np.uint8).repeat(3).reshape(12, 1, 1, 3) + first for first in (100, 0))
+    sheet = evaluate.beside(samples, np.arange(12) % 2, heldout, np.array([0] * 3 + [1] * 9), 2)[:, 0, 0, 0].reshape(2, 11)
+    assert sheet[0].tolist() == [0, 1, 2, 255, 255, 255, 100, 102, 104, 106, 108]
+    assert sheet[1].tolist() == [3, 4, 5, 6, 7, 255, 101, 103, 105, 107, 109]

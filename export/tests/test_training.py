@@ -12,7 +12,8 @@ from maskgit_export.classifier import StyleClassifier
 from maskgit_export.cli import main
 from maskgit_export.muon import Muon, orthogonalize
 from maskgit_export.mvtm import MaskedTransformer, MvtmConfig, grown, load_mvtm
-from maskgit_export.tokenizer import Quantizer, Tokenizer, TokenizerConfig, doubled, load_tokenizer
+from maskgit_export.tokenizer import Quantizer, Tokenizer, TokenizerConfig, load_tokenizer
+from maskgit_export.tokenizer import grown as grown_tokenizer
 from maskgit_export.training import Run, learning_rate
 
 
@@ -174,9 +175,11 @@ def test_training_starts_from_a_smaller_model(pictures, tmp_path, capsys):
     t1, t2, m1, m2 = (str(tmp_path / name) for name in ("t1.pt", "t2.pt", "m1.pt", "m2.pt"))
     shape = ["--width", "16", "--dim", "24", "--heads", "2", "--batch", "8"]
     assert main(["train-tokenizer", "--data", str(small), "--codes", "16", "--width", "16", "--images", "800", "-o", t1, *common]) == 0
-    assert main(["train-tokenizer", "--data", str(large), "--start", t1, "--codes", "24", "--refine", "8", "--images", "32", "-o", t2, *common]) == 0
-    grown_tokenizer = load_tokenizer(t2)
-    assert (grown_tokenizer.config.factor, grown_tokenizer.config.codes, grown_tokenizer.config.grid) == (8, 24, 4)
+    assert main(["train-tokenizer", "--data", str(large), "--start", t1, "--codes", "24", "--encoder-blocks", "2", "--crop", "24", "--refine", "8", "--images", "32", "-o", t2, *common]) == 0
+    assert load_tokenizer(t2).config == TokenizerConfig(size=32, factor=8, codes=24, width=16, patch=4, refine=8, encoder_blocks=2)
+    for bad, message in ((["--crop", "20"], "multiple of the factor, 8"), (["--codes", "12"], "only codes and blocks")):
+        with pytest.raises(SystemExit, match=message):
+            main(["train-tokenizer", "--data", str(large), "--start", t2, *bad, "-o", str(tmp_path / "t3.pt"), *common])
     assert main(["train-mvtm", "--data", str(small), "--tokenizer", t1, *shape, "--depth", "1", "--images", "400", "-o", m1, *common]) == 0
     capsys.readouterr()
     train = ["train-mvtm", "--data", str(large), "--tokenizer", t2, *shape, "--depth", "2", "--images", "8", *common]
@@ -236,13 +239,14 @@ def test_perceptual_distance_is_that_of_unit_features():
 
 
 @pytest.mark.parametrize("refine", [0, 8])
-def test_a_doubled_tokenizer_gives_the_same_tokens_and_pictures_at_twice_the_size(refine):
+def test_a_grown_tokenizer_gives_the_same_tokens_and_pictures_at_twice_the_size(refine):
     torch.manual_seed(0)
     small = Tokenizer(TokenizerConfig(size=32, codes=64, width=16)).eval()
     for parameter in small.parameters():
         torch.nn.init.normal_(parameter, std=0.2)
-    large = doubled(small, codes=96, refine=refine)
-    assert large.config.size == 64 and large.config.grid == small.config.grid and large.config.codes == 96
+    config = TokenizerConfig(size=64, factor=8, patch=4, codes=96, width=16, blocks=4, encoder_blocks=3, refine=refine)
+    large = grown_tokenizer(small, config)
+    assert large.config.grid == small.config.grid
     large.eval()
     image = torch.rand(2, 3, 64, 64)
     tokens = small.encode(torch.nn.functional.avg_pool2d(image, 2))
@@ -253,6 +257,8 @@ def test_a_doubled_tokenizer_gives_the_same_tokens_and_pictures_at_twice_the_siz
     large.train()(image)
     # The new codes have found something to stand for.
     assert (large.quantizer.usage[64:] > 0).all()
+    with pytest.raises(ValueError, match="only codes and blocks"):
+        grown_tokenizer(small, TokenizerConfig(size=32, codes=63, width=16))
 
 
 def test_a_grown_transformer_predicts_what_it_did():
