@@ -202,7 +202,7 @@ EXPORT = cd export && "$(VENV_PYTHON)" -m maskgit_export
 avatars-64-train: $(VENV_STAMP)
 	"$(VENV_PYTHON)" -m pip install --quiet --disable-pip-version-check -e './export[data,evaluate]'
 	test -f "$(WORK)/data/classes.json" || { $(EXPORT) data -o "$(WORK)/data"; }
-	$(EXPORT) train-tokenizer --data "$(WORK)/data" --images 16608 -o "$(WORK)/tokenizer.pt"
+	test -f "$(WORK)/mvtm.pt" || { $(EXPORT) train-tokenizer --data "$(WORK)/data" --images 16608 -o "$(WORK)/tokenizer.pt"; }
 	$(EXPORT) train-mvtm --data "$(WORK)/data" --tokenizer "$(WORK)/tokenizer.pt" --images 186816 --label-smoothing 0 -o "$(WORK)/mvtm.pt"
 
 avatars-64: own avatars-64-train
@@ -218,24 +218,25 @@ avatars-64: own avatars-64-train
 	$(EXPORT) evaluate "$(WORK)/bundle-int8" --data "$(WORK)/data" --command "$(MASKGIT)" --classifier "$(WORK)/classifier.pt" \
 		--per-class 160 --heldout 60 -o "$(WORK)/evaluation-int8"
 
-# Nothing here is redone that is there already: what was interrupted goes on. Both networks start from those of avatars-64. A GPU takes a
+# Nothing here is redone that is there already, and what was interrupted goes on: a file of the next network says that the one before is finished. Both networks start from those of avatars-64. A GPU takes a
 # larger transformer, from nothing: MVTM_128="--width 192 --dim 512 --depth 10 --heads 8".
 WORK_128 = $(MASKGIT_CACHE)/avatars-128
 MVTM_128 ?= --start "$(WORK)/mvtm.pt" "$(WORK)/tokenizer.pt" --depth 8
 IMAGES_128 ?= 300000
+PERCEPTUAL_128 = --perceptual "$(WORK_128)/perceptual.pt" --perceptual-weight 0.05
 avatars-128-train: avatars-64-train
 	test -f "$(WORK_128)/data/classes.json" || { $(EXPORT) data --set avatars-128 -o "$(WORK_128)/data"; }
 	test -f "$(WORK_128)/perceptual.pt" || { $(EXPORT) train-classifier --data "$(WORK_128)/data" --images 20000 --seed 2 -o "$(WORK_128)/perceptual.pt"; }
-	$(EXPORT) train-tokenizer --data "$(WORK_128)/data" --start "$(WORK)/tokenizer.pt" --codes 1024 --images 32000 --muon-lr 0.015 \
-		--perceptual "$(WORK_128)/perceptual.pt" --perceptual-weight 0.05 -o "$(WORK_128)/tokenizer-1.pt"
-	$(EXPORT) train-tokenizer --data "$(WORK_128)/data" --start "$(WORK_128)/tokenizer-1.pt" --blocks 4 --encoder-blocks 3 --crop 96 --batch 8 --images 60000 \
-		--muon-lr 0.012 --perceptual "$(WORK_128)/perceptual.pt" --perceptual-weight 0.05 -o "$(WORK_128)/tokenizer.pt"
+	test -f "$(WORK_128)/tokenizer.pt" || { $(EXPORT) train-tokenizer --data "$(WORK_128)/data" --start "$(WORK)/tokenizer.pt" --codes 1024 --images 32000 \
+		--muon-lr 0.015 $(PERCEPTUAL_128) -o "$(WORK_128)/tokenizer-1.pt"; }
+	test -f "$(WORK_128)/mvtm.pt" || { $(EXPORT) train-tokenizer --data "$(WORK_128)/data" --start "$(WORK_128)/tokenizer-1.pt" --blocks 4 --encoder-blocks 3 \
+		--crop 96 --batch 8 --images 60000 --muon-lr 0.012 $(PERCEPTUAL_128) -o "$(WORK_128)/tokenizer.pt"; }
 	$(EXPORT) train-mvtm --data "$(WORK_128)/data" --tokenizer "$(WORK_128)/tokenizer.pt" $(MVTM_128) --images $(IMAGES_128) --label-smoothing 0 -o "$(WORK_128)/mvtm.pt"
 
 avatars-128: own avatars-128-train
 	$(CARGO) build --release --locked
 	$(EXPORT) train-tokenizer --data "$(WORK_128)/data" --start "$(WORK_128)/tokenizer.pt" --decoder-only --images 16000 --muon-lr 0.01 \
-		--perceptual "$(WORK_128)/perceptual.pt" --perceptual-weight 0.05 --adversarial-from 0.3 -o "$(WORK_128)/tokenizer-final.pt"
+		$(PERCEPTUAL_128) --adversarial-from 0.3 -o "$(WORK_128)/tokenizer-final.pt"
 	$(EXPORT) export --tokenizer "$(WORK_128)/tokenizer-final.pt" --mvtm "$(WORK_128)/mvtm.pt" --name avatars-128 --licence "CC BY 3.0 and 4.0; see README.md" \
 		--source "trained with maskgit-export" --steps 16 --temperature 0.8 --guidance 0.5 --guidance-ramp -o "$(WORK_128)/bundle"
 	$(EXPORT) verify "$(WORK_128)/bundle" --checkpoint "$(WORK_128)/tokenizer-final.pt" "$(WORK_128)/mvtm.pt" --command "$(MASKGIT)" --write-reference
