@@ -230,7 +230,7 @@ avatars-128-train: avatars-64-train
 	test -f "$(WORK_128)/tokenizer.pt" || { $(EXPORT) train-tokenizer --data "$(WORK_128)/data" --start "$(WORK)/tokenizer.pt" --codes 1024 --images 32000 \
 		--muon-lr 0.015 $(PERCEPTUAL_128) -o "$(WORK_128)/tokenizer-1.pt"; }
 	test -f "$(WORK_128)/mvtm.pt" || { $(EXPORT) train-tokenizer --data "$(WORK_128)/data" --start "$(WORK_128)/tokenizer-1.pt" --blocks 4 --encoder-blocks 3 \
-		--crop 96 --batch 8 --images 60000 --muon-lr 0.012 $(PERCEPTUAL_128) -o "$(WORK_128)/tokenizer.pt"; }
+		--crop 96 --batch 8 --images 60000 --muon-lr 0.005 $(PERCEPTUAL_128) -o "$(WORK_128)/tokenizer.pt"; }
 	$(EXPORT) train-mvtm --data "$(WORK_128)/data" --tokenizer "$(WORK_128)/tokenizer.pt" $(MVTM_128) --images $(IMAGES_128) --label-smoothing 0 -o "$(WORK_128)/mvtm.pt"
 
 avatars-128: own avatars-128-train

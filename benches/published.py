@@ -114,7 +114,7 @@ def beside_onnx_runtime(shape: str, folder: Path, command: str) -> dict:
     scratch = folder.parent / "onnxruntime"
     scratch.mkdir(exist_ok=True)
     paths = {precision: folder / precision for precision in ("fp32", "int8")}
-    return {"machine": compare.describe(), **compare.measure(shape, paths, command, scratch, threads=[os.cpu_count() or 1], turns=3, runs=1, pictures=False)}
+    return {"machine": compare.describe(), **compare.measure(shape, paths, command, scratch, threads=[os.cpu_count() or 1], turns=2, runs=1, pictures=False)}
 
 
 def measure(case: str, work: Path, command: str, precisions: list[str], numpy: bool, times: bool) -> None:
@@ -164,7 +164,7 @@ def tables(work: Path) -> str:
                 lines.append(f"| {row['shape']} | {precision} | {m['made_peak'] / 1e9:.1f} GB | {r['logits_cosine']:.6f} | {r['image_psnr']:.1f} dB | {r['encoder_same_tokens']:.1%} | {kept} |")
     timed = [row for row in rows if "times" in row]
     if timed:
-        lines += ["", "## Times beside ONNX Runtime", "", f"{'; '.join(sorted({row['times']['machine'] for row in timed}))}. Medians of three turns, all cores. A ratio below 1 is less time than ONNX Runtime takes: fp32 beside its",
+        lines += ["", "## Times beside ONNX Runtime", "", f"{'; '.join(sorted({row['times']['machine'] for row in timed}))}. Means of two turns, all cores. A ratio below 1 is less time than ONNX Runtime takes: fp32 beside its",
                   "fp32, int8 beside the faster of its fp32 and its own int8, graph by graph. A step is one run of the transformer; a picture takes one a step, two with guidance, and one decoding.", "",
                   "| shape | precision | load | step | decode | ratio: step | decode | load |", "|---|---|---|---|---|---|---|---|"]
     for row in timed:

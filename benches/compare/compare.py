@@ -49,22 +49,23 @@ class Calibration:
 
 
 def quantize(bundle: Path, folder: Path, steps: int) -> dict[str, Path]:
-    """ONNX Runtime's own int8 graphs, in ``folder``; a decoder that another bundle had is not quantised again."""
+    """ONNX Runtime's own int8 graphs, in ``folder``; those that are there already are not made again."""
     from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_dynamic, quantize_static
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
     metadata, graphs = read_manifest(bundle)
     CalibrationDataReader.register(Calibration)
-    transformer, decoder = folder / "transformer.onnx", folder / f"decoder-{graphs['decoder']['sha256']}.onnx"
-    quantize_dynamic(bundle / graphs["transformer"]["file"], transformer, per_channel=True, weight_type=QuantType.QInt8)
-    if decoder.exists():
-        return {"transformer": transformer, "decoder": decoder}
+    found = {graph: folder / f"{graph}-{graphs[graph]['sha256']}.onnx" for graph in ("transformer", "decoder")}
+    if not found["transformer"].exists():
+        quantize_dynamic(bundle / graphs["transformer"]["file"], found["transformer"], per_channel=True, weight_type=QuantType.QInt8)
+    if found["decoder"].exists():
+        return found
     codes = real_inputs(bundle, metadata, graphs, steps=steps, pictures=2).codes
     prepared = folder / "prepared.onnx"
     quant_pre_process(str(bundle / graphs["decoder"]["file"]), str(prepared), skip_symbolic_shape=True)
-    quantize_static(str(prepared), str(decoder), Calibration(codes), quant_format=QuantFormat.QDQ, per_channel=True,
+    quantize_static(str(prepared), str(found["decoder"]), Calibration(codes), quant_format=QuantFormat.QDQ, per_channel=True,
                     activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8, op_types_to_quantize=["Conv", "MatMul", "Gemm"])
-    return {"transformer": transformer, "decoder": decoder}
+    return found
 
 
 def multiply_adds(bundle: Path, graph: str) -> int:
@@ -111,18 +112,20 @@ def measure(name: str, paths: dict[str, Path], command: str, folder: Path, *, th
     """
     print(f"{name}: ONNX Runtime's int8", file=sys.stderr, flush=True)
     int8 = quantize(paths["fp32"], folder, calibration_steps)
-    # Without pictures, one step: our command draws some anyhow.
-    drawn_steps = ["--steps", str(steps)] if steps else [] if pictures else ["--steps", "1"]
+    # Without pictures, the least: our command draws some anyhow.
+    drawn_steps = ["--steps", str(steps)] if steps else [] if pictures else ["--steps", "1", "--guidance", "0"]
 
     def ours(path: Path, threads: int) -> dict:
         common = ["--json", "--model", str(path), "--threads", str(threads), *drawn_steps]
         times = run([command, "bench", *common, "--runs", str(runs)], threads)
+        if not pictures:
+            return times
         # The memory of a program that draws one picture.
         drawn = run([command, "generate", *common, "--class", "0", "-o", str(folder / "picture.png")], threads)
         return {**times, "peak_memory_bytes": drawn["peak_memory_bytes"]}
 
     programs = {f"maskgit {p}": lambda threads, path=path: ours(path, threads) for p, path in paths.items()}
-    reference = [sys.executable, str(HERE / "runtime.py"), str(paths["fp32"]), "--runs", str(runs), *drawn_steps, *([] if pictures else ["--no-pictures"])]
+    reference = [sys.executable, str(HERE / "runtime.py"), str(paths["fp32"]), "--runs", str(runs), *(drawn_steps if pictures else ["--no-pictures"])]
     replaced = ["--transformer", str(int8["transformer"]), "--decoder", str(int8["decoder"])]
     programs["ONNX Runtime fp32"] = lambda threads: run([*reference, "--threads", str(threads)], threads)
     programs["ONNX Runtime int8"] = lambda threads: run([*reference, "--threads", str(threads), *replaced], threads)
