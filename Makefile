@@ -213,7 +213,7 @@ avatars-64: own avatars-64-train
 	$(EXPORT) verify "$(WORK)/bundle" --checkpoint "$(WORK)/tokenizer-final.pt" "$(WORK)/mvtm.pt" --command "$(MASKGIT)" --write-reference
 	$(EXPORT) train-classifier --data "$(WORK)/data" --images 16000 -o "$(WORK)/classifier.pt"
 	$(EXPORT) evaluate "$(WORK)/bundle" --data "$(WORK)/data" --command "$(MASKGIT)" --classifier "$(WORK)/classifier.pt" \
-		--per-class 160 --heldout 60 -o "$(WORK)/evaluation"
+		--per-class 160 --heldout 60 --card "$(WORK)/README.md" -o "$(WORK)/evaluation"
 	$(EXPORT) quantize "$(WORK)/bundle" --name avatars-64-int8 --command "$(MASKGIT)" -o "$(WORK)/bundle-int8"
 	$(EXPORT) evaluate "$(WORK)/bundle-int8" --data "$(WORK)/data" --command "$(MASKGIT)" --classifier "$(WORK)/classifier.pt" \
 		--per-class 160 --heldout 60 -o "$(WORK)/evaluation-int8"
@@ -242,7 +242,7 @@ avatars-128: own avatars-128-train
 	$(EXPORT) verify "$(WORK_128)/bundle" --checkpoint "$(WORK_128)/tokenizer-final.pt" "$(WORK_128)/mvtm.pt" --command "$(MASKGIT)" --write-reference
 	test -f "$(WORK_128)/classifier.pt" || { $(EXPORT) train-classifier --data "$(WORK_128)/data" --images 40000 -o "$(WORK_128)/classifier.pt"; }
 	$(EXPORT) evaluate "$(WORK_128)/bundle" --data "$(WORK_128)/data" --command "$(MASKGIT)" --classifier "$(WORK_128)/classifier.pt" \
-		--per-class 80 --heldout 60 -o "$(WORK_128)/evaluation"
+		--per-class 80 --heldout 60 --card "$(WORK_128)/README.md" -o "$(WORK_128)/evaluation"
 	$(EXPORT) quantize "$(WORK_128)/bundle" --name avatars-128-int8 --command "$(MASKGIT)" -o "$(WORK_128)/bundle-int8"
 	$(EXPORT) evaluate "$(WORK_128)/bundle-int8" --data "$(WORK_128)/data" --command "$(MASKGIT)" --classifier "$(WORK_128)/classifier.pt" \
 		--per-class 80 --heldout 60 -o "$(WORK_128)/evaluation-int8"

@@ -26,11 +26,10 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "benches/compare"))
 
 import compare  # noqa: E402
+from maskgit_export.card import put_section  # noqa: E402
 PRECISIONS = ("fp32", "fp16", "int8")
 #: Logits of random weights are nearly flat: their cosine would keep layers in fp32 that a trained model has in int8.
 RANDOM = {"fp16": [], "int8": ["--min-cosine", "0", "--min-psnr", "0"]}
-#: Around the table in a page.
-MARKS = ("<!-- measured -->", "<!-- /measured -->")
 #: More steps do not change the peak.
 DRAW = ["--steps", "1", "--json"]
 
@@ -199,7 +198,7 @@ def main() -> int:
     parser.add_argument("--precisions", nargs="+", choices=PRECISIONS, default=PRECISIONS, help="fp32 is always measured")
     parser.add_argument("--numpy", action="store_true", help="compare with NumPy too, which takes as long as all the rest")
     parser.add_argument("--times", action="store_true", help="time fp32 and int8 beside ONNX Runtime too; needs a quiet machine")
-    parser.add_argument("--page", type=Path, help=f"page whose part between {MARKS[0]} and {MARKS[1]} is written anew")
+    parser.add_argument("--page", type=Path, help="page whose part between <!-- measured --> and <!-- /measured --> is written anew")
     parser.add_argument("-o", "--output", type=Path, help="write the tables here (default: print them)")
     parser.add_argument("cases", nargs="*", metavar="SHAPE:FORMAT")
     args = parser.parse_args()
@@ -212,8 +211,7 @@ def main() -> int:
             print(f"{case}: {error}", file=sys.stderr)
             failed = 1
     if args.page:
-        before, rest = args.page.read_text(encoding="utf-8").split(MARKS[0])
-        args.page.write_text(f"{before}{MARKS[0]}\n{summary(args.work)}{MARKS[1]}{rest.split(MARKS[1])[1]}", encoding="utf-8")
+        put_section(args.page, "measured", summary(args.work))
     text = tables(args.work)
     if args.output:
         args.output.write_text(text, encoding="utf-8")

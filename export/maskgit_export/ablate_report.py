@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
+from .card import put_section, seen_from
 from .features import NAME
-from .training import write_text
 
-START, END = "<!-- ablate -->", "<!-- /ablate -->"
 TITLES = {
     "schedule": "Mask schedule",
     "steps": "Number of steps",
@@ -116,12 +114,11 @@ def _lines(side, rows: list[dict], measure: str, scale: float) -> None:
 
 
 def section(report: dict, pictures: str) -> str:
-    """The section of the page, with its marks; ``pictures`` is the folder of the plots as seen from the page."""
+    """The section of the page; ``pictures`` is the folder of the plots as seen from the page."""
     command, yardstick = report["command"], report["yardstick"]
     settings = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in report["recommended"].items() if value is not None)
     steps = f" Here every table but those that name their steps has {command['steps']} steps." if command["steps"] else ""
     parts = [
-        START,
         f"""Recommended settings of {report["bundle"]}: {settings}. A table changes one of them and keeps the others; the row that is the recommended
 settings is bold.{steps} A row is {command["images"]} images ({command["per_class"]} a class) drawn {command["seeds"]} times with seeds of its own by `maskgit generate`; ± is the standard deviation of
 single draws. KID is the {NAME.replace('KID', 'kernel distance')} to {yardstick["heldout"]} held-out images, which is no FID; the classifier's accuracy on these held-out images is {yardstick["classifier_on_heldout"]:.1%}. Precision and recall
@@ -133,16 +130,10 @@ single draws. KID is the {NAME.replace('KID', 'kernel distance')} to {yardstick[
         parts.append(f"### {TITLES[name]}\n\n{table(rows)}\n{verdict(rows)}\n\n![{TITLES[name]}]({pictures}/ablate-{name}.png)\n")
         if name == "steps":
             parts.append(f"![Time against quality]({pictures}/ablate-speed.png)\n")
-    return "\n".join([*parts, END])
+    return "\n".join(parts)
 
 
 def write_page(path: Path, report: dict, folder: Path) -> None:
     """Puts the section between its marks into the page, which keeps the rest; a page without marks gets it at its end."""
-    text = path.read_text(encoding="utf-8") if path.exists() else f"# {report['bundle']}: what the sampling settings do\n"
-    written = section(report, os.path.relpath(folder, path.parent))
-    if START in text and END in text:
-        before, rest = text.split(START, 1)
-        text = before + written + rest.split(END, 1)[1]
-    else:
-        text = text.rstrip("\n") + f"\n\n{written}\n"
-    write_text(path, text)
+    new = f"# {report['bundle']}: what the sampling settings do\n"
+    put_section(path, "ablate", section(report, seen_from(path, folder)), new=new)

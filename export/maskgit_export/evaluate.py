@@ -27,6 +27,7 @@ from PIL import Image
 
 from . import dataset, metrics
 from .bundle import BundleError, Metadata, validate
+from .card import put_section, seen_from
 from .classifier import load_classifier
 from .features import NAME, Features
 from .verify import OnnxRuntime
@@ -47,6 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=1000, help="seed of the first sample")
     parser.add_argument("--generate", default="", metavar="OPTIONS", help="more options for `maskgit generate`, in one text")
     parser.add_argument("--threads", type=int, default=0, help="CPU threads (0: PyTorch's choice)")
+    parser.add_argument("--card", type=Path, help="model card whose section 'Measured' is written anew")
     parser.add_argument("-o", "--output", required=True, type=Path, help="folder for metrics.json and the sheets")
 
 
@@ -80,8 +82,59 @@ def run(args: argparse.Namespace) -> int:
     report["command"] = {"options": args.generate, "sampling": reports[0].get("sampling"), "seed": args.seed, "per_class": args.per_class}
     text = json.dumps(report, indent=2) + "\n"
     (args.output / "metrics.json").write_text(text)
+    if args.card:
+        write_card(args.card, report, args.output)
     print(text, end="")
     return 0
+
+
+def write_card(path: Path, report: dict, folder: Path) -> None:
+    """Puts the figures and the sheets of ``folder`` into the card, in place of what an earlier run put there."""
+    pictures, images, rebuilt, kid, nearest = seen_from(path, folder), report["images"], report["reconstruction"], report["kid"], report["neighbours"]
+    rows = [
+        ("reconstruction of held-out images", f"L1 {rebuilt['l1']:.5f}, PSNR {rebuilt['psnr_db']:.2f} dB"),
+        ("codebook", f"{report['codebook']['used']} of {report['codebook']['codes']} codes used, perplexity {report['codebook']['perplexity']}"),
+    ]
+    judged = report.get("classifier")
+    if judged:
+        rows.append(("classifier's accuracy on samples", f"{judged['samples']:.1%} (on held-out images {judged['heldout']:.1%})"))
+    rows += [
+        (f"{kid['name']}, samples to held-out", f"{kid['samples']['mean']:.4f} ± {kid['samples']['std']:.4f}"),
+        ("the same, reconstructions to held-out", f"{kid['reconstructions']['mean']:.4f}"),
+        ("ratio of the two", f"{kid['ratio']}"),
+        ("diversity within a class, samples over held-out", f"{report['diversity']['mean']}"),
+        ("distance to the nearest training image, samples over held-out", f"{nearest['ratio']} (far below 1 would be copying)"),
+    ]
+    by_class = "| class | classifier: samples | classifier: held-out | diversity |\n|---|---|---|---|\n" if judged else "| class | diversity |\n|---|---|\n"
+    for name, diverse in report["diversity"]["per_class"].items():
+        accuracy = f"{judged['per_class'][name]:.1%} | {judged['heldout_per_class'][name]:.1%} | " if judged else ""
+        by_class += f"| {name} | {accuracy}{diverse:.3f} |\n"
+    table = "\n".join(f"| {name} | {value} |" for name, value in rows)
+    put_section(path, "evaluate", f"""## Measured
+
+On {images["heldout"]:,} held-out images and {images["samples"]:,} unpicked samples drawn by `maskgit generate` with the recommended
+settings. `python -m maskgit_export evaluate` measures and writes this section; the numbers are `{pictures}/metrics.json`.
+
+| | |
+|---|---|
+{table}
+
+The kernel distance is not an FID and compares with no other network's. The classifier was trained on the training images only and shares nothing with the
+model; it is itself a small one.
+
+{by_class}
+Held-out images on the left, the first samples of the class on the right:
+
+![Held-out images and samples]({pictures}/beside.png)
+
+Samples (first column), then the five nearest training images by thumbnails and by features:
+
+![Nearest training images]({pictures}/neighbours.png)
+
+Held-out images above, reconstructions below:
+
+![Reconstructions]({pictures}/reconstructions.png)
+""", before="<!-- evaluate-edit -->")
 
 
 def draw(command: str, bundle: Path, metadata: Metadata, options: list[str], per_class: int, first_seed: int, quiet: bool = False) -> tuple[np.ndarray, np.ndarray, list[dict]]:
@@ -179,11 +232,12 @@ def judge(classifier, metadata: Metadata, samples, sample_labels, heldout, label
     if missing:
         raise SystemExit(f"the classifier does not know {', '.join(missing)}; train it on this bundle's data")
     names = np.array([classifier.classes.index(name) for name in metadata.labels])
-    right = classifier.predict(samples) == names[sample_labels]
+    right, right_heldout = classifier.predict(samples) == names[sample_labels], classifier.predict(heldout) == names[labels]
     return {
         "samples": round(float(right.mean()), 4),
-        "heldout": round(float((classifier.predict(heldout) == names[labels]).mean()), 4),
+        "heldout": round(float(right_heldout.mean()), 4),
         "per_class": {name: round(float(right[sample_labels == index].mean()), 4) for index, name in enumerate(metadata.labels)},
+        "heldout_per_class": {name: round(float(right_heldout[labels == index].mean()), 4) for index, name in enumerate(metadata.labels)},
     }
 
 

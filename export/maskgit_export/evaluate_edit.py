@@ -26,6 +26,7 @@ from PIL import Image
 
 from . import dataset, holes
 from .bundle import BundleError, validate
+from .card import put_section
 from .classifier import load_classifier
 from .evaluate import choose, in_bundle, save_sheet
 from .features import NAME, Features
@@ -204,14 +205,10 @@ single draws. KID is the {NAME.replace('KID', 'kernel distance')} to {of["others
 {holes.table(of)}"""
 
 
-START, END = "<!-- evaluate-edit -->", "<!-- /evaluate-edit -->"
-
-
 def write_card(path: Path, report: dict) -> None:
     """Puts the figures into the card, in place of what an earlier run put there, else in front of its section 'How it was made'."""
     unmasked, classifier, error = report["unmasked"], report["classifier"], report["error_in_hole"]
-    section = f"""{START}
-## Editing
+    section = f"""## Editing
 
 The centre box (half the width and height) of {report["images"]} held-out images, repainted by `maskgit edit` with the recommended settings.
 `python -m maskgit_export evaluate-edit` measures and writes this section; the numbers are `evaluation/edit.json`.
@@ -229,16 +226,5 @@ The centre box (half the width and height) of {report["images"]} held-out images
 Original, hole, repainted as its class, without a class, and drawn from nothing:
 
 ![Inpainting](evaluation/edit.png)
-{by_size(report)}{END}
-
-"""
-    text = path.read_text()
-    if START in text and END in text:
-        before, rest = text.split(START, 1)
-        text = before + section + rest.split(END, 1)[1].lstrip("\n")
-    elif "## How it was made" in text:
-        before, rest = text.split("## How it was made", 1)
-        text = before + section + "## How it was made" + rest
-    else:
-        text = text.rstrip("\n") + "\n\n" + section
-    path.write_text(text)
+{by_size(report)}"""
+    put_section(path, "evaluate-edit", section, before="## How it was made")

@@ -121,13 +121,20 @@ def test_evaluate_end_to_end(avatars, tmp_path, monkeypatch):
     from maskgit_export.cli import main
 
     out = tmp_path / "out"
-    argv = ["evaluate", str(avatars[1]), "--data", str(tmp_path / "data"), "--command", str(program), "--classifier", str(tmp_path / "c.pt"), "--per-class", "10", "-o", str(out)]
+    argv = ["evaluate", str(avatars[1]), "--data", str(tmp_path / "data"), "--command", str(program), "--classifier", str(tmp_path / "c.pt"), "--per-class", "10", "-o", str(out), "--card", str(tmp_path / "card.md")]
+    (tmp_path / "card.md").write_text("# tiny\n\n<!-- evaluate-edit -->\nedits\n<!-- /evaluate-edit -->\n")
     assert main(argv) == 0
     report = json.loads((out / "metrics.json").read_text())
     assert report["classifier"]["samples"] >= 0.9 and report["images"] == {"samples": 20, "heldout": 40}
     # The samples come from the data's own distribution; the reconstructions of an untrained tokenizer do not.
     assert abs(report["kid"]["samples"]["mean"]) < report["kid"]["reconstructions"]["mean"]
     assert 0.5 < report["diversity"]["mean"] < 1.5 and 0.5 < report["neighbours"]["ratio"] < 1.5
+    assert report["classifier"]["heldout_per_class"] == {"cat": 1.0, "dog": 1.0}
+    card = (tmp_path / "card.md").read_text()
+    assert card.startswith("# tiny\n\n<!-- evaluate -->\n## Measured") and card.endswith("<!-- /evaluate -->\n\n<!-- evaluate-edit -->\nedits\n<!-- /evaluate-edit -->\n")
+    assert f"samples to held-out | {report['kid']['samples']['mean']:.4f} ±" in card and "](out/beside.png)" in card
+    evaluate.write_card(tmp_path / "card.md", report, out)
+    assert (tmp_path / "card.md").read_text() == card, "written again, it is the same"
     sheets = sorted(path.name for path in out.glob("*.png"))
     assert sheets == ["beside.png", "neighbours.png", "reconstructions.png", "samples-cat.png", "samples-dog.png"]
     assert Image.open(out / "neighbours.png").size == (11 * 18 - 2, 4 * 18 - 2)
