@@ -109,7 +109,7 @@ def draw(bundle: Path, command: str) -> dict:
 
 def beside_onnx_runtime(shape: str, folder: Path, command: str) -> dict:
     """Times of the fp32 and int8 bundles, and of ONNX Runtime."""
-    # Kept for the shapes that follow: sizes of one family share their decoder.
+    # What ONNX Runtime quantised is kept there, for when this is interrupted.
     scratch = folder.parent / "onnxruntime"
     scratch.mkdir(exist_ok=True)
     paths = {precision: folder / precision for precision in ("fp32", "int8")}
