@@ -163,30 +163,30 @@ def tables(work: Path) -> str:
                 lines.append(f"| {row['shape']} | {precision} | {m['made_peak'] / 1e9:.1f} GB | {r['logits_cosine']:.6f} | {r['image_psnr']:.1f} dB | {r['encoder_same_tokens']:.1%} | {kept} |")
     timed = [row for row in rows if "times" in row]
     if timed:
-        lines += ["", "## Times beside ONNX Runtime", "", f"{'; '.join(sorted({row['times']['machine'] for row in timed}))}. Means of two turns, all cores. A ratio below 1 is less time than ONNX Runtime takes: fp32 beside its",
+        lines += ["", "## Times beside ONNX Runtime", "", f"{'; '.join(sorted({row['times']['machine'] for row in timed}))}. Means of two turns, all cores. A ratio below 1 is less time or memory than ONNX Runtime takes: fp32 beside its",
                   "fp32, int8 beside the faster of its fp32 and its own int8, graph by graph. A step is one run of the transformer; a picture takes one a step, two with guidance, and one decoding.", "",
-                  "| shape | precision | load | step | decode | ratio: step | decode | load |", "|---|---|---|---|---|---|---|---|"]
+                  "| shape | precision | load | step | decode | ratio: step | decode | load | peak memory |", "|---|---|---|---|---|---|---|---|---|"]
     for row in timed:
         for m in row["times"]["medians"]:
             if m["program"].startswith("maskgit"):
                 precision = m["program"].split()[1]
                 ratio = compare.ratios(row["times"], precision, m["threads"])
-                lines.append(f"| {row['shape']} | {precision} | {m['load']:.2f} s | {m['step']:.2f} s | {m['decode']:.2f} s | {ratio['step']:.2f} | {ratio['decode']:.2f} | {ratio['load']:.2f} |")
+                lines.append(f"| {row['shape']} | {precision} | {m['load']:.2f} s | {m['step']:.2f} s | {m['decode']:.2f} s | {ratio['step']:.2f} | {ratio['decode']:.2f} | {ratio['load']:.2f} | {ratio['peak_memory_bytes']:.2f} |")
     return "\n".join(lines) + "\n"
 
 
 def summary(work: Path) -> str:
     """What a reader of the models' page wants: one line for each bundle."""
-    lines = ["| bundle | precision | size | peak memory: generate | edit | time / ONNX Runtime: step | decode |", "|---|---|---|---|---|---|---|"]
+    lines = ["| bundle | precision | size | peak memory: generate | edit | beside ONNX Runtime: step | decode | memory |", "|---|---|---|---|---|---|---|---|"]
     for file in sorted(work.glob("*.json")):
         row = json.loads(file.read_text(encoding="utf-8"))
         for precision in PRECISIONS:
             if (d := row.get(precision)) is None:
                 continue
-            ratio = "- | -"
+            ratio = "- | - | -"
             if "times" in row and precision != "fp16":
                 found = compare.ratios(row["times"], precision, row["times"]["medians"][0]["threads"])
-                ratio = f"{found['step']:.2f} | {found['decode']:.2f}"
+                ratio = f"{found['step']:.2f} | {found['decode']:.2f} | {found['peak_memory_bytes']:.2f}"
             lines.append(f"| {row['shape']} | {precision} | {sum(d['sizes'].values()) / 1e6:.0f} MB | {d['peaks']['generate'] / 1e9:.2f} GB | {d['peaks']['edit'] / 1e9:.2f} GB | {ratio} |")
     return "\n".join(lines) + "\n"
 

@@ -64,8 +64,11 @@ def mask_tokens(tokens: Tensor, mask_id: int, generator: torch.Generator | None 
 def tokenize(tokenizer: Tokenizer, images, device: torch.device, batch: int = 200) -> Tensor:
     """Tokens of all images, as int16 ``[N, tokens]`` on the CPU."""
     tokenizer.to(device, memory_format=torch.channels_last)
-    rows = []
+    rows, said = [], time.monotonic()
     for first in range(0, len(images), batch):
+        if time.monotonic() - said > 20:
+            said = time.monotonic()
+            print(f"tokens of {first}/{len(images)} images", file=sys.stderr, flush=True)
         image = to_tensor(images[first:first + batch], device)
         rows.append(tokenizer.encode(image).to(torch.int16).cpu())
     return torch.cat(rows)
