@@ -17,11 +17,11 @@
 # make tiny     write tests/data/tiny anew
 # make inputs   write tests/data/inputs anew
 # make pictures write docs/images anew, from the bundled model
-# make evaluate-edit   measure inpainting with the bundled model, and write it into its card
+# make evaluate-edit   measure inpainting with the bundled model, and write it into its card; MODEL=avatars-128 measures that one
 # make avatars-64   repeat models/avatars-64 from nothing: data, training, export, checks, measurements (hours)
-# make avatars-128-train   draw the data of avatars-128 and train it; interrupted, it goes on where it was (days on two cores)
+# make avatars-128-train   draw the data of avatars-128 and train it from avatars-64; interrupted, it goes on where it was (hours)
 # make avatars-128   the same, then export, checks, measurements
-# make ablate   measure the sampling settings of avatars-64 again, and write models/avatars-64/ABLATIONS.md (an hour)
+# make ablate   measure the sampling settings of avatars-64 again, and write models/avatars-64/ABLATIONS.md (an hour); MODEL=avatars-128: of that one
 #
 # What is made for Python lies outside the clone, in MASKGIT_CACHE, and so does the target folder; CARGO_TARGET_DIR overrides it.
 
@@ -179,21 +179,23 @@ pictures: own $(VENV_STAMP)
 	"$(VENV_PYTHON)" docs/images/draw.py "$(MASKGIT)" docs/images
 	"$(VENV_PYTHON)" docs/images/draw_edit.py "$(MASKGIT)" docs/images
 
-# How well the bundled model repaints: models/avatars-64/evaluation/edit.json and the card's section. Needs the data that `make avatars-64` drew.
+# How well the bundled model repaints: models/MODEL/evaluation/edit.json and the card's section. Needs the data that `make MODEL` drew.
+MODEL ?= avatars-64
+MEASURED = $(MASKGIT_CACHE)/$(MODEL)
 evaluate-edit: own $(VENV_STAMP)
 	$(CARGO) build --release --locked
-	$(EXPORT) evaluate-edit ../models/avatars-64 --data "$(WORK)/data" --command "$(MASKGIT)" --classifier "$(WORK)/classifier.pt" \
-		--per-class $(EDIT_IMAGES) --card ../models/avatars-64/README.md -o ../models/avatars-64/evaluation
+	$(EXPORT) evaluate-edit ../models/$(MODEL) --data "$(MEASURED)/data" --command "$(MASKGIT)" --classifier "$(MEASURED)/classifier.pt" \
+		--per-class $(EDIT_IMAGES) --card ../models/$(MODEL)/README.md -o ../models/$(MODEL)/evaluation
 EDIT_IMAGES ?= 20
 
-# What each sampling setting does: models/avatars-64/ABLATIONS.md and its plots. Interrupted, it goes on where it was.
+# What each sampling setting does: models/MODEL/ABLATIONS.md and its plots. Interrupted, it goes on where it was.
 ablate: own $(VENV_STAMP)
 	"$(VENV_PYTHON)" -m pip install --quiet --disable-pip-version-check -e './export[evaluate]'
 	$(CARGO) build --release --locked
-	test -d "$(WORK)/bundle-fp16" || { $(EXPORT) half ../models/avatars-64 -o "$(WORK)/bundle-fp16"; }
-	$(EXPORT) ablate ../models/avatars-64 --data "$(WORK)/data" --command "$(MASKGIT)" --classifier "$(WORK)/classifier.pt" \
-		--also ../models/avatars-64-int8 "$(WORK)/bundle-fp16" --steps 8 --per-class $(ABLATE_IMAGES) --seeds 3 --threads 1 --work "$(WORK)/ablate/work" \
-		--page ../models/avatars-64/ABLATIONS.md -o ../models/avatars-64/evaluation
+	test -d "$(MEASURED)/bundle-fp16" || { $(EXPORT) half ../models/$(MODEL) -o "$(MEASURED)/bundle-fp16"; }
+	$(EXPORT) ablate ../models/$(MODEL) --data "$(MEASURED)/data" --command "$(MASKGIT)" --classifier "$(MEASURED)/classifier.pt" \
+		--also ../models/$(MODEL)-int8 "$(MEASURED)/bundle-fp16" --steps 8 --per-class $(ABLATE_IMAGES) --seeds 3 --threads 1 --work "$(MEASURED)/ablate/work" \
+		--page ../models/$(MODEL)/ABLATIONS.md -o ../models/$(MODEL)/evaluation
 ABLATE_IMAGES ?= 8
 
 # The bundles are made outside the clone; copy them over models/avatars-64 and models/avatars-64-int8 when they are as good.
@@ -218,19 +220,20 @@ avatars-64: own avatars-64-train
 	$(EXPORT) evaluate "$(WORK)/bundle-int8" --data "$(WORK)/data" --command "$(MASKGIT)" --classifier "$(WORK)/classifier.pt" \
 		--per-class 160 --heldout 60 -o "$(WORK)/evaluation-int8"
 
-# Nothing here is redone that is there already, and what was interrupted goes on: a file of the next network says that the one before is finished. Both networks start from those of avatars-64. A GPU takes a
-# larger transformer, from nothing: MVTM_128="--width 192 --dim 512 --depth 10 --heads 8".
+# Nothing here is redone that is there already, and what was interrupted goes on: a file of the next network says that the one before is finished.
+# Both networks start from those of avatars-64. A GPU takes a larger transformer, from nothing: MVTM_128="--width 192 --dim 512 --depth 10 --heads 8".
 WORK_128 = $(MASKGIT_CACHE)/avatars-128
-MVTM_128 ?= --start "$(WORK)/mvtm.pt" "$(WORK)/tokenizer.pt" --depth 8
-IMAGES_128 ?= 300000
+MVTM_128 ?= --start ../models/avatars-64 --depth 8
+IMAGES_128 ?= 140000
 PERCEPTUAL_128 = --perceptual "$(WORK_128)/perceptual.pt" --perceptual-weight 0.05
-avatars-128-train: avatars-64-train
-	test -f "$(WORK_128)/data/classes.json" || { $(EXPORT) data --set avatars-128 -o "$(WORK_128)/data"; }
+avatars-128-train: $(VENV_STAMP)
+	"$(VENV_PYTHON)" -m pip install --quiet --disable-pip-version-check -e './export[data,evaluate]'
+	test -f "$(WORK_128)/data/classes.json" || { $(EXPORT) data --set avatars-128 --train 2000 -o "$(WORK_128)/data"; }
 	test -f "$(WORK_128)/perceptual.pt" || { $(EXPORT) train-classifier --data "$(WORK_128)/data" --images 20000 --seed 2 -o "$(WORK_128)/perceptual.pt"; }
-	test -f "$(WORK_128)/tokenizer.pt" || { $(EXPORT) train-tokenizer --data "$(WORK_128)/data" --start "$(WORK)/tokenizer.pt" --codes 1024 --images 32000 \
+	test -f "$(WORK_128)/tokenizer.pt" || { $(EXPORT) train-tokenizer --data "$(WORK_128)/data" --start ../models/avatars-64 --codes 1024 --images 26000 \
 		--muon-lr 0.015 $(PERCEPTUAL_128) -o "$(WORK_128)/tokenizer-1.pt"; }
 	test -f "$(WORK_128)/mvtm.pt" || { $(EXPORT) train-tokenizer --data "$(WORK_128)/data" --start "$(WORK_128)/tokenizer-1.pt" --blocks 4 --encoder-blocks 3 \
-		--crop 96 --batch 8 --images 60000 --muon-lr 0.005 $(PERCEPTUAL_128) -o "$(WORK_128)/tokenizer.pt"; }
+		--crop 96 --batch 8 --images 40000 --muon-lr 0.005 $(PERCEPTUAL_128) -o "$(WORK_128)/tokenizer.pt"; }
 	$(EXPORT) train-mvtm --data "$(WORK_128)/data" --tokenizer "$(WORK_128)/tokenizer.pt" $(MVTM_128) --images $(IMAGES_128) --label-smoothing 0 -o "$(WORK_128)/mvtm.pt"
 
 avatars-128: own avatars-128-train
@@ -239,10 +242,10 @@ avatars-128: own avatars-128-train
 		$(PERCEPTUAL_128) --adversarial-from 0.3 -o "$(WORK_128)/tokenizer-final.pt"
 	$(EXPORT) export --tokenizer "$(WORK_128)/tokenizer-final.pt" --mvtm "$(WORK_128)/mvtm.pt" --name avatars-128 --licence "CC BY 3.0 and 4.0; see README.md" \
 		--source "trained with maskgit-export" --steps 16 --temperature 0.8 --guidance 0.5 --guidance-ramp -o "$(WORK_128)/bundle"
-	$(EXPORT) verify "$(WORK_128)/bundle" --checkpoint "$(WORK_128)/tokenizer-final.pt" "$(WORK_128)/mvtm.pt" --command "$(MASKGIT)" --write-reference
+	$(EXPORT) verify "$(WORK_128)/bundle" --checkpoint "$(WORK_128)/tokenizer-final.pt" "$(WORK_128)/mvtm.pt" --command "$(MASKGIT)"
 	test -f "$(WORK_128)/classifier.pt" || { $(EXPORT) train-classifier --data "$(WORK_128)/data" --images 40000 -o "$(WORK_128)/classifier.pt"; }
-	$(EXPORT) evaluate "$(WORK_128)/bundle" --data "$(WORK_128)/data" --command "$(MASKGIT)" --classifier "$(WORK_128)/classifier.pt" \
-		--per-class 80 --heldout 60 --card "$(WORK_128)/README.md" -o "$(WORK_128)/evaluation"
 	$(EXPORT) quantize "$(WORK_128)/bundle" --name avatars-128-int8 --command "$(MASKGIT)" -o "$(WORK_128)/bundle-int8"
-	$(EXPORT) evaluate "$(WORK_128)/bundle-int8" --data "$(WORK_128)/data" --command "$(MASKGIT)" --classifier "$(WORK_128)/classifier.pt" \
-		--per-class 80 --heldout 60 -o "$(WORK_128)/evaluation-int8"
+	$(EXPORT) half "$(WORK_128)/bundle" --name avatars-128 --command "$(MASKGIT)" -o "$(WORK_128)/bundle-fp16"
+	for each in fp16 int8; do ( $(EXPORT) evaluate "$(WORK_128)/bundle-$$each" --data "$(WORK_128)/data" --command "$(MASKGIT)" \
+		--classifier "$(WORK_128)/classifier.pt" --per-class 80 --heldout 60 --contact 16 --card "$(WORK_128)/bundle-$$each/README.md" \
+		-o "$(WORK_128)/bundle-$$each/evaluation" ) || exit 1; done

@@ -48,6 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=1000, help="seed of the first sample")
     parser.add_argument("--generate", default="", metavar="OPTIONS", help="more options for `maskgit generate`, in one text")
     parser.add_argument("--threads", type=int, default=0, help="CPU threads (0: PyTorch's choice)")
+    parser.add_argument("--contact", type=int, default=64, help="samples on each class's contact sheet, the first ones")
     parser.add_argument("--card", type=Path, help="model card whose section 'Measured' is written anew")
     parser.add_argument("-o", "--output", required=True, type=Path, help="folder for metrics.json and the sheets")
 
@@ -58,9 +59,10 @@ def run(args: argparse.Namespace) -> int:
 
     if args.threads:
         torch.set_num_threads(args.threads)
-    if args.per_class < 2:
-        print("--per-class must be at least 2", file=sys.stderr)
-        return 2
+    for name, least in (("per_class", 2), ("contact", 1)):
+        if getattr(args, name) < least:
+            print(f"--{name.replace('_', '-')} must be at least {least}", file=sys.stderr)
+            return 2
     try:
         metadata, graphs = validate(args.bundle)
     except BundleError as error:
@@ -79,7 +81,7 @@ def run(args: argparse.Namespace) -> int:
     heldout, labels = choose(data.heldout, to_bundle, args.heldout)
     samples, sample_labels, reports = draw(args.command, args.bundle, metadata, args.generate.split(), args.per_class, args.seed)
     report = measure(args, metadata, OnnxRuntime(args.bundle, graphs, args.threads or 1), data, to_bundle, heldout, labels, samples, sample_labels)
-    report["command"] = {"options": args.generate, "sampling": reports[0].get("sampling"), "seed": args.seed, "per_class": args.per_class}
+    report["command"] = {"options": args.generate, "sampling": reports[0].get("sampling"), "seed": args.seed, "per_class": args.per_class, "contact": min(args.contact, args.per_class)}
     text = json.dumps(report, indent=2) + "\n"
     (args.output / "metrics.json").write_text(text)
     if args.card:
@@ -110,6 +112,7 @@ def write_card(path: Path, report: dict, folder: Path) -> None:
         accuracy = f"{judged['per_class'][name]:.1%} | {judged['heldout_per_class'][name]:.1%} | " if judged else ""
         by_class += f"| {name} | {accuracy}{diverse:.3f} |\n"
     table = "\n".join(f"| {name} | {value} |" for name, value in rows)
+    contact = "\n\n".join(f"{name}\n\n![Samples of {name}]({pictures}/samples-{name}.png)" for name in report["diversity"]["per_class"])
     put_section(path, "evaluate", f"""## Measured
 
 On {images["heldout"]:,} held-out images and {images["samples"]:,} unpicked samples drawn by `maskgit generate` with the recommended
@@ -134,6 +137,10 @@ Samples (first column), then the five nearest training images by thumbnails and 
 Held-out images above, reconstructions below:
 
 ![Reconstructions]({pictures}/reconstructions.png)
+
+The first {report["command"]["contact"]} samples of each class, unpicked:
+
+{contact}
 """, before="<!-- evaluate-edit -->")
 
 
@@ -166,7 +173,7 @@ def draw(command: str, bundle: Path, metadata: Metadata, options: list[str], per
 def measure(args, metadata, graphs, data, to_bundle, heldout, labels, samples, sample_labels) -> dict:
     """All metrics, and the sheets."""
     for index, name in enumerate(metadata.labels):
-        save_sheet(samples[sample_labels == index][:64], args.output / f"samples-{name}.png", columns=8)
+        save_sheet(samples[sample_labels == index][:args.contact], args.output / f"samples-{name}.png", columns=8)
     save_sheet(beside(samples, sample_labels, heldout, labels, len(metadata.labels)), args.output / "beside.png", columns=2 * BESIDE + 1)
     rebuilt, tokens = reconstruct(graphs, heldout)
     every = max(1, len(heldout) // 12)
@@ -285,7 +292,7 @@ def save_sheet(images: np.ndarray, path: Path, columns: int, gap: int = 2) -> No
     for index, image in enumerate(images):
         top, left = index // columns * (rows + gap), index % columns * (cols + gap)
         sheet[top:top + rows, left:left + cols] = image
-    Image.fromarray(sheet).save(path)
+    Image.fromarray(sheet).save(path, optimize=True)
 
 
 def in_bundle(folder: str | Path, data: dataset.Dataset, metadata: Metadata) -> np.ndarray:

@@ -18,8 +18,8 @@ from .onnx_export import export_graphs
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the options of ``maskgit-export export``."""
-    parser.add_argument("--tokenizer", required=True, type=Path, help="file that `train-tokenizer` wrote")
-    parser.add_argument("--mvtm", required=True, type=Path, help="file that `train-mvtm` wrote")
+    parser.add_argument("--tokenizer", required=True, type=Path, help="file that `train-tokenizer` wrote, or a bundle")
+    parser.add_argument("--mvtm", required=True, type=Path, help="file that `train-mvtm` wrote, or a bundle")
     parser.add_argument("--name", required=True, help="name of the model, as `maskgit info` shows it")
     parser.add_argument("--licence", required=True, help="licence of the weights, with attribution where it asks for one")
     parser.add_argument("--source", default="trained with maskgit-export", help="where the weights come from: a text or an address")

@@ -18,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .from_bundle import read_mvtm
 from .training import write_checkpoint
 
 
@@ -171,7 +172,9 @@ def save_mvtm(config: MvtmConfig, weights: dict[str, Tensor], path: str | Path) 
 
 
 def load_mvtm(path: str | Path) -> MaskedTransformer:
-    """Reads what :func:`save_mvtm` wrote, in evaluation mode; never runs code from the file."""
+    """Reads what :func:`save_mvtm` wrote, or a bundle's folder, in evaluation mode; never runs code from the file."""
+    if Path(path).is_dir():
+        return read_mvtm(path)
     stored = torch.load(path, map_location="cpu", weights_only=True)
     network = MaskedTransformer(MvtmConfig(**stored["config"]))
     network.load_state_dict(stored["weights"])

@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .from_bundle import read_tokenizer
 from .training import write_checkpoint
 
 
@@ -222,7 +223,9 @@ def save_tokenizer(tokenizer: Tokenizer, path: str | Path) -> None:
 
 
 def load_tokenizer(path: str | Path) -> Tokenizer:
-    """Reads what :func:`save_tokenizer` wrote, in evaluation mode; never runs code from the file."""
+    """Reads what :func:`save_tokenizer` wrote, or a bundle's folder, in evaluation mode; never runs code from the file."""
+    if Path(path).is_dir():
+        return read_tokenizer(path)
     stored = torch.load(path, map_location="cpu", weights_only=True)
     tokenizer = Tokenizer(TokenizerConfig(**stored["config"]))
     tokenizer.load_state_dict(stored["weights"])

@@ -28,9 +28,9 @@ from .training import Progress, Run, decay_groups, learning_rate, read_checkpoin
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the options of ``maskgit-export train-mvtm``."""
     parser.add_argument("--data", required=True, help="a folder that `data` wrote, or one with a sub-folder of pictures a class")
-    parser.add_argument("--tokenizer", required=True, type=Path, help="file that `train-tokenizer` wrote")
+    parser.add_argument("--tokenizer", required=True, type=Path, help="file that `train-tokenizer` wrote, or a bundle")
     parser.add_argument("-o", "--output", required=True, type=Path, help="weights to write; OUTPUT.checkpoint holds the state to resume from")
-    parser.add_argument("--start", type=Path, nargs=2, metavar=("MVTM", "TOKENIZER"), help="weights to start from, and the tokenizer that they were trained with: each code starts as the nearest of its codes")
+    parser.add_argument("--start", type=Path, nargs="+", metavar=("BUNDLE", "TOKENIZER"), help="bundle to start from, or weights and the tokenizer that they were trained with: each code starts as the nearest of its codes")
     parser.add_argument("--width", type=int, default=96, help="channels at the token grid")
     parser.add_argument("--dim", type=int, default=192, help="width of the transformer")
     parser.add_argument("--depth", type=int, default=6, help="layers of the transformer")
@@ -173,7 +173,9 @@ def run(args: argparse.Namespace) -> int:
 
 def _start(args: argparse.Namespace, config: MvtmConfig) -> MaskedTransformer:
     """What ``--start`` names, grown to this configuration."""
-    mvtm, tokenizer = args.start
+    if len(args.start) > 2 or (len(args.start) == 1 and not args.start[0].is_dir()):
+        raise SystemExit("--start: give the folder of a bundle, or two files: the weights, and the tokenizer that they were trained with")
+    mvtm, tokenizer = args.start[0], args.start[-1]
     old, new = load_tokenizer(tokenizer).quantizer.codebook, load_tokenizer(args.tokenizer).quantizer.codebook
     network = load_mvtm(mvtm)
     if network.config.codes != len(old):

@@ -47,7 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--adversarial-weight", type=float, default=0.1, help="weight of the adversarial loss relative to the reconstruction's gradient")
     parser.add_argument("--perceptual", type=Path, metavar="CLASSIFIER", help="file of `train-classifier`, whose features are to agree too; judge the model by another one")
     parser.add_argument("--perceptual-weight", type=float, default=0.1, help="weight of the distance of features")
-    parser.add_argument("--start", type=Path, default=None, help="tokenizer file to start from; what it has less of than asked for (codes, blocks, half the size) it is grown to")
+    parser.add_argument("--start", type=Path, default=None, help="tokenizer file or bundle to start from; what it has less of than asked for (codes, blocks, half the size) it is grown to")
     parser.add_argument("--refine", type=int, default=32, help="channels of the block that a decoder grown to twice the size ends with")
     parser.add_argument("--decoder-only", action="store_true", help="keep encoder and codebook (needs --start)")
     parser.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda"])

@@ -121,7 +121,7 @@ def test_evaluate_end_to_end(avatars, tmp_path, monkeypatch):
     from maskgit_export.cli import main
 
     out = tmp_path / "out"
-    argv = ["evaluate", str(avatars[1]), "--data", str(tmp_path / "data"), "--command", str(program), "--classifier", str(tmp_path / "c.pt"), "--per-class", "10", "-o", str(out), "--card", str(tmp_path / "card.md")]
+    argv = ["evaluate", str(avatars[1]), "--data", str(tmp_path / "data"), "--command", str(program), "--classifier", str(tmp_path / "c.pt"), "--per-class", "10", "--contact", "9", "-o", str(out), "--card", str(tmp_path / "card.md")]
     (tmp_path / "card.md").write_text("# tiny\n\n<!-- evaluate-edit -->\nedits\n<!-- /evaluate-edit -->\n")
     assert main(argv) == 0
     report = json.loads((out / "metrics.json").read_text())
@@ -138,6 +138,9 @@ def test_evaluate_end_to_end(avatars, tmp_path, monkeypatch):
     sheets = sorted(path.name for path in out.glob("*.png"))
     assert sheets == ["beside.png", "neighbours.png", "reconstructions.png", "samples-cat.png", "samples-dog.png"]
     assert Image.open(out / "neighbours.png").size == (11 * 18 - 2, 4 * 18 - 2)
+    assert Image.open(out / "samples-dog.png").size == (8 * 18 - 2, 2 * 18 - 2), "nine samples, eight in a row"
+    assert "The first 9 samples of each class" in card and "](out/samples-cat.png)" in card
+    assert main([*argv, "--contact", "0"]) == 2
 
 
 def test_evaluate_refuses_other_classes(avatars, tmp_path):
