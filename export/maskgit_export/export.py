@@ -1,6 +1,6 @@
 """Writes a bundle of what ``train-tokenizer`` and ``train-mvtm`` wrote: three ONNX graphs and a manifest.
 
-Check the result with ``verify``. A model of your own goes through ``bundle``, published weights through ``convert``.
+Check the result with ``verify``. Both may be bundles, so that the weights of one in fp16 become fp32 graphs, or other settings are recommended. A model of your own goes through ``bundle``, published weights through ``convert``.
 """
 
 from __future__ import annotations
@@ -9,10 +9,11 @@ import argparse
 import os
 import sys
 import tempfile
+from dataclasses import fields, replace
 from pathlib import Path
 
 from .adapter import Avatars, Model, Sampling
-from .bundle import MANIFEST, SAMPLERS, BundleError, validate, write_manifest
+from .bundle import MANIFEST, SAMPLERS, BundleError, read_manifest, validate, write_manifest
 from .onnx_export import export_graphs
 
 
@@ -20,27 +21,35 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the options of ``maskgit-export export``."""
     parser.add_argument("--tokenizer", required=True, type=Path, help="file that `train-tokenizer` wrote, or a bundle")
     parser.add_argument("--mvtm", required=True, type=Path, help="file that `train-mvtm` wrote, or a bundle")
-    parser.add_argument("--name", required=True, help="name of the model, as `maskgit info` shows it")
-    parser.add_argument("--licence", required=True, help="licence of the weights, with attribution where it asks for one")
-    parser.add_argument("--source", default="trained with maskgit-export", help="where the weights come from: a text or an address")
+    parser.add_argument("--name", help="name of the model, as `maskgit info` shows it")
+    parser.add_argument("--licence", help="licence of the weights, with attribution where it asks for one")
+    parser.add_argument("--source", help="where the weights come from: a text or an address")
     parser.add_argument("--without", nargs="*", default=[], metavar="CLASS", help="classes to leave out, such as those that were not learned well")
-    sampling = parser.add_argument_group("recommended sampling")
-    sampling.add_argument("--steps", type=int, default=12)
-    sampling.add_argument("--schedule", default="cosine")
-    sampling.add_argument("--sampler", default="confidence", choices=SAMPLERS)
-    sampling.add_argument("--choice-temperature", type=float, default=4.5)
-    sampling.add_argument("--temperature", type=float, default=1.0)
-    sampling.add_argument("--top-k", type=int, default=None)
-    sampling.add_argument("--guidance", type=float, default=0.0)
-    sampling.add_argument("--guidance-ramp", action="store_true")
+    sampling = parser.add_argument_group("recommended sampling", "What is not given here or above is as in the bundle, where --mvtm is one.")
+    sampling.add_argument("--steps", type=int)
+    sampling.add_argument("--schedule")
+    sampling.add_argument("--sampler", choices=SAMPLERS)
+    sampling.add_argument("--choice-temperature", type=float)
+    sampling.add_argument("--temperature", type=float)
+    sampling.add_argument("--top-k", type=int, help="0: all codes")
+    sampling.add_argument("--guidance", type=float)
+    sampling.add_argument("--guidance-ramp", action=argparse.BooleanOptionalAction)
     parser.add_argument("-o", "--output", required=True, type=Path, help="folder of the bundle")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Exports and validates; returns 0, or 1 when the model cannot be exported."""
-    settings = Sampling(args.steps, args.schedule, args.sampler, args.choice_temperature, args.temperature, args.top_k, args.guidance, args.guidance_ramp)
+    """Exports and validates; returns 0, 1 when the model cannot be exported, or 2 when a bundle's name or licence is missing."""
     try:
-        write_bundle(Avatars.load(args.tokenizer, args.mvtm, args.name, args.licence, args.source, settings, args.without), args.output)
+        known = read_manifest(args.mvtm)[0] if args.mvtm.is_dir() else None
+        about = {name: getattr(args, name) or (getattr(known, name) if known else None) for name in ("name", "licence", "source")}
+        if missing := [f"--{name}" for name in ("name", "licence") if not about[name]]:
+            print(f"error: give {' and '.join(missing)}: only a bundle as --mvtm has them already", file=sys.stderr)
+            return 2
+        settings = {field.name: value for field in fields(Sampling) if (value := getattr(args, field.name)) is not None}
+        if settings.get("top_k") == 0:
+            settings["top_k"] = None
+        sampling = replace(known.sampling if known else Sampling(), **settings)
+        write_bundle(Avatars.load(args.tokenizer, args.mvtm, about["name"], about["licence"], about["source"] or "trained with maskgit-export", sampling, args.without), args.output)
     except (BundleError, OSError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -82,9 +82,19 @@ def test_training_and_export_take_a_bundle(avatars, tmp_path, capsys):
     for start in ([str(mvtm)], [str(mvtm), str(tokenizer), str(tokenizer)]):
         with pytest.raises(SystemExit, match="the folder of a bundle, or two files"):
             main([*train, "--start", *start, "-o", str(tmp_path / "other.pt")])
-    assert main(["export", "--tokenizer", str(folder), "--mvtm", str(folder), "--name", "again", "--licence", "CC0-1.0", "-o", str(tmp_path / "again")]) == 0
-    graphs = [json.loads((place / "bundle.json").read_text())["graphs"] for place in (folder, tmp_path / "again")]
-    assert graphs[0] == graphs[1], "the same weights give the same graphs"
+
+
+def test_a_bundle_is_exported_again_with_other_settings(avatars, tmp_path, capsys):
+    _, folder = avatars
+    export = ["export", "--tokenizer", str(folder), "--mvtm", str(folder), "-o", str(tmp_path / "again")]
+    assert main([*export, "--steps", "9", "--top-k", "7", "--guidance-ramp", "--name", "again"]) == 0
+    before, after = (json.loads((place / "bundle.json").read_text()) for place in (folder, tmp_path / "again"))
+    assert after == before | {"name": "again", "sampling": before["sampling"] | {"steps": 9, "top_k": 7, "guidance_ramp": True}}, "the same weights give the same graphs"
+    assert main([*export[:4], str(tmp_path / "again"), *export[5:], "--top-k", "0"]) == 0
+    assert read_manifest(tmp_path / "again")[0].sampling.top_k is None and read_manifest(tmp_path / "again")[0].sampling.steps == 9
+    (tmp_path / "mvtm.pt").touch()
+    assert main([*export[:4], str(tmp_path / "mvtm.pt"), *export[5:]]) == 2
+    assert "give --name and --licence" in capsys.readouterr().err
 
 
 def test_bundles_without_such_weights_are_refused_in_words(avatars, tmp_path):
