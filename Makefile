@@ -192,9 +192,10 @@ EDIT_IMAGES ?= 20
 ablate: own $(VENV_STAMP)
 	"$(VENV_PYTHON)" -m pip install --quiet --disable-pip-version-check -e './export[evaluate]'
 	$(CARGO) build --release --locked
-	test -d "$(MEASURED)/bundle-fp16" || { $(EXPORT) half ../models/$(MODEL) -o "$(MEASURED)/bundle-fp16"; }
-	$(EXPORT) ablate ../models/$(MODEL) --data "$(MEASURED)/data" --command "$(MASKGIT)" --classifier "$(MEASURED)/classifier.pt" \
-		--also ../models/$(MODEL)-int8 "$(MEASURED)/bundle-fp16" --steps 8 --per-class $(ABLATE_IMAGES) --seeds 3 --threads 1 --work "$(MEASURED)/ablate/work" \
+	test -d "$(MEASURED)/ablate/fp32" || { $(EXPORT) export --tokenizer ../models/$(MODEL) --mvtm ../models/$(MODEL) -o "$(MEASURED)/ablate/fp32"; }
+	test -d "$(MEASURED)/ablate/fp16" || { $(EXPORT) half "$(MEASURED)/ablate/fp32" -o "$(MEASURED)/ablate/fp16"; }
+	$(EXPORT) ablate "$(MEASURED)/ablate/fp32" --data "$(MEASURED)/data" --command "$(MASKGIT)" --classifier "$(MEASURED)/classifier.pt" \
+		--also ../models/$(MODEL)-int8 "$(MEASURED)/ablate/fp16" --steps 8 --per-class $(ABLATE_IMAGES) --seeds 3 --threads 1 --work "$(MEASURED)/ablate/work" \
 		--page ../models/$(MODEL)/ABLATIONS.md -o ../models/$(MODEL)/evaluation
 ABLATE_IMAGES ?= 8
 
@@ -224,7 +225,7 @@ avatars-64: own avatars-64-train
 # Both networks start from those of avatars-64. A GPU takes a larger transformer, from nothing: MVTM_128="--width 192 --dim 512 --depth 10 --heads 8".
 WORK_128 = $(MASKGIT_CACHE)/avatars-128
 MVTM_128 ?= --start ../models/avatars-64 --depth 8
-IMAGES_128 ?= 140000
+IMAGES_128 ?= 96000
 PERCEPTUAL_128 = --perceptual "$(WORK_128)/perceptual.pt" --perceptual-weight 0.05
 avatars-128-train: $(VENV_STAMP)
 	"$(VENV_PYTHON)" -m pip install --quiet --disable-pip-version-check -e './export[data,evaluate]'
@@ -233,7 +234,7 @@ avatars-128-train: $(VENV_STAMP)
 	test -f "$(WORK_128)/tokenizer.pt" || { $(EXPORT) train-tokenizer --data "$(WORK_128)/data" --start ../models/avatars-64 --codes 1024 --images 26000 \
 		--muon-lr 0.015 $(PERCEPTUAL_128) -o "$(WORK_128)/tokenizer-1.pt"; }
 	test -f "$(WORK_128)/mvtm.pt" || { $(EXPORT) train-tokenizer --data "$(WORK_128)/data" --start "$(WORK_128)/tokenizer-1.pt" --blocks 4 --encoder-blocks 3 \
-		--crop 96 --batch 8 --images 40000 --muon-lr 0.005 $(PERCEPTUAL_128) -o "$(WORK_128)/tokenizer.pt"; }
+		--crop 96 --batch 8 --images 36000 --muon-lr 0.005 $(PERCEPTUAL_128) -o "$(WORK_128)/tokenizer.pt"; }
 	$(EXPORT) train-mvtm --data "$(WORK_128)/data" --tokenizer "$(WORK_128)/tokenizer.pt" $(MVTM_128) --images $(IMAGES_128) --label-smoothing 0 -o "$(WORK_128)/mvtm.pt"
 
 avatars-128: own avatars-128-train

@@ -10,30 +10,36 @@ fn path(name: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("models").join(name)
 }
 
-fn tokens(isa: Isa, threads: usize) -> Vec<i64> {
+/// The bundled int8 models, each with a class and a number of steps to draw it in.
+const INT8: [(&str, &str, usize); 2] = [("avatars-64-int8", "lorelei", 6), ("avatars-128-int8", "cats", 3)];
+
+fn tokens(model: (&str, &str, usize), isa: Isa, threads: usize) -> Vec<i64> {
+    let (name, class, steps) = model;
     let engine = CpuEngine::new(threads).unwrap().with_isa(isa).unwrap();
-    let bundle = Bundle::open(path("avatars-64-int8")).unwrap();
+    let bundle = Bundle::open(path(name)).unwrap();
     let mut generator = Generator::with_engine(bundle, Box::new(engine), &OpenOptions::default()).unwrap();
-    let mut request = generator.request("lorelei").unwrap();
+    let mut request = generator.request(class).unwrap();
     request.seed = 3;
-    request.options.steps = 6;
+    request.options.steps = steps;
     generator.generate(&request, &mut ()).unwrap().images.remove(0).tokens
 }
 
 /// Every kernel that this processor has, and one thread or several, give the tokens in `tests/golden`, on any machine.
 #[test]
 fn int8_tokens_are_the_same_everywhere() {
-    let file = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/golden/avatars-64-int8.json");
-    if std::env::var_os("MASKGIT_BLESS").is_some() {
-        fs::write(&file, serde_json::to_string(&tokens(Isa::best(), 1)).unwrap() + "\n").unwrap();
-    }
-    let golden: Vec<i64> = serde_json::from_str(&fs::read_to_string(&file).unwrap()).unwrap();
-    assert_eq!(golden.len(), 256);
-    let sets = Isa::available();
-    assert!(sets.contains(&Isa::Portable));
-    for isa in sets {
-        for threads in [1, 2, 3] {
-            assert_eq!(tokens(isa, threads), golden, "{isa}, {threads} threads");
+    for model in INT8 {
+        let file = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(format!("tests/golden/{}.json", model.0));
+        if std::env::var_os("MASKGIT_BLESS").is_some() {
+            fs::write(&file, serde_json::to_string(&tokens(model, Isa::best(), 1)).unwrap() + "\n").unwrap();
+        }
+        let golden: Vec<i64> = serde_json::from_str(&fs::read_to_string(&file).unwrap()).unwrap();
+        assert_eq!(golden.len(), 256);
+        let sets = Isa::available();
+        assert!(sets.contains(&Isa::Portable));
+        for isa in sets {
+            for threads in [1, 2, 3] {
+                assert_eq!(tokens(model, isa, threads), golden, "{}, {isa}, {threads} threads", model.0);
+            }
         }
     }
 }
@@ -90,7 +96,10 @@ fn fp16_logits_are_near_those_of_widened_weights() {
 /// What the rules must find. A rule that stops matching leaves a correct but slower graph, which no other test sees.
 #[test]
 fn the_graphs_are_fused() {
-    for (model, int8) in [("avatars-64", false), ("avatars-64-int8", true)] {
+    for (model, int8) in
+        [("avatars-64", false), ("avatars-64-int8", true), ("avatars-128", false), ("avatars-128-int8", true)]
+    {
+        let larger = model.starts_with("avatars-128");
         let graphs = pipeline::operators(&Bundle::open(path(model)).unwrap()).unwrap();
         assert_eq!(graphs.len(), 3);
         for (kind, operators) in graphs {
@@ -102,7 +111,9 @@ fn the_graphs_are_fused() {
             };
             let found = ["Attention", "Linear", "Conv2d", "RowNorm"].map(|name| count(name, ""));
             let expected = match kind.as_str() {
+                "transformer" if larger => [8, 37, 6, 21],
                 "transformer" => [6, 29, 6, 17],
+                "decoder" if larger => [0, 0, 15, 0],
                 "decoder" => [0, 0, 9, 0],
                 _ => [0, 1, 5, 0],
             };

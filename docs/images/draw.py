@@ -30,6 +30,20 @@ with tempfile.TemporaryDirectory() as scratch:
             sheet.paste(picture, (c * (side + GAP), r * (side + GAP)))
     sheet.save(folder / "avatars-64.png", optimize=True)
 
+    # The larger model: seeds 1 and 2 of each class, five classes a row.
+    model, across, each = "models/avatars-128-int8", 5, 2
+    names = [line.split()[-1] for line in maskgit("info", "--model", model, "--labels").split("\n") if line.strip()]
+    sheet = None
+    for index, name in enumerate(names):
+        report = json.loads(maskgit("generate", "--model", model, "--class", name, "--seed", "1", "--count", str(each), "--json", "-o", f"{scratch}/large-{name}.png"))
+        for number, image in enumerate(report["images"]):
+            picture = Image.open(image["file"]).convert("RGB")
+            cell = picture.width + GAP
+            if sheet is None:
+                sheet = Image.new("RGB", (across * each * cell - GAP, -(-len(names) // across) * cell - GAP), "white")
+            sheet.paste(picture, ((index % across * each + number) * cell, index // across * cell))
+    sheet.save(folder / "avatars-128.png", optimize=True)
+
     maskgit("generate", "--class", "miniavs", "--seed", "1", "--steps", "12", "--scale", str(SCALE), "--preview", f"{scratch}/steps", "-o", f"{scratch}/last.png")
     steps = [Image.open(file).convert("RGB") for file in sorted(Path(scratch, "steps").iterdir())]
     strip = Image.new("RGB", (len(steps) * (steps[0].width + GAP) - GAP, steps[0].height), "white")

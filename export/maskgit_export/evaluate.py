@@ -34,6 +34,7 @@ from .verify import OnnxRuntime
 
 SHORTLIST = 64
 SHOWN = 5
+MANY = 16
 BESIDE = 5
 
 
@@ -259,14 +260,14 @@ def diversity(metadata: Metadata, made, sample_labels, held, labels) -> dict:
 
 
 def neighbours(features: Features, train, samples, made, heldout, sheet: Path, classes: int, per_class: int) -> dict:
-    """Nearest training images of samples and held-out images; the sheet shows two samples a class.
+    """Nearest training images of samples and held-out images; the sheet shows two samples a class, of many classes one.
 
     Pixels are compared as 16x16 thumbnails with every training image; features among the 64 nearest of those.
     """
     pool = metrics.thumbnails(train)
     _, of_samples = metrics.nearest(metrics.thumbnails(samples), pool, 1)
     _, of_heldout = metrics.nearest(metrics.thumbnails(heldout), pool, 1)
-    shown = np.concatenate([np.arange(2) + index * per_class for index in range(classes)])
+    shown = np.concatenate([np.arange(2 if classes <= MANY else 1) + index * per_class for index in range(classes)])
     found, _ = metrics.nearest(metrics.thumbnails(samples[shown]), pool, SHORTLIST)
     rows = []
     for sample, candidates in zip(shown, found):

@@ -61,17 +61,23 @@ def mask_tokens(tokens: Tensor, mask_id: int, generator: torch.Generator | None 
 
 
 @torch.no_grad()
-def tokenize(tokenizer: Tokenizer, images, device: torch.device, batch: int = 200) -> Tensor:
-    """Tokens of all images, as int16 ``[N, tokens]`` on the CPU."""
-    tokenizer.to(device, memory_format=torch.channels_last)
-    rows, said = [], time.monotonic()
-    for first in range(0, len(images), batch):
-        if time.monotonic() - said > 20:
+def tokenize(tokenizer: Tokenizer, images, process: Run, batch: int = 200) -> Tensor:
+    """Tokens of all images, as int16 ``[N, tokens]`` on the CPU; every process finds its part of them, and gets all."""
+    tokenizer.to(process.device, memory_format=torch.channels_last)
+    tokens, said = torch.zeros(len(images), tokenizer.config.grid**2, dtype=torch.int32), time.monotonic()
+    mine = range(len(images) * process.rank // process.world, len(images) * (process.rank + 1) // process.world)
+    for first in range(mine.start, mine.stop, batch):
+        if process.chief and time.monotonic() - said > 20:
             said = time.monotonic()
-            print(f"tokens of {first}/{len(images)} images", file=sys.stderr, flush=True)
-        image = to_tensor(images[first:first + batch], device)
-        rows.append(tokenizer.encode(image).to(torch.int16).cpu())
-    return torch.cat(rows)
+            print(f"tokens of {first * process.world}/{len(images)} images", file=sys.stderr, flush=True)
+        last = min(first + batch, mine.stop)
+        tokens[first:last] = tokenizer.encode(to_tensor(images[first:last], process.device)).cpu()
+    if process.world > 1:
+        # NCCL sums on the GPU only.
+        shared = tokens.to(process.device)
+        torch.distributed.all_reduce(shared)
+        tokens = shared.cpu()
+    return tokens.to(torch.int16)
 
 
 def _tokens_of(args: argparse.Namespace, data: dataset.Dataset, process: Run) -> tuple[Tensor, Tensor, int, int]:
@@ -80,8 +86,8 @@ def _tokens_of(args: argparse.Namespace, data: dataset.Dataset, process: Run) ->
         raise SystemExit(f"{args.tokenizer}: made for {tokenizer.config.size} pixels; the data has {data.size}")
     if process.chief:
         print(f"finding the tokens of {len(data.train.images) + len(data.heldout.images)} images", file=sys.stderr, flush=True)
-    train = tokenize(tokenizer, data.train.images, process.device)
-    heldout = tokenize(tokenizer, data.heldout.images, process.device)
+    train = tokenize(tokenizer, data.train.images, process)
+    heldout = tokenize(tokenizer, data.heldout.images, process)
     return train, heldout, tokenizer.config.grid, tokenizer.config.codes
 
 

@@ -14,7 +14,7 @@ from maskgit_export.muon import Muon, orthogonalize
 from maskgit_export.mvtm import MaskedTransformer, MvtmConfig, grown, load_mvtm
 from maskgit_export.tokenizer import Quantizer, Tokenizer, TokenizerConfig, load_tokenizer
 from maskgit_export.tokenizer import grown as grown_tokenizer
-from maskgit_export.training import Run, learning_rate
+from maskgit_export.training import Run, learning_rate, to_tensor
 
 
 @pytest.fixture
@@ -201,6 +201,28 @@ def test_several_processes_need_a_number_of_images():
     process.check_budget(None)
     with pytest.raises(SystemExit, match="--images"):
         process.check_budget(3.0)
+
+
+def test_processes_share_the_work_of_finding_tokens(monkeypatch):
+    torch.manual_seed(0)
+    tokenizer = Tokenizer(TokenizerConfig(size=16, factor=4, codes=32, width=8)).eval()
+    images = np.random.default_rng(0).integers(0, 256, (7, 16, 16, 3), dtype=np.uint8)
+    process = Run("cpu")
+    alone = train_mvtm.tokenize(tokenizer, images, process, batch=2)
+    with torch.no_grad():
+        assert torch.equal(alone.long(), tokenizer.encode(to_tensor(images))) and alone.dtype == torch.int16
+    process.world, found_by_all, parts = 2, torch.zeros(7, 16, dtype=torch.int32), []
+
+    def all_reduce(found):
+        parts.append((found != 0).any(1))
+        found_by_all.add_(found)
+        found.copy_(found_by_all)
+
+    monkeypatch.setattr(torch.distributed, "all_reduce", all_reduce)
+    for process.rank in (0, 1):
+        together = train_mvtm.tokenize(tokenizer, images, process, batch=2)
+    assert torch.equal(together, alone)
+    assert parts[0][:3].all() and not parts[0][3:].any() and parts[1][3:].all() and not parts[1][:3].any()
 
 
 def test_network_sees_the_label_and_every_token():
