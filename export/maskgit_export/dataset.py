@@ -55,6 +55,12 @@ def load(folder: str | Path, size: int = 64) -> Dataset:
     return _load_pictures(folder, size)
 
 
+def first(split: Split, per_class: int) -> Split:
+    """The first ``per_class`` images of every class, in the order of the split."""
+    chosen = np.sort(np.concatenate([np.flatnonzero(split.labels == label)[:per_class] for label in np.unique(split.labels)]))
+    return split if len(chosen) == len(split.labels) else Split(split.images[chosen], split.labels[chosen])
+
+
 def save(dataset: Dataset, folder: str | Path) -> None:
     """Writes a prepared data set."""
     for name in ("train", "heldout"):

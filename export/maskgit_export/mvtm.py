@@ -124,8 +124,10 @@ class MaskedTransformer(nn.Module):
             x = block(x)
         return self.norm(x.flatten(2).transpose(1, 2))
 
-    def forward(self, tokens: Tensor, label: Tensor) -> Tensor:
-        return self.head(self.features(tokens, label))
+    def forward(self, tokens: Tensor, label: Tensor, wanted: Tensor | None = None) -> Tensor:
+        """All logits, or ``[M, codes]``: those of the places that the booleans ``wanted``, ``[B, N]``, say."""
+        features = self.features(tokens, label)
+        return self.head(features if wanted is None else features[wanted])
 
 
 def without_labels(network: MaskedTransformer, names: list[str]) -> MaskedTransformer:
@@ -143,11 +145,11 @@ def without_labels(network: MaskedTransformer, names: list[str]) -> MaskedTransf
 
 
 @torch.no_grad()
-def grown(network: MaskedTransformer, config: MvtmConfig, nearest: Tensor) -> MaskedTransformer:
-    """A start for training on with more codes, classes or layers: what ``network`` predicts, as far as it goes.
+def grown(network: MaskedTransformer, config: MvtmConfig, together: Tensor) -> MaskedTransformer:
+    """A start for training on with other codes, more classes or layers: what ``network`` predicts, as far as it goes.
 
-    ``nearest`` is int64 ``[config.codes]``, for each code one of the old that stands for it; codes that share one share its
-    probability. A class of the same name is the same, a new one starts as the null label; new layers, after the old, change nothing yet.
+    ``together`` is float ``[config.codes, old codes]``: how often each code stands where each of the old ones does. A code starts as the mean of those, and
+    has its part of their probability. A class of the same name is the same, a new one starts as the null label; new layers, after the old, change nothing yet.
     """
     old = network.config
     if replace(config, codes=old.codes, labels=old.labels, depth=old.depth) != old or config.depth < old.depth:
@@ -156,12 +158,17 @@ def grown(network: MaskedTransformer, config: MvtmConfig, nearest: Tensor) -> Ma
     for layer in larger.layers[old.depth:]:
         nn.init.zeros_(layer.proj.bias)
         nn.init.zeros_(layer.fc2.bias)
-    sharing = torch.bincount(nearest, minlength=old.codes)[nearest]
+    # A code that was never seen stands for everything, and seldom.
+    unseen = together.sum(1, keepdim=True) == 0
+    together = torch.where(unseen, together.sum(0, keepdim=True) / together.sum(), together)
+    meaning = together / together.sum(1, keepdim=True)
+    part = together / together.sum(0, keepdim=True).clamp_min(1e-12)
     label = {name: index for index, name in enumerate(old.labels)}
     weights["label_embedding.weight"] = weights["label_embedding.weight"][[*(label.get(name, old.null_label) for name in config.labels), old.null_label]]
-    weights["token_embedding.weight"] = weights["token_embedding.weight"][torch.cat([nearest, torch.tensor([old.mask_id])])]
-    weights["head.weight"] = weights["head.weight"][nearest]
-    weights["head.bias"] = weights["head.bias"][nearest] - sharing.log()
+    embedding = weights["token_embedding.weight"]
+    weights["token_embedding.weight"] = torch.cat([meaning @ embedding[:-1], embedding[-1:]])
+    weights["head.weight"] = meaning @ weights["head.weight"]
+    weights["head.bias"] = meaning @ weights["head.bias"] + torch.special.xlogy(meaning, part).sum(1)
     larger.load_state_dict(larger.state_dict() | weights)
     return larger
 

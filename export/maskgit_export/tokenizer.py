@@ -161,7 +161,10 @@ class Tokenizer(nn.Module):
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Reconstruction (not clipped), tokens, commitment loss."""
-        codes, tokens, commitment = self.quantizer(self.encoder(image))
+        vectors = self.encoder(image)
+        # In half precision, many codes would be equally near.
+        with torch.autocast(image.device.type, enabled=False):
+            codes, tokens, commitment = self.quantizer(vectors.float())
         return self.decoder(codes), tokens, commitment
 
     def encode(self, image: Tensor) -> Tensor:

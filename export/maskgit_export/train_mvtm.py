@@ -14,6 +14,7 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -30,12 +31,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data", required=True, help="a folder that `data` wrote, or one with a sub-folder of pictures a class")
     parser.add_argument("--tokenizer", required=True, type=Path, help="file that `train-tokenizer` wrote, or a bundle")
     parser.add_argument("-o", "--output", required=True, type=Path, help="weights to write; OUTPUT.checkpoint holds the state to resume from")
-    parser.add_argument("--start", type=Path, nargs="+", metavar=("BUNDLE", "TOKENIZER"), help="bundle to start from, or weights and the tokenizer that they were trained with: each code starts as the nearest of its codes")
+    parser.add_argument("--start", type=Path, nargs="+", metavar=("BUNDLE", "TOKENIZER"), help="bundle to start from, or weights and the tokenizer that they were trained with: each code starts as those of its codes that stand in its place")
     parser.add_argument("--width", type=int, default=96, help="channels at the token grid")
     parser.add_argument("--dim", type=int, default=192, help="width of the transformer")
     parser.add_argument("--depth", type=int, default=6, help="layers of the transformer")
     parser.add_argument("--heads", type=int, default=6, help="attention heads")
     parser.add_argument("--blocks", type=int, default=2, help="convolutional blocks after the transformer")
+    parser.add_argument("--per-class", type=int, help="training images of each class to learn from, the first ones (default: all); finding the tokens of many takes long")
     parser.add_argument("--images", type=int, default=400_000, help="training images to see")
     parser.add_argument("--minutes", type=float, default=None, help="train (with the full schedule) for this time instead")
     parser.add_argument("--batch", type=int, default=32, help="images a step and process")
@@ -99,14 +101,18 @@ def run(args: argparse.Namespace) -> int:
         torch.set_num_threads(args.threads)
     torch.manual_seed(args.seed * 1000 + process.rank)
     data = dataset.load(args.data)
+    if args.per_class is not None:
+        if args.per_class < 1:
+            raise SystemExit(f"--per-class {args.per_class}: give at least 1")
+        data.train = dataset.first(data.train, args.per_class)
     checkpoint_path = args.output.with_name(args.output.name + ".checkpoint")
     shape = {name: getattr(args, name) for name in ("width", "dim", "depth", "heads", "blocks")}
-    state = read_checkpoint(checkpoint_path, shape=shape, labels=data.classes)
+    state = read_checkpoint(checkpoint_path, shape=shape, labels=data.classes, per_class=args.per_class)
     train, heldout, grid, codes = (state["train"], state["heldout"], state["grid"], state["codes"]) if state else _tokens_of(args, data, process)
     labels, heldout_labels = (torch.from_numpy(split.labels.copy()) for split in (data.train, data.heldout))
 
     config = MvtmConfig(grid=grid, codes=codes, labels=data.classes, **shape)
-    network = (_start(args, config) if args.start and not state else MaskedTransformer(config)).to(process.device)
+    network = (_start(args, config, data) if args.start and not state else MaskedTransformer(config)).to(process.device)
     average = {name: value.detach().clone() for name, value in network.state_dict().items()}
     optimizers = _optimizers(network, args)
     step, spent, curve = 0, 0.0, []
@@ -129,7 +135,7 @@ def run(args: argparse.Namespace) -> int:
         write_checkpoint(checkpoint_path, {
             "weights": network.state_dict(), "average": average, "optimizers": [o.state_dict() for o, _ in optimizers],
             "step": step, "spent": spent, "curve": curve, "train": train, "heldout": heldout, "grid": grid, "codes": codes,
-            "shape": shape, "labels": data.classes})
+            "shape": shape, "labels": data.classes, "per_class": args.per_class})
 
     batch = args.batch * process.world
     steps = max(1, args.images // batch)
@@ -144,9 +150,9 @@ def run(args: argparse.Namespace) -> int:
         tokens = train[pick].long().to(process.device)
         label = torch.where(torch.rand(args.batch) < args.label_drop, config.null_label, labels[pick]).to(process.device)
         inputs, masked = mask_tokens(tokens, config.mask_id)
-        with process.autocast():
-            logits = module(inputs, label)
-        loss = F.cross_entropy(logits[masked].float(), tokens[masked], label_smoothing=args.label_smoothing)
+        with process.autocast(), process.attention():
+            logits = module(inputs, label, masked)
+        loss = F.cross_entropy(logits.float(), tokens[masked], label_smoothing=args.label_smoothing)
         for optimizer, _ in optimizers:
             optimizer.zero_grad(set_to_none=True)
         loss.backward()
@@ -177,19 +183,39 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _start(args: argparse.Namespace, config: MvtmConfig) -> MaskedTransformer:
+def _start(args: argparse.Namespace, config: MvtmConfig, data: dataset.Dataset) -> MaskedTransformer:
     """What ``--start`` names, grown to this configuration."""
     if len(args.start) > 2 or (len(args.start) == 1 and not args.start[0].is_dir()):
         raise SystemExit("--start: give the folder of a bundle, or two files: the weights, and the tokenizer that they were trained with")
     mvtm, tokenizer = args.start[0], args.start[-1]
-    old, new = load_tokenizer(tokenizer).quantizer.codebook, load_tokenizer(args.tokenizer).quantizer.codebook
-    network = load_mvtm(mvtm)
-    if network.config.codes != len(old):
-        raise SystemExit(f"--start: {mvtm} has {network.config.codes} codes, {tokenizer} {len(old)}; give the tokenizer that it was trained with")
+    network, old, new = load_mvtm(mvtm), load_tokenizer(tokenizer), load_tokenizer(args.tokenizer)
+    if network.config.codes != old.config.codes:
+        raise SystemExit(f"--start: {mvtm} has {network.config.codes} codes, {tokenizer} {old.config.codes}; give the tokenizer that it was trained with")
+    if old.config.grid != new.config.grid:
+        raise SystemExit(f"--start: {tokenizer} has a grid of {old.config.grid}x{old.config.grid} tokens, {args.tokenizer} of {new.config.grid}x{new.config.grid}; they must be the same")
     try:
-        return grown(network, config, (new @ old.t()).argmax(1)).train()
+        return grown(network, config, together(new, old, data.train.images[:: -(-len(data.train.images) // START_IMAGES)])).train()
     except ValueError as error:
         raise SystemExit(f"--start {mvtm}: {error}") from None
+
+
+#: Images whose tokens say which codes of two tokenizers stand for the same.
+START_IMAGES = 3000
+
+
+@torch.no_grad()
+def together(new: Tokenizer, old: Tokenizer, images: np.ndarray, batch: int = 100) -> Tensor:
+    """How often each code of ``new`` stands where each of ``old`` does, in pictures shrunk for the latter: float ``[new codes, old codes]``."""
+    encoders = [[*one.encoder.state_dict().values(), one.quantizer.codebook] for one in (new, old)]
+    if new.config == old.config and all(torch.equal(a, b) for a, b in zip(*encoders)):
+        return torch.eye(new.config.codes)
+    count = torch.zeros(new.config.codes * old.config.codes)
+    for first in range(0, len(images), batch):
+        image = to_tensor(images[first:first + batch])
+        shrunk = F.interpolate(image, (old.config.size,) * 2, mode="area")
+        pairs = new.encode(image).flatten() * old.config.codes + old.encode(shrunk).flatten()
+        count += torch.bincount(pairs, minlength=len(count))
+    return count.reshape(new.config.codes, old.config.codes)
 
 
 def _optimizers(network: MaskedTransformer, args: argparse.Namespace) -> list[tuple[torch.optim.Optimizer, float]]:

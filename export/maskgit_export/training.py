@@ -6,6 +6,7 @@ train-mvtm ...``. Every process then draws its own batches, and DistributedDataP
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import time
@@ -14,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 
 class Run:
@@ -51,13 +53,21 @@ class Run:
 
     def autocast(self):
         """bfloat16 where the device computes it fast, float32 elsewhere."""
-        cpu_bf16 = self.device.type == "cpu" and getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)()
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda" or cpu_bf16)
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=fast_bf16(self.device))
+
+    def attention(self):
+        """The kernels of attention: on a CPU plain products, since the backward pass of the fused kernel takes several times as long for few positions."""
+        return sdpa_kernel(SDPBackend.MATH) if self.device.type == "cpu" else contextlib.nullcontext()
 
     def close(self) -> None:
         """Leaves the process group."""
         if self.world > 1:
             torch.distributed.destroy_process_group()
+
+
+def fast_bf16(device: torch.device) -> bool:
+    """Whether the device multiplies bfloat16 faster than float32."""
+    return device.type == "cuda" or (device.type == "cpu" and getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)())
 
 
 class Progress:

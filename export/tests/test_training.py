@@ -49,6 +49,8 @@ def test_orthogonalize_keeps_directions_and_evens_out_singular_values(shape):
     u, _, vh = torch.linalg.svd(matrix, full_matrices=False)
     inner = u.t() @ result @ vh.t()
     assert torch.allclose(inner, torch.diag(inner.diag()), atol=1e-4)
+    half = orthogonalize(matrix, dtype=torch.bfloat16)
+    assert half.dtype == torch.float32 and 0 < (half - result).abs().max() < 0.05
 
 
 def test_muon_descends_on_a_convolution():
@@ -183,7 +185,10 @@ def test_training_starts_from_a_smaller_model(pictures, tmp_path, capsys):
     assert main(["train-mvtm", "--data", str(small), "--tokenizer", t1, *shape, "--depth", "1", "--images", "400", "-o", m1, *common]) == 0
     capsys.readouterr()
     train = ["train-mvtm", "--data", str(large), "--tokenizer", t2, *shape, "--depth", "2", "--images", "8", *common]
-    assert main([*train, "--start", m1, t1, "-o", m2]) == 0
+    with pytest.raises(SystemExit, match="at least 1"):
+        main([*train, "--per-class", "0", "-o", m2])
+    assert main([*train, "--per-class", "12", "--start", m1, t1, "-o", m2]) == 0
+    assert len(torch.load(m2 + ".checkpoint", weights_only=True)["train"]) == 36
     before, after = load_mvtm(m1), load_mvtm(m2)
     assert after.config.labels == ["blue", "red", "third"] and after.config.depth == 2
     # One step, at the start of the warm-up, does not go far.
@@ -192,6 +197,10 @@ def test_training_starts_from_a_smaller_model(pictures, tmp_path, capsys):
         main([*train, "--start", m1, t2, "-o", str(tmp_path / "m3.pt")])
     with pytest.raises(SystemExit, match="only codes, labels and depth"):
         main([*train, "--width", "24", "--start", m1, t1, "-o", str(tmp_path / "m3.pt")])
+    t4 = str(tmp_path / "t4.pt")
+    assert main(["train-tokenizer", "--data", str(large), "--codes", "16", "--width", "16", "--images", "16", "-o", t4, *common]) == 0
+    with pytest.raises(SystemExit, match="a grid of 8x8 tokens, .*t2.pt of 4x4"):
+        main([*train, "--start", m1, t4, "-o", str(tmp_path / "m3.pt")])
 
 
 def test_several_processes_need_a_number_of_images():
@@ -291,7 +300,7 @@ def test_a_grown_transformer_predicts_what_it_did():
         torch.nn.init.normal_(parameter, std=0.2)
     nearest = torch.tensor([0, 1, 2, 3, 4, 5, 1, 1, 4])
     new = MvtmConfig(grid=4, codes=9, labels=["c", "b"], width=8, dim=16, depth=3, heads=2)
-    large = grown(small, new, nearest).eval()
+    large = grown(small, new, torch.nn.functional.one_hot(nearest, 6).float() * 3).eval()
     tokens = torch.randint(0, 10, (5, 16))
     before = torch.cat([nearest, torch.tensor([6])])[tokens]
     for name, label, old_label in (("b", 1, 1), ("the null label", 2, 2), ("a class of its own", 0, 2)):
@@ -301,4 +310,52 @@ def test_a_grown_transformer_predicts_what_it_did():
         assert torch.allclose(merged, expected, atol=1e-6), name
         assert torch.allclose(found[..., 1], found[..., 7]), "codes that share one share its probability"
     with pytest.raises(ValueError, match="only codes, labels and depth"):
-        grown(small, MvtmConfig(grid=4, codes=6, labels=["a"], width=8, dim=32, depth=2, heads=2), nearest[:6])
+        grown(small, MvtmConfig(grid=4, codes=6, labels=["a"], width=8, dim=32, depth=2, heads=2), torch.eye(6))
+
+
+def test_a_grown_transformer_shares_the_probability_of_a_code_as_the_places_say():
+    torch.manual_seed(0)
+    small = MaskedTransformer(MvtmConfig(grid=4, codes=3, labels=["a"], width=8, dim=16, depth=1, heads=2)).eval()
+    for parameter in small.parameters():
+        torch.nn.init.normal_(parameter, std=0.2)
+    # Code 0 is old code 0; codes 1 and 2 share old code 1, three to one; code 3 was never seen, and old code 2 stood nowhere.
+    large = grown(small, MvtmConfig(grid=4, codes=4, labels=["a"], width=8, dim=16, depth=1, heads=2), torch.tensor([[5.0, 0, 0], [0, 3, 0], [0, 1, 0], [0, 0, 0]])).eval()
+    masked, label = torch.full((1, 16), 4), torch.tensor([0])
+    before, after = small(torch.full((1, 16), 3), label), large(masked, label)
+    assert torch.isfinite(after).all()
+    assert torch.allclose((after[..., 1] - after[..., 2]).exp(), torch.tensor(3.0), atol=1e-4)
+    assert torch.allclose(after[..., 0] - torch.logsumexp(after[..., 1:3], -1), before[..., 0] - before[..., 1], atol=1e-4)
+    known = masked.clone()
+    known[0, 3], unknown = 3, masked.clone()
+    unknown[0, 3] = 1
+    assert not torch.allclose(large(known, label), large(unknown, label))
+
+
+def test_codes_that_stand_in_the_same_places_are_counted():
+    torch.manual_seed(0)
+    old = Tokenizer(TokenizerConfig(size=16, factor=4, codes=32, width=8)).eval()
+    new = grown_tokenizer(old, TokenizerConfig(size=32, factor=8, patch=4, codes=32, width=8)).eval()
+    images = np.random.default_rng(0).integers(0, 256, (7, 32, 32, 3), dtype=np.uint8)
+    count = train_mvtm.together(new, old, images, batch=3)
+    # The same tokens at twice the size.
+    assert count.sum() == 7 * 16 and torch.equal(count, count.diag().diag())
+    assert torch.equal(train_mvtm.together(old, old, images), torch.eye(32))
+    order = torch.randperm(32)
+    new.quantizer.codebook.copy_(old.quantizer.codebook[order])
+    assert torch.equal(train_mvtm.together(new, old, images), count[order])
+
+
+def test_the_first_images_of_every_class_are_chosen():
+    split = dataset.Split(np.arange(7 * 12, dtype=np.uint8).reshape(7, 2, 2, 3), np.array([1, 0, 1, 1, 0, 0, 2]))
+    chosen = dataset.first(split, 2)
+    assert chosen.labels.tolist() == [1, 0, 1, 0, 2]
+    assert np.array_equal(chosen.images, split.images[[0, 1, 2, 4, 6]])
+    assert dataset.first(split, 9) is split
+
+
+def test_only_wanted_logits_are_computed():
+    torch.manual_seed(0)
+    network = MaskedTransformer(MvtmConfig(grid=4, codes=7, labels=["a"], width=8, dim=16, depth=1, heads=2)).eval()
+    tokens, label = torch.randint(0, 8, (3, 16)), torch.tensor([0, 1, 0])
+    wanted = torch.rand(3, 16) < 0.5
+    assert torch.allclose(network(tokens, label, wanted), network(tokens, label)[wanted], atol=1e-6)
