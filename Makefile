@@ -222,20 +222,22 @@ avatars-64: own avatars-64-train
 		--per-class 160 --heldout 60 -o "$(WORK)/evaluation-int8"
 
 # Nothing here is redone that is there already, and what was interrupted goes on: a file of the next network says that the one before is finished.
-# Both networks start from those of avatars-64. A GPU takes a larger transformer, from nothing: MVTM_128="--width 192 --dim 512 --depth 10 --heads 8".
+# The transformer starts from that of avatars-64. A GPU takes a larger one, from nothing: MVTM_128="--width 192 --dim 512 --depth 10 --heads 8".
+# Two processes of one thread are faster than one of two; a GPU wants TRAIN_128="$(VENV_PYTHON) -m maskgit_export".
 WORK_128 = $(MASKGIT_CACHE)/avatars-128
-MVTM_128 ?= --start ../models/avatars-64 --depth 8
-IMAGES_128 ?= 96000
+MVTM_128 ?= --start ../models/avatars-64 --depth 8 --per-class 2000
+IMAGES_128 ?= 300000
+TRAIN_128 ?= env OMP_NUM_THREADS=1 "$(VENV)/bin/torchrun" --nproc_per_node=$(shell nproc) -m -- maskgit_export
 PERCEPTUAL_128 = --perceptual "$(WORK_128)/perceptual.pt" --perceptual-weight 0.05
 avatars-128-train: $(VENV_STAMP)
 	"$(VENV_PYTHON)" -m pip install --quiet --disable-pip-version-check -e './export[data,evaluate]'
-	test -f "$(WORK_128)/data/classes.json" || { $(EXPORT) data --set avatars-128 --train 2000 -o "$(WORK_128)/data"; }
+	test -f "$(WORK_128)/data/classes.json" || { $(EXPORT) data --set avatars-128 -o "$(WORK_128)/data"; }
 	test -f "$(WORK_128)/perceptual.pt" || { $(EXPORT) train-classifier --data "$(WORK_128)/data" --images 20000 --seed 2 -o "$(WORK_128)/perceptual.pt"; }
-	test -f "$(WORK_128)/tokenizer.pt" || { $(EXPORT) train-tokenizer --data "$(WORK_128)/data" --start ../models/avatars-64 --codes 1024 --images 26000 \
-		--muon-lr 0.015 $(PERCEPTUAL_128) -o "$(WORK_128)/tokenizer-1.pt"; }
-	test -f "$(WORK_128)/mvtm.pt" || { $(EXPORT) train-tokenizer --data "$(WORK_128)/data" --start "$(WORK_128)/tokenizer-1.pt" --blocks 4 --encoder-blocks 3 \
-		--crop 96 --batch 8 --images 36000 --muon-lr 0.005 $(PERCEPTUAL_128) -o "$(WORK_128)/tokenizer.pt"; }
-	$(EXPORT) train-mvtm --data "$(WORK_128)/data" --tokenizer "$(WORK_128)/tokenizer.pt" $(MVTM_128) --images $(IMAGES_128) --label-smoothing 0 -o "$(WORK_128)/mvtm.pt"
+	test -f "$(WORK_128)/tokenizer.pt" || { $(EXPORT) train-tokenizer --data "$(WORK_128)/data" --factor 8 --width 128 --codes 1024 --blocks 3 --encoder-blocks 2 \
+		--crop 64 --batch 32 --images 64000 --muon-lr 0.01 $(PERCEPTUAL_128) -o "$(WORK_128)/tokenizer-1.pt"; }
+	test -f "$(WORK_128)/mvtm.pt" || { $(EXPORT) train-tokenizer --data "$(WORK_128)/data" --start "$(WORK_128)/tokenizer-1.pt" \
+		--images 20000 --muon-lr 0.01 $(PERCEPTUAL_128) -o "$(WORK_128)/tokenizer.pt"; }
+	cd export && $(TRAIN_128) train-mvtm --data "$(WORK_128)/data" --tokenizer "$(WORK_128)/tokenizer.pt" $(MVTM_128) --images $(IMAGES_128) --label-smoothing 0 -o "$(WORK_128)/mvtm.pt"
 
 avatars-128: own avatars-128-train
 	$(CARGO) build --release --locked

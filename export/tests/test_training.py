@@ -218,8 +218,9 @@ def test_processes_share_the_work_of_finding_tokens(monkeypatch):
     images = np.random.default_rng(0).integers(0, 256, (7, 16, 16, 3), dtype=np.uint8)
     process = Run("cpu")
     alone = train_mvtm.tokenize(tokenizer, images, process, batch=2)
-    with torch.no_grad():
-        assert torch.equal(alone.long(), tokenizer.encode(to_tensor(images))) and alone.dtype == torch.int16
+    with torch.no_grad(), process.autocast():
+        vectors = tokenizer.encoder(to_tensor(images))
+    assert torch.equal(alone.long(), tokenizer.quantizer.tokens(vectors.float())) and alone.dtype == torch.int16
     process.world, found_by_all, parts = 2, torch.zeros(7, 16, dtype=torch.int32), []
 
     def all_reduce(found):
