@@ -194,8 +194,8 @@ ablate: own $(VENV_STAMP)
 	$(CARGO) build --release --locked
 	test -d "$(MEASURED)/ablate/fp32" || { $(EXPORT) export --tokenizer ../models/$(MODEL) --mvtm ../models/$(MODEL) -o "$(MEASURED)/ablate/fp32"; }
 	test -d "$(MEASURED)/ablate/fp16" || { $(EXPORT) half "$(MEASURED)/ablate/fp32" -o "$(MEASURED)/ablate/fp16"; }
-	$(EXPORT) ablate "$(MEASURED)/ablate/fp32" --data "$(MEASURED)/data" --command "$(MASKGIT)" --classifier "$(MEASURED)/classifier.pt" \
-		--also ../models/$(MODEL)-int8 "$(MEASURED)/ablate/fp16" --steps 8 --per-class $(ABLATE_IMAGES) --seeds 3 --threads 1 --work "$(MEASURED)/ablate/work" \
+	$(EXPORT) ablate ../models/$(MODEL)-int8 --data "$(MEASURED)/data" --command "$(MASKGIT)" --classifier "$(MEASURED)/classifier.pt" \
+		--also "$(MEASURED)/ablate/fp32" "$(MEASURED)/ablate/fp16" --steps 8 --per-class $(ABLATE_IMAGES) --seeds 3 --threads 1 --work "$(MEASURED)/ablate/work" \
 		--page ../models/$(MODEL)/ABLATIONS.md -o ../models/$(MODEL)/evaluation
 ABLATE_IMAGES ?= 8
 
@@ -223,10 +223,10 @@ avatars-64: own avatars-64-train
 
 # Nothing here is redone that is there already, and what was interrupted goes on: a file of the next network says that the one before is finished.
 # The transformer starts from that of avatars-64. A GPU takes a larger one, from nothing: MVTM_128="--width 192 --dim 512 --depth 10 --heads 8".
-# Two processes of one thread are faster than one of two; a GPU wants TRAIN_128="$(VENV_PYTHON) -m maskgit_export".
+# Two processes of one thread are faster than one of two; a GPU wants one process, TRAIN_128="python -m maskgit_export" with the Python of VENV.
 WORK_128 = $(MASKGIT_CACHE)/avatars-128
 MVTM_128 ?= --start ../models/avatars-64 --depth 8 --per-class 2000
-IMAGES_128 ?= 300000
+IMAGES_128 ?= 240000
 TRAIN_128 ?= env OMP_NUM_THREADS=1 "$(VENV)/bin/torchrun" --nproc_per_node=$(shell nproc) -m -- maskgit_export
 PERCEPTUAL_128 = --perceptual "$(WORK_128)/perceptual.pt" --perceptual-weight 0.05
 avatars-128-train: $(VENV_STAMP)
@@ -241,14 +241,14 @@ avatars-128-train: $(VENV_STAMP)
 
 avatars-128: own avatars-128-train
 	$(CARGO) build --release --locked
-	$(EXPORT) train-tokenizer --data "$(WORK_128)/data" --start "$(WORK_128)/tokenizer.pt" --decoder-only --images 16000 --muon-lr 0.01 \
+	$(EXPORT) train-tokenizer --data "$(WORK_128)/data" --start "$(WORK_128)/tokenizer.pt" --decoder-only --images 12000 --muon-lr 0.006 \
 		$(PERCEPTUAL_128) --adversarial-from 0.3 -o "$(WORK_128)/tokenizer-final.pt"
 	$(EXPORT) export --tokenizer "$(WORK_128)/tokenizer-final.pt" --mvtm "$(WORK_128)/mvtm.pt" --name avatars-128 --licence "CC BY 3.0 and 4.0; see README.md" \
 		--source "trained with maskgit-export" --steps 16 --temperature 0.8 --guidance 0.5 --guidance-ramp -o "$(WORK_128)/bundle"
 	$(EXPORT) verify "$(WORK_128)/bundle" --checkpoint "$(WORK_128)/tokenizer-final.pt" "$(WORK_128)/mvtm.pt" --command "$(MASKGIT)"
-	test -f "$(WORK_128)/classifier.pt" || { $(EXPORT) train-classifier --data "$(WORK_128)/data" --images 40000 -o "$(WORK_128)/classifier.pt"; }
+	test -f "$(WORK_128)/classifier.pt" || { $(EXPORT) train-classifier --data "$(WORK_128)/data" --images 60000 -o "$(WORK_128)/classifier.pt"; }
 	$(EXPORT) quantize "$(WORK_128)/bundle" --name avatars-128-int8 --command "$(MASKGIT)" -o "$(WORK_128)/bundle-int8"
 	$(EXPORT) half "$(WORK_128)/bundle" --name avatars-128 --command "$(MASKGIT)" -o "$(WORK_128)/bundle-fp16"
-	for each in fp16 int8; do ( $(EXPORT) evaluate "$(WORK_128)/bundle-$$each" --data "$(WORK_128)/data" --command "$(MASKGIT)" \
-		--classifier "$(WORK_128)/classifier.pt" --per-class 80 --heldout 60 --contact 16 --card "$(WORK_128)/bundle-$$each/README.md" \
-		-o "$(WORK_128)/bundle-$$each/evaluation" ) || exit 1; done
+	for each in fp16:16 int8:0; do ( $(EXPORT) evaluate "$(WORK_128)/bundle-$${each%:*}" --data "$(WORK_128)/data" --command "$(MASKGIT)" \
+		--classifier "$(WORK_128)/classifier.pt" --per-class 80 --heldout 60 --contact $${each#*:} --card "$(WORK_128)/bundle-$${each%:*}/README.md" \
+		-o "$(WORK_128)/bundle-$${each%:*}/evaluation" ) || exit 1; done

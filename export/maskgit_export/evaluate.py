@@ -49,7 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=1000, help="seed of the first sample")
     parser.add_argument("--generate", default="", metavar="OPTIONS", help="more options for `maskgit generate`, in one text")
     parser.add_argument("--threads", type=int, default=0, help="CPU threads (0: PyTorch's choice)")
-    parser.add_argument("--contact", type=int, default=64, help="samples on each class's contact sheet, the first ones")
+    parser.add_argument("--contact", type=int, default=64, help="samples on each class's contact sheet, the first ones (0: no sheets)")
     parser.add_argument("--card", type=Path, help="model card whose section 'Measured' is written anew")
     parser.add_argument("-o", "--output", required=True, type=Path, help="folder for metrics.json and the sheets")
 
@@ -60,7 +60,7 @@ def run(args: argparse.Namespace) -> int:
 
     if args.threads:
         torch.set_num_threads(args.threads)
-    for name, least in (("per_class", 2), ("contact", 1)):
+    for name, least in (("per_class", 2), ("contact", 0)):
         if getattr(args, name) < least:
             print(f"--{name.replace('_', '-')} must be at least {least}", file=sys.stderr)
             return 2
@@ -113,7 +113,9 @@ def write_card(path: Path, report: dict, folder: Path) -> None:
         accuracy = f"{judged['per_class'][name]:.1%} | {judged['heldout_per_class'][name]:.1%} | " if judged else ""
         by_class += f"| {name} | {accuracy}{diverse:.3f} |\n"
     table = "\n".join(f"| {name} | {value} |" for name, value in rows)
-    contact = "\n\n".join(f"{name}\n\n![Samples of {name}]({pictures}/samples-{name}.png)" for name in report["diversity"]["per_class"])
+    shown = report["command"]["contact"]
+    sheets = "\n\n".join(f"{name}\n\n![Samples of {name}]({pictures}/samples-{name}.png)" for name in report["diversity"]["per_class"])
+    contact = f"\nThe first {shown} samples of each class, unpicked:\n\n{sheets}\n" if shown else ""
     put_section(path, "evaluate", f"""## Measured
 
 On {images["heldout"]:,} held-out images and {images["samples"]:,} unpicked samples drawn by `maskgit generate` with the recommended
@@ -138,11 +140,7 @@ Samples (first column), then the five nearest training images by thumbnails and 
 Held-out images above, reconstructions below:
 
 ![Reconstructions]({pictures}/reconstructions.png)
-
-The first {report["command"]["contact"]} samples of each class, unpicked:
-
-{contact}
-""", before="<!-- evaluate-edit -->")
+{contact}""", before="<!-- evaluate-edit -->")
 
 
 def draw(command: str, bundle: Path, metadata: Metadata, options: list[str], per_class: int, first_seed: int, quiet: bool = False) -> tuple[np.ndarray, np.ndarray, list[dict]]:
@@ -173,7 +171,7 @@ def draw(command: str, bundle: Path, metadata: Metadata, options: list[str], per
 
 def measure(args, metadata, graphs, data, to_bundle, heldout, labels, samples, sample_labels) -> dict:
     """All metrics, and the sheets."""
-    for index, name in enumerate(metadata.labels):
+    for index, name in enumerate(metadata.labels if args.contact else []):
         save_sheet(samples[sample_labels == index][:args.contact], args.output / f"samples-{name}.png", columns=8)
     save_sheet(beside(samples, sample_labels, heldout, labels, len(metadata.labels)), args.output / "beside.png", columns=2 * BESIDE + 1)
     rebuilt, tokens = reconstruct(graphs, heldout)

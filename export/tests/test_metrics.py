@@ -140,7 +140,11 @@ def test_evaluate_end_to_end(avatars, tmp_path, monkeypatch):
     assert Image.open(out / "neighbours.png").size == (11 * 18 - 2, 4 * 18 - 2)
     assert Image.open(out / "samples-dog.png").size == (8 * 18 - 2, 2 * 18 - 2), "nine samples, eight in a row"
     assert "The first 9 samples of each class" in card and "](out/samples-cat.png)" in card
-    assert main([*argv, "--contact", "0"]) == 2
+    assert main([*argv, "--contact", "-1"]) == 2
+    other = tmp_path / "other"
+    assert main([*argv, "--contact", "0", "-o", str(other)]) == 0
+    assert sorted(path.name for path in other.glob("*.png")) == ["beside.png", "neighbours.png", "reconstructions.png"]
+    assert "samples-" not in (tmp_path / "card.md").read_text()
 
 
 def test_evaluate_refuses_other_classes(avatars, tmp_path):
