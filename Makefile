@@ -184,9 +184,10 @@ MODEL ?= avatars-64
 MEASURED = $(MASKGIT_CACHE)/$(MODEL)
 evaluate-edit: own $(VENV_STAMP)
 	$(CARGO) build --release --locked
-	$(EXPORT) evaluate-edit ../models/$(MODEL) --data "$(MEASURED)/data" --command "$(MASKGIT)" --classifier "$(MEASURED)/classifier.pt" \
+	$(EXPORT) evaluate-edit ../models/$(EDITOR_MODEL) --data "$(MEASURED)/data" --command "$(MASKGIT)" --classifier "$(MEASURED)/classifier.pt" \
 		--per-class $(EDIT_IMAGES) --card ../models/$(MODEL)/README.md -o ../models/$(MODEL)/evaluation
 EDIT_IMAGES ?= 20
+EDITOR_MODEL ?= $(MODEL)
 
 # What each sampling setting does: models/MODEL/ABLATIONS.md and its plots. Interrupted, it goes on where it was.
 ablate: own $(VENV_STAMP)

@@ -36,8 +36,11 @@ fn int8_tokens_are_the_same_everywhere() {
         assert_eq!(golden.len(), 256);
         let sets = Isa::available();
         assert!(sets.contains(&Isa::Portable));
+        // The larger model takes minutes in an emulator.
+        let emulated = std::env::var_os("MASKGIT_TEST_RUNNER").is_some();
+        let counts: &[usize] = if emulated && model.0 == "avatars-128-int8" { &[2] } else { &[1, 2, 3] };
         for isa in sets {
-            for threads in [1, 2, 3] {
+            for &threads in counts {
                 assert_eq!(tokens(model, isa, threads), golden, "{}, {isa}, {threads} threads", model.0);
             }
         }
