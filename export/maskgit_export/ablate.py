@@ -35,7 +35,7 @@ import numpy as np
 
 from . import ablate_report, dataset, metrics
 from .bundle import BundleError, Metadata, validate
-from .evaluate import choose, draw, in_bundle, judge
+from .evaluate import choose, draw, in_bundle, recognised
 from .training import write_text
 
 SCHEDULES = ("linear", "square", "cubic", "sqrt", "cosine", "exp", "log")
@@ -243,13 +243,12 @@ class Bench:
         precision, recall = metrics.precision_recall(made, self.held)
         figures = {
             "kid": metrics.mmd2(made, self.held),
-            "accuracy": judge(self.classifier, self.metadata, images, labels, self.heldout, self.labels)["samples"],
+            "accuracy": float(recognised(self.classifier, self.metadata, images, labels).mean()),
             "precision": precision,
             "recall": recall,
             "seconds": seconds(reports),
         }
         write_text(self.work / "cells" / f"{self.key(row, turn)}.json", json.dumps({"row": [row.table, row.name], **figures}) + "\n")
-
 
     def retime(self, row: Row) -> None:
         """Draws the first class of a row that has a finished draw again; where that took less time, the draw's time becomes that."""
@@ -283,13 +282,8 @@ def summarise(args: argparse.Namespace, models: list[Model], rows: list[Row], be
         tables.setdefault(row.table, []).append(entry)
     return {
         "bundle": models[0].metadata.name,
-        "yardstick": {"heldout": len(bench.heldout), "classifier_on_heldout": float((bench.classifier.predict(bench.heldout) == known(bench)).mean())},
+        "yardstick": {"heldout": len(bench.heldout), "classifier_on_heldout": float(recognised(bench.classifier, bench.metadata, bench.heldout, bench.labels).mean())},
         "command": {"per_class": args.per_class, "images": bench.count, "seeds": args.seeds, "seed": args.seed, "steps": args.steps, "threads": args.threads},
         "recommended": asdict(models[0].metadata.sampling),
         "tables": tables,
     }
-
-
-def known(bench: Bench) -> np.ndarray:
-    """The classifier's own indices of the held-out images' classes."""
-    return np.array([bench.classifier.classes.index(name) for name in bench.metadata.labels])[bench.labels]

@@ -232,13 +232,17 @@ def codebook_use(tokens: np.ndarray, codes: int) -> dict:
     return {"codes": codes, "used": int((count > 0).sum()), "used_part": round(float((count > 0).mean()), 4), "perplexity": round(float(np.exp(-(p * np.log(p)).sum())), 1)}
 
 
-def judge(classifier, metadata: Metadata, samples, sample_labels, heldout, labels) -> dict:
-    """Accuracy of the classifier on samples (all, and a class) and on held-out images."""
+def recognised(classifier, metadata: Metadata, images: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Whether the classifier names the class of each image; ``labels`` are the bundle's."""
     missing = [name for name in metadata.labels if name not in classifier.classes]
     if missing:
         raise SystemExit(f"the classifier does not know {', '.join(missing)}; train it on this bundle's data")
-    names = np.array([classifier.classes.index(name) for name in metadata.labels])
-    right, right_heldout = classifier.predict(samples) == names[sample_labels], classifier.predict(heldout) == names[labels]
+    return classifier.predict(images) == np.array([classifier.classes.index(name) for name in metadata.labels])[labels]
+
+
+def judge(classifier, metadata: Metadata, samples, sample_labels, heldout, labels) -> dict:
+    """Accuracy of the classifier on samples (all, and a class) and on held-out images."""
+    right, right_heldout = recognised(classifier, metadata, samples, sample_labels), recognised(classifier, metadata, heldout, labels)
     return {
         "samples": round(float(right.mean()), 4),
         "heldout": round(float(right_heldout.mean()), 4),

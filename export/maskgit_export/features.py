@@ -34,7 +34,7 @@ class Features:
         self._network.eval().to(memory_format=torch.channels_last)
 
     @torch.no_grad()
-    def __call__(self, images: np.ndarray, batch: int = 8, what: str = "") -> np.ndarray:
+    def __call__(self, images: np.ndarray, batch: int = 4, what: str = "") -> np.ndarray:
         """``uint8 [N, H, W, 3]`` to float32 ``[N, 1280]``; small batches stay in the cache."""
         parts = []
         for first in range(0, len(images), batch):

@@ -30,7 +30,10 @@ def orthogonalize(matrix: Tensor, iterations: int = 5, dtype: torch.dtype = torc
 
 
 class Muon(torch.optim.Optimizer):
-    """Nesterov momentum whose update is orthogonalised, scaled by sqrt(max(1, rows / columns))."""
+    """Nesterov momentum whose update is orthogonalised, scaled by sqrt(max(1, rows / columns)).
+
+    Where several processes train together, each orthogonalises some of the matrices, and all get all; they must have the same gradients.
+    """
 
     def __init__(self, params, lr: float = 0.02, momentum: float = 0.95, weight_decay: float = 0.0):
         super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
@@ -39,13 +42,35 @@ class Muon(torch.optim.Optimizer):
     def step(self, closure=None):
         """Takes one step."""
         for group in self.param_groups:
-            for p in group["params"]:
-                if p.grad is None:
-                    continue
-                buffer = self.state[p].setdefault("momentum", torch.zeros_like(p))
-                buffer.lerp_(p.grad, 1 - group["momentum"])
-                # The iteration forgives errors: singular values are to come out near one, no more.
-                update = orthogonalize(p.grad.lerp(buffer, group["momentum"]).flatten(1), dtype=torch.bfloat16 if fast_bf16(p.device) else torch.float32)
+            params = [p for p in group["params"] if p.grad is not None]
+            for p, update in zip(params, _orthogonalized([self._direction(p, group["momentum"]) for p in params])):
                 scale = max(1.0, update.shape[0] / update.shape[1]) ** 0.5
                 p.mul_(1 - group["lr"] * group["weight_decay"])
                 p.add_(update.view_as(p), alpha=-group["lr"] * scale)
+
+    def _direction(self, p: Tensor, momentum: float) -> Tensor:
+        buffer = self.state[p].setdefault("momentum", torch.zeros_like(p))
+        buffer.lerp_(p.grad, 1 - momentum)
+        return p.grad.lerp(buffer, momentum).flatten(1)
+
+
+def _orthogonalized(matrices: list[Tensor]) -> list[Tensor]:
+    """The updates of these directions, found by all processes together."""
+    together = torch.distributed.is_available() and torch.distributed.is_initialized()
+    rank, world = (torch.distributed.get_rank(), torch.distributed.get_world_size()) if together else (0, 1)
+    owner, work = {}, [0] * world
+    for index in sorted(range(len(matrices)), key=lambda index: -_work(matrices[index])):
+        owner[index] = work.index(min(work))
+        work[owner[index]] += _work(matrices[index])
+    # The iteration forgives errors: singular values are to come out near one, no more.
+    updates = [orthogonalize(one, dtype=torch.bfloat16 if fast_bf16(one.device) else torch.float32) if owner[index] == rank else torch.zeros_like(one) for index, one in enumerate(matrices)]
+    if world > 1 and updates:
+        flat = torch.cat([one.flatten() for one in updates])
+        torch.distributed.all_reduce(flat)
+        updates = [part.view_as(one) for part, one in zip(flat.split([one.numel() for one in updates]), updates)]
+    return updates
+
+
+def _work(matrix: Tensor) -> int:
+    """About how long the iteration takes."""
+    return matrix.numel() * min(matrix.shape)

@@ -146,14 +146,18 @@ def without_labels(network: MaskedTransformer, names: list[str]) -> MaskedTransf
 
 @torch.no_grad()
 def grown(network: MaskedTransformer, config: MvtmConfig, together: Tensor) -> MaskedTransformer:
-    """A start for training on with other codes, more classes or layers: what ``network`` predicts, as far as it goes.
+    """A start for training on with other codes, more classes or layers, or twice the width and heads: what ``network`` predicts, as far as it goes.
 
     ``together`` is float ``[config.codes, old codes]``: how often each code stands where each of the old ones does. A code starts as the mean of those, and
     has its part of their probability. A class of the same name is the same, a new one starts as the null label; new layers, after the old, change nothing yet.
     """
     old = network.config
-    if replace(config, codes=old.codes, labels=old.labels, depth=old.depth) != old or config.depth < old.depth:
-        raise ValueError(f"a network of {old} cannot grow to {config}: only codes, labels and depth may differ, and depth not be less")
+    double = config.dim == 2 * old.dim and config.heads == 2 * old.heads
+    like = replace(old, codes=config.codes, labels=config.labels, depth=config.depth)
+    if double:
+        like = replace(like, dim=config.dim, heads=config.heads)
+    if like != config or config.depth < old.depth:
+        raise ValueError(f"a network of {old} cannot grow to {config}: only codes, labels and depth may differ, depth not be less, and dim be twice as large with twice the heads")
     larger, weights = MaskedTransformer(config), network.state_dict()
     for layer in larger.layers[old.depth:]:
         nn.init.zeros_(layer.proj.bias)
@@ -169,8 +173,34 @@ def grown(network: MaskedTransformer, config: MvtmConfig, together: Tensor) -> M
     weights["token_embedding.weight"] = torch.cat([meaning @ embedding[:-1], embedding[-1:]])
     weights["head.weight"] = meaning @ weights["head.weight"]
     weights["head.bias"] = meaning @ weights["head.bias"] + torch.special.xlogy(meaning, part).sum(1)
+    if double:
+        weights = {name: _doubled(name, value, old.dim) for name, value in weights.items()}
     larger.load_state_dict(larger.state_dict() | weights)
     return larger
+
+
+#: Layers whose input, and those whose output, is as wide as the transformer.
+_READ, _WRITE = ("label_outer", "unfold", "label_leave", "qkv", "proj", "fc1", "fc2"), ("fold", "qkv", "proj", "fc1", "fc2")
+_ALONG = ("norm1", "norm2", "inner_norm", "label_embedding", "inner_position")
+
+
+def _doubled(name: str, value: Tensor, dim: int) -> Tensor:
+    """A parameter of the network of twice the width in which every channel and head inside the transformer is there twice (Chen et al. 2016, Net2WiderNet).
+
+    LayerNorm takes both copies alike. What reads the two has half the weight for each, plus and minus noise as large as that, so that the copies come to differ.
+    """
+    layer, kind = name.split(".")[-2:] if "." in name else (name, "")
+    if layer in _ALONG:
+        return torch.cat([value, value], -1)
+    if layer in _WRITE:
+        # The outputs of qkv are three times as many: queries, keys and values.
+        parts = value.unflatten(0, (3, dim)) if layer == "qkv" else value.unsqueeze(0)
+        value = torch.cat([parts, parts], 1).flatten(0, 1)
+    if layer in _READ and kind == "weight":
+        half = value / 2
+        noise = torch.randn_like(half) * half.std()
+        value = torch.cat([half + noise, half - noise], 1)
+    return value
 
 
 def save_mvtm(config: MvtmConfig, weights: dict[str, Tensor], path: str | Path) -> None:

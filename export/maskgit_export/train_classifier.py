@@ -17,7 +17,7 @@ import torch.nn.functional as F
 
 from . import dataset
 from .classifier import StyleClassifier, augment, save_classifier
-from .training import Run, to_tensor
+from .training import autocast, to_tensor
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -49,7 +49,6 @@ def train(data: dataset.Dataset, images: int, batch: int = 64, lr: float = 2e-3,
     """A classifier trained on the train split of ``data``."""
     torch.manual_seed(seed)
     choice = np.random.default_rng(seed)
-    process = Run("cpu")
     network = StyleClassifier(data.classes).train().to(memory_format=torch.channels_last)
     optimizer = torch.optim.AdamW(network.parameters(), lr=lr, weight_decay=0.01)
     steps = max(1, images // batch)
@@ -57,7 +56,7 @@ def train(data: dataset.Dataset, images: int, batch: int = 64, lr: float = 2e-3,
     for step in range(steps):
         picks = np.sort(choice.integers(0, len(data.train.labels), batch))
         image = augment(to_tensor(data.train.images[picks])).contiguous(memory_format=torch.channels_last)
-        with process.autocast():
+        with autocast(image.device):
             scores = network(image)
         loss = F.cross_entropy(scores.float(), torch.from_numpy(data.train.labels[picks]))
         optimizer.zero_grad(set_to_none=True)

@@ -52,8 +52,8 @@ class Run:
         return nn.parallel.DistributedDataParallel(module) if self.world > 1 else module
 
     def autocast(self):
-        """bfloat16 where the device computes it fast, float32 elsewhere."""
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=fast_bf16(self.device))
+        """As the function of this name, on this device."""
+        return autocast(self.device)
 
     def attention(self):
         """The kernels of attention: on a CPU plain products, since the backward pass of the fused kernel takes several times as long for few positions."""
@@ -68,6 +68,11 @@ class Run:
 def fast_bf16(device: torch.device) -> bool:
     """Whether the device multiplies bfloat16 faster than float32."""
     return device.type == "cuda" or (device.type == "cpu" and getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)())
+
+
+def autocast(device: torch.device):
+    """bfloat16 where the device computes it fast, float32 elsewhere."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=fast_bf16(device))
 
 
 class Progress:

@@ -1,6 +1,7 @@
 """The trainers, on data small enough for a test: what they promise, not how good the result is."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -312,6 +313,78 @@ def test_a_grown_transformer_predicts_what_it_did():
         assert torch.allclose(found[..., 1], found[..., 7]), "codes that share one share its probability"
     with pytest.raises(ValueError, match="only codes, labels and depth"):
         grown(small, MvtmConfig(grid=4, codes=6, labels=["a"], width=8, dim=32, depth=2, heads=2), torch.eye(6))
+
+
+def test_a_transformer_of_twice_the_width_predicts_what_it_did_and_its_copies_learn_to_differ():
+    torch.manual_seed(0)
+    old = MvtmConfig(grid=4, codes=6, labels=["a", "b"], width=8, dim=16, depth=2, heads=2)
+    small = MaskedTransformer(old)
+    for parameter in small.parameters():
+        torch.nn.init.normal_(parameter, std=0.2)
+    large = grown(small, replace(old, dim=32, heads=4, depth=3), torch.eye(6))
+    tokens, label = torch.randint(0, 7, (5, 16)), torch.tensor([0, 1, 2, 0, 1])
+    assert torch.allclose(large(tokens, label), small(tokens, label), atol=1e-5)
+    large(tokens, label).square().sum().backward()
+    for name, parameter in large.layers[0].named_parameters():
+        # Keys have a bias that no prediction depends on.
+        grads = parameter.grad.unflatten(0, (3, 32))[2] if name.startswith("qkv") else parameter.grad
+        first, second = grads.chunk(2)
+        assert not torch.allclose(first, second, rtol=1e-3, atol=0), name
+
+
+def _muon_of_one_process(rank: int, world: int, rendezvous: str, folder: str) -> None:
+    torch.distributed.init_process_group("gloo", init_method=f"file://{rendezvous}", rank=rank, world_size=world)
+    torch.save(_after_two_steps(), f"{folder}/{rank}.pt")
+    torch.distributed.destroy_process_group()
+
+
+def _after_two_steps() -> list[torch.Tensor]:
+    torch.manual_seed(0)
+    parameters = [torch.nn.Parameter(torch.randn(shape)) for shape in ((6, 4), (4, 3, 3, 3), (5, 5), (2, 9))]
+    optimizer = Muon(parameters, lr=0.1)
+    for _ in range(2):
+        for p in parameters:
+            p.grad = torch.randn_like(p)
+        optimizer.step()
+    return [p.detach() for p in parameters]
+
+
+def test_processes_share_the_work_of_muon(tmp_path):
+    torch.multiprocessing.start_processes(_muon_of_one_process, (2, str(tmp_path / "rendezvous"), str(tmp_path)), nprocs=2, start_method="fork")
+    alone = _after_two_steps()
+    for rank in (0, 1):
+        assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(torch.load(tmp_path / f"{rank}.pt"), alone, strict=True))
+
+
+def test_contrast_distance_weighs_faint_features_and_stains_more_than_strong_lines():
+    image = torch.full((3, 1, 3, 32, 32), 0.5)
+    image[1, ..., 8:24, 16] = 0.45
+    image[2, ..., 8:24, 16:18] = 0.0
+    # The same change of the picture: where it is flat, over the faint line, over the strong one.
+    changed = [one.clone() for one in image]
+    for one in changed:
+        one[..., 8:24, 16] += 0.05
+    flat, faint, strong = (float(train_tokenizer.contrast_distance(a, b)) for a, b in zip(changed, image))
+    assert flat > faint > 2 * strong > 0
+    assert train_tokenizer.contrast_distance(image[1], image[1]) == 0
+    # On the first level: what differs from the mean of the 5x5 around, over the mean of how much the image does, and the floor.
+    a, b = (torch.rand(1, 3, 9, 9, dtype=torch.float64) for _ in range(2))
+    residual = {}
+    for name, x in (("a", a), ("b", b)):
+        padded = torch.nn.functional.pad(x, (2, 2, 2, 2), value=torch.nan).unfold(2, 5, 1).unfold(3, 5, 1)
+        residual[name] = x - padded.nanmean((-2, -1))
+    spread = torch.nn.functional.pad(residual["b"].abs(), (2, 2, 2, 2), value=torch.nan).unfold(2, 5, 1).unfold(3, 5, 1).nanmean((-2, -1))
+    expected = ((residual["a"] - residual["b"]).abs() / (spread + 0.05)).mean()
+    assert torch.allclose(train_tokenizer.contrast_distance(a, b, levels=1), expected)
+
+
+def test_what_the_clip_hides_is_no_error():
+    image = torch.tensor([1.0, 1.0, 0.0, 0.0, 0.5, 0.5])
+    drawn = torch.tensor([1.2, 0.9, -0.2, 0.1, 1.2, -0.2], requires_grad=True)
+    seen = train_tokenizer.clipped_with(drawn, image)
+    assert torch.equal(seen, torch.tensor([1.0, 0.9, 0.0, 0.1, 1.2, -0.2]))
+    (seen - image).abs().sum().backward()
+    assert torch.equal(drawn.grad, torch.tensor([0.0, -1, 0, 1, 1, -1]))
 
 
 def test_a_grown_transformer_shares_the_probability_of_a_code_as_the_places_say():
