@@ -222,29 +222,35 @@ avatars-64: own avatars-64-train
 	$(EXPORT) evaluate "$(WORK)/bundle-int8" --data "$(WORK)/data" --command "$(MASKGIT)" --classifier "$(WORK)/classifier.pt" \
 		--per-class 160 --heldout 60 -o "$(WORK)/evaluation-int8"
 
-# Nothing here is redone that is there already, and what was interrupted goes on: a file of the next network says that the one before is finished.
-# The transformer starts from that of avatars-64. A GPU takes a larger one, from nothing: MVTM_128="--width 192 --dim 512 --depth 10 --heads 8".
+# Nothing here is redone that is there already, and what was interrupted goes on: a file of a later network says that those before are finished.
+# The transformer grows: avatars-64's, then two layers more, then twice as wide. A GPU takes one from nothing: see export/README.md.
 # Two processes of one thread are faster than one of two; a GPU wants one process, TRAIN_128="python -m maskgit_export" with the Python of VENV.
 WORK_128 = $(MASKGIT_CACHE)/avatars-128
-MVTM_128 ?= --start ../models/avatars-64 --depth 8 --per-class 2000
-IMAGES_128 ?= 224000
+MVTM_128 ?= --start "$(WORK_128)/mvtm-1.pt" "$(WORK_128)/tokenizer-2.pt" --dim 384 --heads 12 --depth 8 --per-class 2000 --batch 32
+IMAGES_128 ?= 80000
 TRAIN_128 ?= env OMP_NUM_THREADS=1 "$(VENV)/bin/torchrun" --nproc_per_node=$(shell nproc) -m -- maskgit_export
-PERCEPTUAL_128 = --perceptual "$(WORK_128)/perceptual.pt" --perceptual-weight 0.05
+TOKENIZER_128 = train-tokenizer --data "$(WORK_128)/data" --perceptual "$(WORK_128)/perceptual.pt"
 avatars-128-train: $(VENV_STAMP)
 	"$(VENV_PYTHON)" -m pip install --quiet --disable-pip-version-check -e './export[data,evaluate]'
 	test -f "$(WORK_128)/data/classes.json" || { $(EXPORT) data --set avatars-128 -o "$(WORK_128)/data"; }
 	test -f "$(WORK_128)/perceptual.pt" || { $(EXPORT) train-classifier --data "$(WORK_128)/data" --images 20000 --seed 2 -o "$(WORK_128)/perceptual.pt"; }
-	test -f "$(WORK_128)/tokenizer.pt" || { $(EXPORT) train-tokenizer --data "$(WORK_128)/data" --factor 8 --width 128 --codes 1024 --blocks 3 --encoder-blocks 2 \
-		--crop 64 --batch 32 --images 64000 --muon-lr 0.01 $(PERCEPTUAL_128) -o "$(WORK_128)/tokenizer-1.pt"; }
-	test -f "$(WORK_128)/mvtm.pt" || { $(EXPORT) train-tokenizer --data "$(WORK_128)/data" --start "$(WORK_128)/tokenizer-1.pt" \
-		--images 20000 --muon-lr 0.01 $(PERCEPTUAL_128) -o "$(WORK_128)/tokenizer.pt"; }
+	test -f "$(WORK_128)/tokenizer-2.pt" || { $(EXPORT) $(TOKENIZER_128) --perceptual-weight 0.05 --factor 8 --width 128 --codes 1024 --blocks 3 --encoder-blocks 2 \
+		--crop 64 --batch 32 --images 64000 --muon-lr 0.01 -o "$(WORK_128)/tokenizer-1.pt"; }
+	test -f "$(WORK_128)/tokenizer-3.pt" || { $(EXPORT) $(TOKENIZER_128) --perceptual-weight 0.05 --start "$(WORK_128)/tokenizer-1.pt" \
+		--images 20000 --muon-lr 0.01 -o "$(WORK_128)/tokenizer-2.pt"; }
+	test -f "$(WORK_128)/tokenizer.pt" || { $(EXPORT) $(TOKENIZER_128) --perceptual-weight 0.05 --start "$(WORK_128)/tokenizer-2.pt" --decoder-only \
+		--images 12000 --muon-lr 0.006 --adversarial-from 0.3 -o "$(WORK_128)/tokenizer-3.pt"; }
+	test -f "$(WORK_128)/mvtm-1.pt" || { cd export && $(TRAIN_128) $(TOKENIZER_128) --perceptual-weight 0.1 --contrast-weight 0.2 --start "$(WORK_128)/tokenizer-3.pt" \
+		--crop 96 --batch 8 --images 96000 --muon-lr 0.005 -o "$(WORK_128)/tokenizer.pt"; }
+	test -f "$(WORK_128)/mvtm.pt" -o -z "$(findstring mvtm-1.pt,$(MVTM_128))" || { cd export && $(TRAIN_128) train-mvtm --data "$(WORK_128)/data" --tokenizer "$(WORK_128)/tokenizer-2.pt" \
+		--start ../models/avatars-64 --depth 8 --per-class 2000 --label-smoothing 0 --images 224000 -o "$(WORK_128)/mvtm-1.pt"; }
 	cd export && $(TRAIN_128) train-mvtm --data "$(WORK_128)/data" --tokenizer "$(WORK_128)/tokenizer.pt" $(MVTM_128) --images $(IMAGES_128) --label-smoothing 0 -o "$(WORK_128)/mvtm.pt"
 
 # The bundles are made outside the clone; copy them over models/avatars-128 (bundle-fp16) and models/avatars-128-int8 when they are as good.
 avatars-128: own avatars-128-train
 	$(CARGO) build --release --locked
-	$(EXPORT) train-tokenizer --data "$(WORK_128)/data" --start "$(WORK_128)/tokenizer.pt" --decoder-only --images 12000 --muon-lr 0.006 \
-		$(PERCEPTUAL_128) --adversarial-from 0.3 -o "$(WORK_128)/tokenizer-final.pt"
+	$(EXPORT) $(TOKENIZER_128) --perceptual-weight 0.1 --contrast-weight 0.2 --start "$(WORK_128)/tokenizer.pt" --decoder-only \
+		--images 12000 --muon-lr 0.004 --adversarial-from 0.1 -o "$(WORK_128)/tokenizer-final.pt"
 	$(EXPORT) export --tokenizer "$(WORK_128)/tokenizer-final.pt" --mvtm "$(WORK_128)/mvtm.pt" --name avatars-128 --licence "CC BY 4.0; see README.md" \
 		--source "trained with maskgit-export" --steps 16 --choice-temperature 2 --temperature 0.8 --guidance 0.5 --guidance-ramp -o "$(WORK_128)/bundle"
 	$(EXPORT) verify "$(WORK_128)/bundle" --checkpoint "$(WORK_128)/tokenizer-final.pt" "$(WORK_128)/mvtm.pt" --command "$(MASKGIT)"

@@ -114,10 +114,12 @@ def run(args: argparse.Namespace) -> int:
     shape = {name: getattr(args, name) for name in ("width", "dim", "depth", "heads", "blocks")}
     state = read_checkpoint(checkpoint_path, shape=shape, labels=data.classes, per_class=args.per_class)
     train, heldout, grid, codes = (state["train"], state["heldout"], state["grid"], state["codes"]) if state else _tokens_of(args, data, process)
-    labels, heldout_labels = (torch.from_numpy(split.labels.copy()) for split in (data.train, data.heldout))
+    classes, (labels, heldout_labels) = data.classes, (torch.from_numpy(split.labels.copy()) for split in (data.train, data.heldout))
 
-    config = MvtmConfig(grid=grid, codes=codes, labels=data.classes, **shape)
+    config = MvtmConfig(grid=grid, codes=codes, labels=classes, **shape)
     network = (_start(args, config, data) if args.start and not state else MaskedTransformer(config)).to(process.device)
+    # The images have done their part, and may take more memory than all else.
+    del data
     average = {name: value.detach().clone() for name, value in network.state_dict().items()}
     optimizers = _optimizers(network, args)
     step, spent, curve = 0, 0.0, []
@@ -140,7 +142,7 @@ def run(args: argparse.Namespace) -> int:
         write_checkpoint(checkpoint_path, {
             "weights": network.state_dict(), "average": average, "optimizers": [o.state_dict() for o, _ in optimizers],
             "step": step, "spent": spent, "curve": curve, "train": train, "heldout": heldout, "grid": grid, "codes": codes,
-            "shape": shape, "labels": data.classes, "per_class": args.per_class})
+            "shape": shape, "labels": classes, "per_class": args.per_class})
 
     batch = args.batch * process.world
     steps = max(1, args.images // batch)
