@@ -227,7 +227,7 @@ avatars-64: own avatars-64-train
 # Two processes of one thread are faster than one of two; a GPU wants one process, TRAIN_128="python -m maskgit_export" with the Python of VENV.
 WORK_128 = $(MASKGIT_CACHE)/avatars-128
 MVTM_128 ?= --start "$(WORK_128)/mvtm-1.pt" "$(WORK_128)/tokenizer-2.pt" --dim 384 --heads 12 --depth 8 --per-class 2000 --batch 32
-IMAGES_128 ?= 80000
+IMAGES_128 ?= 64000
 TRAIN_128 ?= env OMP_NUM_THREADS=1 "$(VENV)/bin/torchrun" --nproc_per_node=$(shell nproc) -m -- maskgit_export
 TOKENIZER_128 = train-tokenizer --data "$(WORK_128)/data" --perceptual "$(WORK_128)/perceptual.pt"
 avatars-128-train: $(VENV_STAMP)
@@ -252,7 +252,7 @@ avatars-128: own avatars-128-train
 	$(EXPORT) $(TOKENIZER_128) --perceptual-weight 0.1 --contrast-weight 0.2 --start "$(WORK_128)/tokenizer.pt" --decoder-only \
 		--images 12000 --muon-lr 0.004 --adversarial-from 0.1 -o "$(WORK_128)/tokenizer-final.pt"
 	$(EXPORT) export --tokenizer "$(WORK_128)/tokenizer-final.pt" --mvtm "$(WORK_128)/mvtm.pt" --name avatars-128 --licence "CC BY 4.0; see README.md" \
-		--source "trained with maskgit-export" --steps 16 --choice-temperature 2 --temperature 0.8 --guidance 0.5 --guidance-ramp -o "$(WORK_128)/bundle"
+		--source "trained with maskgit-export" --steps 16 --choice-temperature 2 --temperature 0.8 -o "$(WORK_128)/bundle"
 	$(EXPORT) verify "$(WORK_128)/bundle" --checkpoint "$(WORK_128)/tokenizer-final.pt" "$(WORK_128)/mvtm.pt" --command "$(MASKGIT)"
 	test -f "$(WORK_128)/classifier.pt" || { $(EXPORT) train-classifier --data "$(WORK_128)/data" --images 60000 -o "$(WORK_128)/classifier.pt"; }
 	rm -rf "$(WORK_128)/bundle-int8" "$(WORK_128)/bundle-fp16"
