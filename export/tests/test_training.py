@@ -350,7 +350,7 @@ def _after_two_steps() -> list[torch.Tensor]:
 
 
 def test_processes_share_the_work_of_muon(tmp_path):
-    torch.multiprocessing.start_processes(_muon_of_one_process, (2, str(tmp_path / "rendezvous"), str(tmp_path)), nprocs=2, start_method="fork")
+    torch.multiprocessing.start_processes(_muon_of_one_process, (2, str(tmp_path / "rendezvous"), str(tmp_path)), nprocs=2, start_method="spawn")
     alone = _after_two_steps()
     for rank in (0, 1):
         assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(torch.load(tmp_path / f"{rank}.pt"), alone, strict=True))
