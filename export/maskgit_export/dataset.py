@@ -58,6 +58,11 @@ def load(folder: str | Path, size: int = 64) -> Dataset:
 def first(split: Split, per_class: int) -> Split:
     """The first ``per_class`` images of every class, in the order of the split."""
     chosen = np.sort(np.concatenate([np.flatnonzero(split.labels == label)[:per_class] for label in np.unique(split.labels)]))
+    return subset(split, chosen)
+
+
+def subset(split: Split, chosen: np.ndarray) -> Split:
+    """The images of these ascending indices; of all of them the split itself, whose images stay in their file, which may be larger than the memory."""
     return split if len(chosen) == len(split.labels) else Split(split.images[chosen], split.labels[chosen])
 
 

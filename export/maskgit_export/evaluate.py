@@ -193,9 +193,7 @@ def measure(args, metadata, graphs, data, to_bundle, heldout, labels, samples, s
         "ratio": round(of_samples[0] / of_rebuilt[0], 3) if of_rebuilt[0] > 0 else None,
     }
     report["diversity"] = diversity(metadata, made, sample_labels, held, labels)
-    kept = to_bundle[data.train.labels] >= 0
-    # Left in their file, which may be larger than the memory, where the bundle has every class.
-    train = data.train.images if kept.all() else data.train.images[kept]
+    train = dataset.subset(data.train, np.flatnonzero(to_bundle[data.train.labels] >= 0)).images
     report["neighbours"] = neighbours(features, train, samples, made, heldout, args.output / "neighbours.png", len(metadata.labels), args.per_class)
     return report
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .training import fast_bf16
+from .training import fast_bf16, in_group
 
 #: Coefficients of the quintic Newton-Schulz iteration, chosen by Jordan et al. to lift small singular values fast.
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
@@ -56,8 +56,7 @@ class Muon(torch.optim.Optimizer):
 
 def _orthogonalized(matrices: list[Tensor]) -> list[Tensor]:
     """The updates of these directions, found by all processes together."""
-    together = torch.distributed.is_available() and torch.distributed.is_initialized()
-    rank, world = (torch.distributed.get_rank(), torch.distributed.get_world_size()) if together else (0, 1)
+    rank, world = (torch.distributed.get_rank(), torch.distributed.get_world_size()) if in_group() else (0, 1)
     owner, work = {}, [0] * world
     for index in sorted(range(len(matrices)), key=lambda index: -_work(matrices[index])):
         owner[index] = work.index(min(work))

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .from_bundle import read_tokenizer
-from .training import write_checkpoint
+from .training import in_group, write_checkpoint
 
 
 @dataclass
@@ -131,7 +131,7 @@ class Quantizer(nn.Module):
     def _update(self, unit: Tensor, tokens: Tensor) -> None:
         count = torch.bincount(tokens, minlength=len(self.usage)).to(unit.dtype)
         sums = torch.zeros_like(self.sums).index_add_(0, tokens, unit)
-        if torch.distributed.is_available() and torch.distributed.is_initialized():
+        if in_group():
             torch.distributed.all_reduce(count)
             torch.distributed.all_reduce(sums)
         self.usage.lerp_(count, 1 - self.decay)
@@ -139,7 +139,7 @@ class Quantizer(nn.Module):
         dead = self.usage < 0.03 * self.usage.mean()
         if dead.any():
             fresh = unit[torch.randint(len(unit), (int(dead.sum()),), device=unit.device)]
-            if torch.distributed.is_available() and torch.distributed.is_initialized():
+            if in_group():
                 torch.distributed.broadcast(fresh, 0)
             self.sums[dead] = fresh * self.usage.mean()
             self.usage[dead] = self.usage.mean()

@@ -65,6 +65,11 @@ class Run:
             torch.distributed.destroy_process_group()
 
 
+def in_group() -> bool:
+    """Whether this process is one of several that train together."""
+    return torch.distributed.is_available() and torch.distributed.is_initialized()
+
+
 def fast_bf16(device: torch.device) -> bool:
     """Whether the device multiplies bfloat16 faster than float32."""
     return device.type == "cuda" or (device.type == "cpu" and getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)())
