@@ -7,7 +7,7 @@ tables but the one of steps):
 - steps: 1 to 32 iterations;
 - choice-temperature: the temperature of the noise on the confidence;
 - guidance: the scale of classifier-free guidance, constant and growing over the steps;
-- sampler: confidence against the Halton order, with as many steps;
+- sampler: confidence, with remasking and without, against the Halton order, with as many steps;
 - precision: the bundle beside the ones of ``--also``.
 
 A row is drawn with several seeds; a figure is the mean over them, with the standard deviation of single draws. The figures are the kernel
@@ -43,7 +43,7 @@ STEPS = (1, 2, 4, 6, 8, 12, 16, 24, 32)
 CHOICE_TEMPERATURES = (0.0, 1.0, 2.0, 4.5, 9.0, 18.0)
 GUIDANCE = (0.5, 1.0, 2.0, 4.0)
 #: Sampler and the schedule it comes with.
-SAMPLERS = {"confidence": "cosine", "halton": "arccos", "halton-redraw": "arccos"}
+SAMPLERS = {"confidence": "cosine", "confidence-remask": "cosine", "halton": "arccos", "halton-redraw": "arccos"}
 SAMPLER_STEPS = (4, 8, 16)
 TABLES = ("schedule", "steps", "choice-temperature", "guidance", "sampler", "precision")
 

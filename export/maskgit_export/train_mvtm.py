@@ -3,6 +3,11 @@
 Each image's tokens are found once, before training. A step draws r uniform in [0, 1) for every image, masks ceil(cos(pi r / 2) N)
 of its N tokens, and minimises the negative log-likelihood of the masked ones. The label is replaced by the null label in a tenth
 of the images, so that the model can be guided (Ho & Salimans 2022). What is saved is an exponential moving average of the weights.
+
+With ``--drafts``, half of a step's images are those that were new in the step before, and some of their visible tokens are what the network drew there
+when they were masked: mistakes of the kind that it makes when it draws many tokens at once. It predicts the true token at every position of these
+images, so it learns to tell which visible tokens are wrong, as a token critic does (Lezama et al. 2022). The sampler ``confidence-remask`` asks for that.
+
 Interrupt it at any time: the same command goes on from the last checkpoint.
 """
 
@@ -12,6 +17,7 @@ import argparse
 import json
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -46,6 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--weight-decay", type=float, default=0.01)
     parser.add_argument("--label-smoothing", type=float, default=0.1, help="the paper's 0.1; small models sample cleaner with 0")
     parser.add_argument("--label-drop", type=float, default=0.1, help="part of the images that train the null label")
+    parser.add_argument("--drafts", type=float, default=0.0, metavar="PART", help="replace up to this part of the visible tokens of every second image by the network's own draws, so that it learns to correct itself (0: none)")
     parser.add_argument("--ema", type=float, default=0.999, help="decay of the averaged weights")
     parser.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda"])
     parser.add_argument("--threads", type=int, default=0, help="CPU threads (0: PyTorch's choice)")
@@ -60,6 +67,29 @@ def mask_tokens(tokens: Tensor, mask_id: int, generator: torch.Generator | None 
     order = torch.rand(batch, n, generator=generator).argsort(dim=1).argsort(dim=1)
     masked = (order < count).to(tokens.device)
     return tokens.masked_fill(masked, mask_id), masked
+
+
+@dataclass(frozen=True)
+class Drafts:
+    """Images of a step: their places in the training data, and their tokens, drawn by the network where they were masked."""
+
+    pick: Tensor
+    tokens: Tensor
+
+    @classmethod
+    @torch.no_grad()
+    def of(cls, pick: Tensor, tokens: Tensor, masked: Tensor, logits: Tensor) -> Drafts:
+        """Draws the masked tokens from their logits, ``[masked tokens, codes]``."""
+        drawn = tokens.clone()
+        drawn[masked] = torch.distributions.Categorical(logits=logits.float()).sample()
+        return cls(pick, drawn)
+
+    def replace(self, inputs: Tensor, masked: Tensor, part: float) -> Tensor:
+        """``inputs``, of which the first are these images, with up to ``part`` of the visible tokens of each as they were drawn."""
+        count = len(self.tokens)
+        rate = part * torch.rand(count, 1, device=inputs.device)
+        chosen = ~masked[:count] & (torch.rand(self.tokens.shape, device=inputs.device) < rate)
+        return torch.cat([torch.where(chosen, self.tokens, inputs[:count]), inputs[count:]])
 
 
 @torch.no_grad()
@@ -102,6 +132,10 @@ def run(args: argparse.Namespace) -> int:
     """Trains, writes the averaged weights, prints the report as JSON."""
     process = Run(args.device)
     process.check_budget(args.minutes)
+    if not 0 <= args.drafts <= 1:
+        raise SystemExit(f"--drafts {args.drafts}: give a part from 0 to 1")
+    if args.drafts and args.batch < 2:
+        raise SystemExit(f"--batch {args.batch}: give at least 2 with --drafts, an image to draw and one to correct")
     if args.threads:
         torch.set_num_threads(args.threads)
     torch.manual_seed(args.seed * 1000 + process.rank)
@@ -134,6 +168,7 @@ def run(args: argparse.Namespace) -> int:
         if process.chief:
             print(f"going on from step {step} of {checkpoint_path}", file=sys.stderr)
     module = process.parallel(network)
+    drafts: Drafts | None = None
 
     def checkpoint() -> None:
         if not process.chief:
@@ -154,12 +189,22 @@ def run(args: argparse.Namespace) -> int:
         for optimizer, peak in optimizers:
             set_learning_rate(optimizer, peak * scale)
         pick = torch.randint(len(train), (args.batch,))
+        again = len(drafts.pick) if drafts else 0
+        if drafts:
+            pick[:again] = drafts.pick
         tokens = train[pick].long().to(process.device)
         label = torch.where(torch.rand(args.batch) < args.label_drop, config.null_label, labels[pick]).to(process.device)
         inputs, masked = mask_tokens(tokens, config.mask_id)
+        wanted = masked
+        if drafts:
+            inputs, wanted = drafts.replace(inputs, masked, args.drafts), masked.clone()
+            wanted[:again] = True
         with process.autocast(), process.attention():
-            logits = module(inputs, label, masked)
-        loss = F.cross_entropy(logits.float(), tokens[masked], label_smoothing=args.label_smoothing)
+            logits = module(inputs, label, wanted)
+        loss = F.cross_entropy(logits.float(), tokens[wanted], label_smoothing=args.label_smoothing)
+        if args.drafts:
+            new = slice(args.batch - args.batch // 2, None)
+            drafts = Drafts.of(pick[new], tokens[new], masked[new], logits[-int(masked[new].sum()):].detach())
         for optimizer, _ in optimizers:
             optimizer.zero_grad(set_to_none=True)
         loss.backward()

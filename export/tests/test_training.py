@@ -41,6 +41,29 @@ def test_masks_are_ceil_of_the_cosine_and_uniform_over_positions():
     assert torch.allclose(masked.float().mean(0), torch.tensor(2 / np.pi + 0.5 / 64, dtype=torch.float32), atol=0.04)
 
 
+def test_drafts_replace_visible_tokens_by_what_was_drawn_for_them():
+    torch.manual_seed(0)
+    tokens = torch.randint(0, 50, (300, 64))
+    masked = torch.rand(tokens.shape) < 0.5
+    # Position p of an image surely becomes 50 + p % 7.
+    wanted = (50 + torch.arange(64) % 7).expand_as(tokens)
+    logits = torch.full((int(masked.sum()), 57), -1e4)
+    logits[torch.arange(len(logits)), wanted[masked]] = 0.0
+    drafts = train_mvtm.Drafts.of(torch.arange(300), tokens, masked, logits)
+    assert torch.equal(drafts.tokens, torch.where(masked, wanted, tokens))
+
+    more = torch.cat([tokens, tokens])
+    inputs, hidden = train_mvtm.mask_tokens(more, 99)
+    replaced = drafts.replace(inputs, hidden, 0.4)
+    changed = replaced != inputs
+    assert not changed[300:].any() and not changed[hidden].any() and torch.equal(replaced[:300][changed[:300]], wanted[changed[:300]])
+    # Of the visible tokens that were drawn, a part uniform in 0..0.4 of each image: some images are nearly whole, in others up to 0.4 are replaced.
+    open_ = ~hidden[:300] & masked
+    part = (changed[:300].sum(1) / open_.sum(1))[open_.sum(1) >= 15]
+    assert 0.15 < part.mean() < 0.25 and part.max() > 0.35 and part.min() < 0.05
+    assert torch.equal(drafts.replace(inputs, hidden, 0.0), inputs)
+
+
 @pytest.mark.parametrize("shape", [(12, 40), (40, 12), (16, 16)])
 def test_orthogonalize_keeps_directions_and_evens_out_singular_values(shape):
     matrix = torch.randn(shape, generator=torch.Generator().manual_seed(1))
@@ -202,6 +225,38 @@ def test_training_starts_from_a_smaller_model(pictures, tmp_path, capsys):
     assert main(["train-tokenizer", "--data", str(large), "--codes", "16", "--width", "16", "--images", "16", "-o", t4, *common]) == 0
     with pytest.raises(SystemExit, match="a grid of 8x8 tokens, .*t2.pt of 4x4"):
         main([*train, "--start", m1, t4, "-o", str(tmp_path / "m3.pt")])
+
+
+def test_half_of_a_step_corrects_the_drafts_of_the_step_before(pictures, tmp_path, monkeypatch):
+    """All tokens of an image are the same one of 16 here, and an untrained network draws others."""
+    tokens = (torch.arange(40, dtype=torch.int16) % 16).reshape(40, 1).repeat(1, 16)
+    monkeypatch.setattr(train_mvtm, "_tokens_of", lambda args, data, process: (tokens[:len(data.train.images)], tokens[:len(data.heldout.images)], 4, 16))
+    steps, forward = [], MaskedTransformer.forward
+
+    def record(network, inputs, label, wanted=None):
+        if wanted is not None:
+            steps.append((inputs.clone(), wanted.clone()))
+        return forward(network, inputs, label, wanted)
+
+    monkeypatch.setattr(MaskedTransformer, "forward", record)
+    common = ["--data", str(pictures), "--tokenizer", "none", "--width", "8", "--dim", "8", "--depth", "1", "--heads", "2", "--threads", "1", "--device", "cpu", "-o", str(tmp_path / "m.pt")]
+    assert main(["train-mvtm", "--batch", "8", "--images", "80", "--drafts", "1", *common]) == 0
+    assert len(steps) == 10
+    replaced = []
+    for (before, _), (inputs, wanted) in zip(steps, steps[1:]):
+        visible = inputs != 16
+        assert wanted[:4].all() and torch.equal(wanted[4:], ~visible[4:])
+        # The true token of an image is the one of its visible tokens that were visible in the step before too.
+        for old, new, seen in zip(before[4:], inputs[:4], visible[:4]):
+            if len(true := old[(old != 16) & seen].unique()) == 1:
+                assert torch.equal(new[(old != 16) & seen], old[(old != 16) & seen])
+                replaced.append((new[seen] != true).float().mean())
+        for new, seen in zip(inputs[4:], visible[4:]):
+            assert len(new[seen].unique()) <= 1
+    assert len(replaced) > 5 and 0.05 < torch.stack(replaced).mean() < 0.6
+    for options, message in ((["--drafts", "1.5"], "part from 0 to 1"), (["--drafts", "0.5", "--batch", "1"], "at least 2")):
+        with pytest.raises(SystemExit, match=message):
+            main(["train-mvtm", *options, *common])
 
 
 def test_several_processes_need_a_number_of_images():

@@ -35,15 +35,7 @@ impl Categorical {
     ///
     /// Kind [`Engine`](crate::ErrorKind::Engine) when a logit is NaN or +infinity or all are -infinity: there is no distribution to draw from.
     pub fn draw(&mut self, logits: &[f32], temperature: f32, top_k: Option<usize>, uniform: f64) -> Result<Drawn> {
-        let max = greatest(logits);
-        if !max.is_finite() {
-            return Err(Error::engine(
-                "the transformer gave logits that are no distribution (NaN or infinity); the model is damaged, its precision too low or the guidance too large",
-            ));
-        }
-        self.weights.clear();
-        self.weights.extend(logits.iter().map(|&logit| exp(logit - max)));
-        let total = self.sum();
+        let (max, total) = self.weigh(logits)?;
         let log_total = libm::log(total) as f32;
         let token = if temperature == 0.0 {
             logits.iter().position(|&logit| logit == max).unwrap_or(0)
@@ -59,6 +51,32 @@ impl Categorical {
         };
         let logit = logits.get(token).copied().unwrap_or(max);
         Ok(Drawn { token, log_probability: logit - max - log_total })
+    }
+
+    /// ln p of `token` under the softmax of the logits, as [`Drawn::log_probability`] of a drawn one.
+    ///
+    /// # Errors
+    ///
+    /// As [`draw`](Self::draw); kind [`Request`](crate::ErrorKind::Request) when there is no such token.
+    pub fn log_probability(&mut self, logits: &[f32], token: usize) -> Result<f32> {
+        let logit = *logits
+            .get(token)
+            .ok_or_else(|| Error::request(format!("token {token} is not one of the {} codes", logits.len())))?;
+        let (max, total) = self.weigh(logits)?;
+        Ok(logit - max - libm::log(total) as f32)
+    }
+
+    /// Sets the weights to exp(logit - max); gives max and their sum.
+    fn weigh(&mut self, logits: &[f32]) -> Result<(f32, f64)> {
+        let max = greatest(logits);
+        if !max.is_finite() {
+            return Err(Error::engine(
+                "the transformer gave logits that are no distribution (NaN or infinity); the model is damaged, its precision too low or the guidance too large",
+            ));
+        }
+        self.weights.clear();
+        self.weights.extend(logits.iter().map(|&logit| exp(logit - max)));
+        Ok((max, self.sum()))
     }
 
     /// Turns the weights at temperature 1 into those at `temperature`, zero outside the top k.
@@ -193,6 +211,8 @@ mod tests {
             for uniform in [0.01, 0.4, 0.99] {
                 let drawn = Categorical::default().draw(&logits, temperature, top_k, uniform).expect("finite");
                 assert!((f64::from(drawn.log_probability) - p[drawn.token].ln()).abs() < 1e-6);
+                let again = Categorical::default().log_probability(&logits, drawn.token).expect("finite");
+                assert_eq!(again, drawn.log_probability);
             }
         }
     }
@@ -213,6 +233,9 @@ mod tests {
         for logits in [&[f32::NAN, 0.0][..], &[0.0, f32::NAN], &[inf, 0.0], &[-inf, -inf], &[]] {
             let result = Categorical::default().draw(logits, 1.0, None, 0.5);
             assert_eq!(result.expect_err("no distribution").kind(), crate::ErrorKind::Engine, "{logits:?}");
+            let wanted = if logits.is_empty() { crate::ErrorKind::Request } else { crate::ErrorKind::Engine };
+            let result = Categorical::default().log_probability(logits, 0);
+            assert_eq!(result.expect_err("no distribution").kind(), wanted, "{logits:?}");
         }
     }
 }

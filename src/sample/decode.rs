@@ -26,10 +26,9 @@ pub fn decode(
     check(problem, canvases)?;
     let (n, k) = (problem.grid.len(), problem.codes);
     let order = match options.sampler {
-        Sampler::Confidence => Vec::new(),
+        Sampler::Confidence | Sampler::ConfidenceRemask => Vec::new(),
         Sampler::Halton | Sampler::HaltonRedraw => halton::order(problem.grid),
     };
-    let redraws = options.sampler == Sampler::HaltonRedraw;
     let starts: Vec<Start> = canvases.iter().map(|canvas| Start::new(problem, &order, canvas)).collect();
     let mut guesses: Vec<Vec<i64>> = canvases.iter().map(|canvas| canvas.tokens.clone()).collect();
     let mut known: Vec<Vec<bool>> =
@@ -42,15 +41,19 @@ pub fn decode(
         Step { n, k, options, categorical: Categorical::default(), guided: Vec::new(), drawn: Vec::new() };
 
     for step in options.start_iter..options.steps {
+        let last = step + 1 == options.steps;
+        let remasks = options.sampler == Sampler::ConfidenceRemask && !last;
+        // Whether a revealed token may change in this step, so that its logits are read too.
+        let revisits = remasks || options.sampler == Sampler::HaltonRedraw;
         let active: Vec<usize> =
-            (0..canvases.len()).filter(|&image| masked[image] > 0 || (redraws && starts[image].unknown > 0)).collect();
+            (0..canvases.len()).filter(|&image| masked[image] > 0 || (revisits && starts[image].unknown > 0)).collect();
         let guidance = options.guidance.at(step, options.steps);
         let passes = if guidance == 0.0 { &[false][..] } else { &[false, true] };
         let rows: Vec<Row<'_>> = passes
             .iter()
             .flat_map(|&unconditional| active.iter().map(move |&image| (image, unconditional)))
             .filter_map(|(image, unconditional)| {
-                let settled = if redraws { given.get(image) } else { known.get(image) }?;
+                let settled = if revisits { given.get(image) } else { known.get(image) }?;
                 canvases.get(image).map(|canvas| Row { image, tokens: &canvas.tokens, settled, unconditional })
             })
             .collect();
@@ -63,11 +66,14 @@ pub fn decode(
             let row = place * n * k..(place + 1) * n * k;
             let rows = (&conditional[row.clone()], if guidance == 0.0 { None } else { unconditional.get(row) });
             let seed = canvases[image].seed;
-            let settled = if redraws { &given[image] } else { &known[image] };
-            step_state.draw(rows, guidance, seed, step, settled, &mut guesses[image])?;
+            let settled = if revisits { &given[image] } else { &known[image] };
+            let judged = remasks.then_some(known[image].as_slice());
+            step_state.draw(rows, guidance, (seed, step), settled, judged, &mut guesses[image])?;
             let keep = match options.sampler {
-                _ if step + 1 == options.steps => known[image].iter().map(|_| true).collect(),
-                Sampler::Confidence => step_state.confident(step, starts[image].unknown, &known[image]),
+                _ if last => known[image].iter().map(|_| true).collect(),
+                Sampler::Confidence | Sampler::ConfidenceRemask => {
+                    step_state.confident(step, starts[image].unknown, masked[image], &known[image])
+                }
                 Sampler::Halton | Sampler::HaltonRedraw => starts[image].revealed(step, options, &known[image]),
             };
             known[image] = keep;
@@ -165,19 +171,20 @@ struct Step<'a> {
     options: &'a Options,
     categorical: Categorical,
     guided: Vec<f32>,
-    /// Position and confidence of each token drawn in this step.
+    /// Position and confidence of each token that may be masked again after this step.
     drawn: Vec<(usize, f32)>,
 }
 
 impl Step<'_> {
-    /// Draws a token for each position that is not `settled` and notes its confidence, ln p + tau (1 - r) Gumbel.
+    /// Draws a token for each position that is not `settled` and notes its confidence, ln p + tau (1 - r) Gumbel; those that are
+    /// `judged` keep the token of their guess.
     fn draw(
         &mut self,
         (conditional, unconditional): (&[f32], Option<&[f32]>),
         guidance: f32,
-        seed: u64,
-        step: usize,
+        (seed, step): (u64, usize),
         settled: &[bool],
+        judged: Option<&[bool]>,
         guess: &mut [i64],
     ) -> Result<()> {
         let r = (step + 1) as f32 / self.options.steps as f32;
@@ -194,25 +201,31 @@ impl Step<'_> {
             let draws = Draws::new(seed, step, position);
             let (temperature, top_k) = (self.options.temperature, self.options.top_k);
             // The seed and not the index of the canvas: a caller may hand over its pictures in parts.
-            let drawn = self
-                .categorical
-                .draw(logits, temperature, top_k, draws.token)
-                .map_err(|error| error.context(format!("seed {seed}, step {step}, position {position}")))?;
-            guess[position] = drawn.token as i64;
+            let found = if judged.is_some_and(|judged| judged[position]) {
+                self.categorical.log_probability(logits, guess[position] as usize)
+            } else {
+                self.categorical.draw(logits, temperature, top_k, draws.token).map(|drawn| {
+                    guess[position] = drawn.token as i64;
+                    drawn.log_probability
+                })
+            };
+            let log_probability =
+                found.map_err(|error| error.context(format!("seed {seed}, step {step}, position {position}")))?;
             let noise = if tau > 0.0 { tau * draws.gumbel() as f32 } else { 0.0 };
-            self.drawn.push((position, drawn.log_probability + noise));
+            self.drawn.push((position, log_probability + noise));
         }
         Ok(())
     }
 
-    /// What is known after a step of the confidence sampler. With L tokens to mask, the cut is the L-th (0-based) of all confidences in
-    /// ascending order, known positions counting as +infinity; what lies strictly below it is masked again, so ties mask fewer.
-    fn confident(&self, step: usize, unknown: usize, known: &[bool]) -> Vec<bool> {
-        let count = self.options.schedule.masked_after(step, self.options.steps, unknown, self.drawn.len());
+    /// What is known after a step of a confidence sampler, `now` being masked before it. With L tokens to mask, the cut is the L-th
+    /// (0-based) of all confidences in ascending order, positions without one counting as +infinity; what lies strictly below it is
+    /// masked again, so ties mask fewer.
+    fn confident(&self, step: usize, unknown: usize, now: usize, known: &[bool]) -> Vec<bool> {
+        let count = self.options.schedule.masked_after(step, self.options.steps, unknown, now);
         let mut ascending: Vec<f32> = self.drawn.iter().map(|&(_, confidence)| confidence).collect();
         ascending.sort_unstable_by(f32::total_cmp);
-        let any_known = ascending.len() < known.len();
-        let beyond = if any_known { Some(f32::INFINITY) } else { ascending.last().copied() };
+        let any_without = ascending.len() < known.len();
+        let beyond = if any_without { Some(f32::INFINITY) } else { ascending.last().copied() };
         let cut = ascending.get(count).copied().or(beyond).unwrap_or(f32::INFINITY);
         let mut known = known.to_vec();
         for &(position, confidence) in &self.drawn {

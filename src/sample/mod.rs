@@ -47,12 +47,15 @@ impl Grid {
 
 /// How the positions that keep their token are chosen.
 ///
-/// Written and read as `confidence`, `halton` and `halton-redraw`.
+/// Written and read as `confidence`, `confidence-remask`, `halton` and `halton-redraw`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Sampler {
     /// The most confident predictions stay (Chang et al. 2022).
     Confidence,
+    /// As [`Sampler::Confidence`], but the tokens revealed so far compete too, each with the probability that it has under logits that
+    /// saw it: one that the rest no longer bears out is masked again (remasking: Wang et al. 2025).
+    ConfidenceRemask,
     /// Positions stay in the order of a Halton sequence, whatever the confidence (Besnier et al. 2025).
     Halton,
     /// As [`Sampler::Halton`], and every position revealed so far is drawn again in each step, from logits that saw its present
@@ -64,7 +67,7 @@ impl Sampler {
     /// The mask schedule that the method was published with.
     pub fn published_schedule(self) -> Schedule {
         match self {
-            Self::Confidence => Schedule::Cosine,
+            Self::Confidence | Self::ConfidenceRemask => Schedule::Cosine,
             Self::Halton | Self::HaltonRedraw => Schedule::Arccos,
         }
     }
@@ -76,9 +79,12 @@ impl FromStr for Sampler {
     fn from_str(text: &str) -> Result<Self> {
         match text {
             "confidence" => Ok(Self::Confidence),
+            "confidence-remask" => Ok(Self::ConfidenceRemask),
             "halton" => Ok(Self::Halton),
             "halton-redraw" => Ok(Self::HaltonRedraw),
-            _ => Err(Error::request(format!("unknown sampler '{text}'; choose confidence, halton or halton-redraw"))),
+            _ => Err(Error::request(format!(
+                "unknown sampler '{text}'; choose confidence, confidence-remask, halton or halton-redraw"
+            ))),
         }
     }
 }
@@ -87,6 +93,7 @@ impl fmt::Display for Sampler {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Confidence => "confidence",
+            Self::ConfidenceRemask => "confidence-remask",
             Self::Halton => "halton",
             Self::HaltonRedraw => "halton-redraw",
         })
@@ -207,8 +214,7 @@ pub struct Row<'a> {
 
 /// The model, as the loop sees it.
 pub trait Predict {
-    /// Writes the logits of each row, `[rows, N, K]`. Only those of positions that are masked are read, and, by
-    /// [`Sampler::HaltonRedraw`], of those that were at the start.
+    /// Writes the logits of each row, `[rows, N, K]`. Only those of positions that are not [`settled`](Row::settled) are read.
     ///
     /// # Errors
     ///
