@@ -218,15 +218,22 @@ fn remasking_takes_back_what_the_rest_does_not_bear_out() {
         }
     }
     let problem = problem(2, 4, 4);
-    let drawn = [Sampler::Confidence, Sampler::ConfidenceRemask].map(|sampler| {
+    for (sampler, kept, drawn) in [
+        (Sampler::Confidence, [true; 8], 2),
+        (Sampler::ConfidenceRemask, [true, true, true, true, true, false, true, true], 1),
+    ] {
         let options =
             Options { sampler, choice_temperature: 0.0, temperature: 0.0, schedule: Schedule::Linear, ..options(8) };
-        let mut canvases = [blank(8, 1)];
-        let masked = decode(&problem, &mut canvases, &options, &mut Critic, &mut |_| ControlFlow::Continue(()));
-        assert_eq!(masked.expect("valid").masked, [[7, 6, 5, 4, 3, 2, 1, 0]], "{sampler}");
-        canvases[0].tokens.clone()
-    });
-    assert_eq!(drawn, [vec![1, 1, 1, 2, 1, 1, 1, 1], vec![1; 8]]);
+        let (mut canvases, mut known) = ([blank(8, 1)], Vec::new());
+        let mut observe = |report: &StepReport<'_>| {
+            known.push(report.known[0][3]);
+            ControlFlow::Continue(())
+        };
+        let outcome = decode(&problem, &mut canvases, &options, &mut Critic, &mut observe).expect("valid");
+        assert_eq!(outcome.masked, [[7, 6, 5, 4, 3, 2, 1, 0]], "{sampler}");
+        assert_eq!(known, kept, "{sampler}");
+        assert_eq!(canvases[0].tokens, [1, 1, 1, drawn, 1, 1, 1, 1], "{sampler}");
+    }
 }
 
 #[test]
