@@ -5,7 +5,7 @@ tables but the one of steps):
 
 - schedule: the mask schedules linear, square, cubic, sqrt, cosine, exp and log;
 - steps: 1 to 32 iterations;
-- choice-temperature: the temperature of the noise on the confidence;
+- choice-temperature: the temperature of the noise on the confidence, with the recommended number of steps too;
 - guidance: the scale of classifier-free guidance, constant and growing over the steps;
 - sampler: confidence, with remasking and without, against the Halton order, with as many steps;
 - precision: the bundle beside the ones of ``--also``.
@@ -172,8 +172,12 @@ def plan(models: list[Model], tables: list[str], steps: int | None = None) -> li
             for count in STEPS:
                 add(table, str(count), count, steps=count)
         elif table == "choice-temperature":
-            for value in sorted({*CHOICE_TEMPERATURES, base.choice_temperature}):
-                add(table, f"{value:g}", value, choice_temperature=value)
+            # With the recommended number of steps too: how much noise is best depends on it.
+            counts = sorted({base.steps, model.metadata.sampling.steps})
+            for count in counts:
+                series = f"{count} steps" if len(counts) > 1 else ""
+                for value in sorted({*CHOICE_TEMPERATURES, base.choice_temperature}):
+                    add(table, ", ".join(filter(None, (f"{value:g}", series))), value, series, choice_temperature=value, steps=count)
         elif table == "guidance":
             add(table, "0", 0.0, guidance=0.0, guidance_ramp=False)
             for ramp in (False, True):

@@ -12,7 +12,7 @@ TITLES = {
     "steps": "Number of steps",
     "choice-temperature": "Choice temperature",
     "guidance": "Guidance",
-    "sampler": "Confidence and Halton sampler",
+    "sampler": "Sampler",
     "precision": "Precision",
 }
 #: Tables whose rows lie on an axis; the others are plotted as bars.

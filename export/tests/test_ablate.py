@@ -83,15 +83,15 @@ def test_a_run_that_was_cut_short_goes_on_to_the_same_table(bench, capsys):
     assert len(list((bench.folder / "out" / "cells").glob("*.json"))) == 4
     assert bench("--tables", "sampler", "--seeds", "2") == 0
     first = (bench.folder / "out" / "ablations.json").read_text()
-    assert len(bench.calls) == 18, "nothing that was finished is drawn again"
+    assert len(bench.calls) == 24, "nothing that was finished is drawn again"
     assert bench("--tables", "sampler", "--seeds", "2") == 0
-    assert len(bench.calls) == 18
+    assert len(bench.calls) == 24
     assert (bench.folder / "out" / "ablations.json").read_text() == first
     for file in (bench.folder / "out" / "cells").glob("*.json"):
         file.write_text(json.dumps(json.loads(file.read_text()) | {"seconds": 9.0}))
     assert bench("--tables", "sampler", "--seeds", "2", "--retime") == 0
     assert (bench.folder / "out" / "ablations.json").read_text() == first
-    assert [labels for _, labels, _ in bench.calls[18:]] == [1] * 9, "one class of each row, for its time only"
+    assert [labels for _, labels, _ in bench.calls[24:]] == [1] * 12, "one class of each row, for its time only"
     for file in (bench.folder / "out" / "cells").glob("*.json"):
         file.unlink()
     assert bench("--tables", "sampler", "--seeds", "2") == 0
@@ -123,7 +123,10 @@ def test_rows_change_one_setting_and_ask_for_all(avatars):
         assert {name for name in base if sampling[name] != base[name]} <= changed[row.table], row
     names = [row.name for row in ablate.plan([model], ["schedule"], steps=7)]
     assert names == ["linear", "square", "cubic", "sqrt", "cosine", "exp", "log"]
-    assert all(dict(row.sampling)["steps"] == 7 for row in ablate.plan([model], ["choice-temperature"], steps=7))
+    assert all(dict(row.sampling)["steps"] == 7 for row in ablate.plan([model], ["guidance"], steps=7))
+    both = [(row.name, row.series, dict(row.sampling)["steps"]) for row in ablate.plan([model], ["choice-temperature"], steps=7)]
+    assert both[1] == (f"1, {base['steps']} steps", f"{base['steps']} steps", base["steps"]) and both[-1] == ("18, 7 steps", "7 steps", 7) and len(both) == 12
+    assert [row.name for row in ablate.plan([model], ["choice-temperature"])] == ["0", "1", "2", "4.5", "9", "18"]
     words = ablate.options(dict(ablate.plan([model], ["guidance"])[0].sampling))
     assert words[words.index("--guidance") + 1] == "0" and "--no-guidance-ramp" in words and "--top-k" not in words
     assert words[words.index("--choice-temperature") + 1] == "4.5"
