@@ -120,6 +120,7 @@ fn golden_tokens() {
         ("confidence", Sampler::Confidence, Schedule::Cosine, 12, plain),
         ("guided", Sampler::Confidence, Schedule::Square, 8, Guidance { scale: 1.5, ramp: true }),
         ("halton", Sampler::Halton, Schedule::Arccos, 16, plain),
+        ("remask", Sampler::ConfidenceRemask, Schedule::Cosine, 12, plain),
     ];
     for (i, (name, sampler, schedule, steps, guidance)) in cases.into_iter().enumerate() {
         let options = Options {
