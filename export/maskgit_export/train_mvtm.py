@@ -189,16 +189,15 @@ def run(args: argparse.Namespace) -> int:
         for optimizer, peak in optimizers:
             set_learning_rate(optimizer, peak * scale)
         pick = torch.randint(len(train), (args.batch,))
-        again = len(drafts.pick) if drafts else 0
         if drafts:
-            pick[:again] = drafts.pick
+            pick[:len(drafts.pick)] = drafts.pick
         tokens = train[pick].long().to(process.device)
         label = torch.where(torch.rand(args.batch) < args.label_drop, config.null_label, labels[pick]).to(process.device)
         inputs, masked = mask_tokens(tokens, config.mask_id)
         wanted = masked
         if drafts:
             inputs, wanted = drafts.replace(inputs, masked, args.drafts), masked.clone()
-            wanted[:again] = True
+            wanted[:len(drafts.pick)] = True
         with process.autocast(), process.attention():
             logits = module(inputs, label, wanted)
         loss = F.cross_entropy(logits.float(), tokens[wanted], label_smoothing=args.label_smoothing)
