@@ -223,12 +223,12 @@ avatars-64: own avatars-64-train
 		--per-class 160 --heldout 60 -o "$(WORK)/evaluation-int8"
 
 # Nothing here is redone that is there already, and what was interrupted goes on: a file of a later network says that those before are finished.
-# The transformer grows: avatars-64's, then two layers more, then twice as wide; at last it learns to correct its own draws. A GPU takes one from nothing: see export/README.md.
+# The transformer grows: avatars-64's, then two layers more, then twice as wide; at last it learns to correct its own draws, most of all in the classes that are hard. A GPU takes one from nothing: see export/README.md.
 # Two processes of one thread are faster than one of two; a GPU wants one process, TRAIN_128="python -m maskgit_export" with the Python of VENV.
 WORK_128 = $(MASKGIT_CACHE)/avatars-128
 WIDE_128 = --dim 384 --heads 12 --depth 8 --batch 32
 MVTM_128 ?= --start "$(WORK_128)/mvtm-2.pt" "$(WORK_128)/tokenizer.pt" $(WIDE_128)
-IMAGES_128 ?= 140000
+IMAGES_128 ?= 296000
 TRAIN_128 ?= env OMP_NUM_THREADS=1 "$(VENV)/bin/torchrun" --nproc_per_node=$(shell nproc) -m -- maskgit_export
 TOKENIZER_128 = train-tokenizer --data "$(WORK_128)/data" --perceptual "$(WORK_128)/perceptual.pt"
 avatars-128-train: $(VENV_STAMP)
@@ -247,7 +247,7 @@ avatars-128-train: $(VENV_STAMP)
 		--start ../models/avatars-64 --depth 8 --per-class 2000 --label-smoothing 0 --images 224000 -o "$(WORK_128)/mvtm-1.pt"; }
 	test -f "$(WORK_128)/mvtm.pt" -o -z "$(findstring mvtm-2.pt,$(MVTM_128))" || { cd export && $(TRAIN_128) train-mvtm --data "$(WORK_128)/data" --tokenizer "$(WORK_128)/tokenizer.pt" \
 		--start "$(WORK_128)/mvtm-1.pt" "$(WORK_128)/tokenizer-2.pt" $(WIDE_128) --per-class 2000 --label-smoothing 0 --images 64000 -o "$(WORK_128)/mvtm-2.pt"; }
-	cd export && $(TRAIN_128) train-mvtm --data "$(WORK_128)/data" --tokenizer "$(WORK_128)/tokenizer.pt" $(MVTM_128) --drafts 0.3 --images $(IMAGES_128) --label-smoothing 0 -o "$(WORK_128)/mvtm.pt"
+	cd export && $(TRAIN_128) train-mvtm --data "$(WORK_128)/data" --tokenizer "$(WORK_128)/tokenizer.pt" $(MVTM_128) --drafts 0.3 --by-loss 1.5 --images $(IMAGES_128) --label-smoothing 0 -o "$(WORK_128)/mvtm.pt"
 
 # The bundles are made outside the clone; copy them over models/avatars-128 (bundle-fp16) and models/avatars-128-int8 when they are as good.
 avatars-128: own avatars-128-train

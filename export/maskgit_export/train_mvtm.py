@@ -8,6 +8,9 @@ With ``--drafts``, half of a step's images are those that were new in the step b
 when they were masked: mistakes of the kind that it makes when it draws many tokens at once. It predicts the true token at every position of these
 images, so it learns to tell which visible tokens are wrong, as a token critic does (Lezama et al. 2022). The sampler ``confidence-remask`` asks for that.
 
+With ``--by-loss POWER``, images are drawn in proportion to that power of their class's running loss, so that the classes where most is left to learn are
+seen most.
+
 Interrupt it at any time: the same command goes on from the last checkpoint.
 """
 
@@ -15,6 +18,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import sys
 import time
 from dataclasses import dataclass
@@ -29,7 +33,7 @@ from . import dataset
 from .muon import Muon
 from .mvtm import MaskedTransformer, MvtmConfig, grown, load_mvtm, save_mvtm
 from .tokenizer import Tokenizer, load_tokenizer
-from .training import Progress, Run, decay_groups, learning_rate, read_checkpoint, set_learning_rate, to_tensor, write_checkpoint
+from .training import Progress, Run, decay_groups, in_group, learning_rate, read_checkpoint, set_learning_rate, to_tensor, write_checkpoint
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -53,6 +57,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--label-smoothing", type=float, default=0.1, help="the paper's 0.1; small models sample cleaner with 0")
     parser.add_argument("--label-drop", type=float, default=0.1, help="part of the images that train the null label")
     parser.add_argument("--drafts", type=float, default=0.0, metavar="PART", help="replace up to this part of the visible tokens of every second image by the network's own draws, so that it learns to correct itself (0: none)")
+    parser.add_argument("--by-loss", type=float, default=0.0, metavar="POWER", help="draw images in proportion to this power of the running loss of their class (0: all alike)")
     parser.add_argument("--ema", type=float, default=0.999, help="decay of the averaged weights")
     parser.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda"])
     parser.add_argument("--threads", type=int, default=0, help="CPU threads (0: PyTorch's choice)")
@@ -90,6 +95,32 @@ class Drafts:
         rate = part * torch.rand(count, 1, device=inputs.device)
         chosen = ~masked[:count] & (torch.rand(self.tokens.shape, device=inputs.device) < rate)
         return torch.cat([torch.where(chosen, self.tokens, inputs[:count]), inputs[count:]])
+
+
+class ClassLosses:
+    """The mean loss of a masked token in each class, over the last fifty or so steps that had it; at first that of a guess among all codes."""
+
+    KEPT = 0.98
+
+    def __init__(self, classes: int, grid: int, codes: int, power: float):
+        self.power = power
+        # Each class begins as if one image had been seen, so that none is forgotten before it is drawn.
+        self.count = torch.full((classes,), float(grid * grid))
+        self.total = self.count * math.log(codes)
+
+    def add(self, labels: Tensor, losses: Tensor) -> None:
+        """Takes in a step's masked tokens: the class of the image and the loss of each; of all processes, where there are several."""
+        new = torch.stack([torch.bincount(labels, weights, minlength=len(self.count)) for weights in (losses, torch.ones_like(losses))])
+        if in_group():
+            torch.distributed.all_reduce(new)
+        total, count = new.float().cpu()
+        # What is known of a class that is not seen does not fade to nothing.
+        kept = torch.where(count > 0, self.KEPT, 1.0)
+        self.total, self.count = kept * self.total + total, kept * self.count + count
+
+    def draw(self, labels: Tensor, images: int) -> Tensor:
+        """Places of ``images`` among ``labels``, each in proportion to the power of its class's loss."""
+        return torch.multinomial((self.total / self.count).pow(self.power)[labels], images, replacement=True)
 
 
 @torch.no_grad()
@@ -136,6 +167,8 @@ def run(args: argparse.Namespace) -> int:
         raise SystemExit(f"--drafts {args.drafts}: give a part from 0 to 1")
     if args.drafts and args.batch < 2:
         raise SystemExit(f"--batch {args.batch}: give at least 2 with --drafts, an image to draw and one to correct")
+    if not 0 <= args.by_loss < math.inf:
+        raise SystemExit(f"--by-loss {args.by_loss}: give a power of at least 0")
     if args.threads:
         torch.set_num_threads(args.threads)
     torch.manual_seed(args.seed * 1000 + process.rank)
@@ -169,6 +202,7 @@ def run(args: argparse.Namespace) -> int:
             print(f"going on from step {step} of {checkpoint_path}", file=sys.stderr)
     module = process.parallel(network)
     drafts: Drafts | None = None
+    hard = ClassLosses(len(classes), grid, codes, args.by_loss) if args.by_loss else None
 
     def checkpoint() -> None:
         if not process.chief:
@@ -188,7 +222,7 @@ def run(args: argparse.Namespace) -> int:
         scale = learning_rate(int(fraction * 10_000), 10_000, 1.0, 100)
         for optimizer, peak in optimizers:
             set_learning_rate(optimizer, peak * scale)
-        pick = torch.randint(len(train), (args.batch,))
+        pick = hard.draw(labels, args.batch) if hard else torch.randint(len(train), (args.batch,))
         if drafts:
             pick[:len(drafts.pick)] = drafts.pick
         tokens = train[pick].long().to(process.device)
@@ -200,7 +234,11 @@ def run(args: argparse.Namespace) -> int:
             wanted[:len(drafts.pick)] = True
         with process.autocast(), process.attention():
             logits = module(inputs, label, wanted)
-        loss = F.cross_entropy(logits.float(), tokens[wanted], label_smoothing=args.label_smoothing)
+        losses = F.cross_entropy(logits.float(), tokens[wanted], label_smoothing=args.label_smoothing, reduction="none")
+        loss = losses.mean()
+        if hard:
+            place = labels[pick].to(process.device)[:, None].expand_as(wanted)
+            hard.add(place[masked], losses.detach()[masked[wanted]])
         if args.drafts:
             new = slice(args.batch - args.batch // 2, None)
             drafts = Drafts.of(pick[new], tokens[new], masked[new], logits[-int(masked[new].sum()):].detach())

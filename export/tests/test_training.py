@@ -64,6 +64,28 @@ def test_drafts_replace_visible_tokens_by_what_was_drawn_for_them():
     assert torch.equal(drafts.replace(inputs, hidden, 0.0), inputs)
 
 
+def test_images_are_drawn_by_the_power_of_the_running_loss_of_their_class():
+    torch.manual_seed(0)
+    labels = torch.tensor([0] * 100 + [1] * 100 + [2] * 300)
+
+    def drawn(losses):
+        return torch.bincount(labels[losses.draw(labels, 50_000)], minlength=3) / 50_000
+
+    # At first all images are alike, also where classes have more of them than others.
+    losses = train_mvtm.ClassLosses(3, 4, 16, 2.0)
+    assert torch.allclose(drawn(losses), torch.tensor([0.2, 0.2, 0.6]), atol=0.01)
+    # Means of 1 and 3 in the first two, while the third is never seen and stays at the loss of a guess, ln 16.
+    shown, loss = torch.tensor([0, 0, 1, 1]).repeat(50), torch.tensor([0.5, 1.5, 2.0, 4.0]).repeat(50)
+    for _ in range(300):
+        losses.add(shown, loss)
+    weights = torch.tensor([1.0, 9.0, 3 * np.log(16) ** 2])
+    assert torch.allclose(drawn(losses), (weights / weights.sum()).float(), atol=0.01)
+    # Half of what a mean knows is new after ln 2 / 0.02 = 35 steps.
+    for _ in range(35):
+        losses.add(torch.tensor([0]).repeat(100), torch.full((100,), 3.0))
+    assert (losses.total / losses.count).tolist() == pytest.approx([2.0, 3.0, np.log(16)], abs=0.03)
+
+
 @pytest.mark.parametrize("shape", [(12, 40), (40, 12), (16, 16)])
 def test_orthogonalize_keeps_directions_and_evens_out_singular_values(shape):
     matrix = torch.randn(shape, generator=torch.Generator().manual_seed(1))
@@ -257,6 +279,33 @@ def test_half_of_a_step_corrects_the_drafts_of_the_step_before(pictures, tmp_pat
     for options, message in ((["--drafts", "1.5"], "part from 0 to 1"), (["--drafts", "0.5", "--batch", "1"], "at least 2")):
         with pytest.raises(SystemExit, match=message):
             main(["train-mvtm", *options, *common])
+
+
+def test_training_by_loss_turns_to_the_class_that_is_hard(pictures, tmp_path, monkeypatch):
+    """One class has one token everywhere, which is soon learned; the other has any."""
+    def tokens_of(args, data, process):
+        torch.manual_seed(0)
+        return *(torch.where(torch.from_numpy(split.labels)[:, None] == 0, 0, torch.randint(16, (len(split.labels), 16))).short() for split in (data.train, data.heldout)), 4, 16
+
+    monkeypatch.setattr(train_mvtm, "_tokens_of", tokens_of)
+    steps, forward = [], MaskedTransformer.forward
+
+    def record(network, inputs, label, wanted=None):
+        if wanted is not None:
+            steps.append((label == 1).float().mean())
+        return forward(network, inputs, label, wanted)
+
+    monkeypatch.setattr(MaskedTransformer, "forward", record)
+    common = ["--data", str(pictures), "--tokenizer", "none", "--width", "8", "--dim", "8", "--depth", "1", "--heads", "2", "--threads", "1", "--device", "cpu",
+              "--batch", "16", "--images", "2560", "--lr", "0.01", "--label-drop", "0", "--label-smoothing", "0"]
+    for name, options in (("alike", []), ("by-loss", ["--by-loss", "2"]), ("with-drafts", ["--by-loss", "2", "--drafts", "0.5"])):
+        steps.clear()
+        assert main(["train-mvtm", *options, *common, "-o", str(tmp_path / f"{name}.pt")]) == 0
+        hard = torch.stack(steps[80:]).mean()
+        assert 0.4 < hard < 0.6 if name == "alike" else hard > 0.75, (name, hard)
+    for power in ("-1", "nan", "inf"):
+        with pytest.raises(SystemExit, match="power of at least 0"):
+            main(["train-mvtm", *common, "--by-loss", power, "-o", str(tmp_path / "m.pt")])
 
 
 def test_several_processes_need_a_number_of_images():

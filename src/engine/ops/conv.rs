@@ -157,12 +157,10 @@ impl Conv2d {
             Before::Norm(norm) => Ready { isa: self.isa, affine: Some(norm.affine(x)), activation: norm.activation, x },
         };
         let affine = self.weights.is_int8().then(|| self.quantization(&ready));
-        if self.is_pointwise() && affine.is_none() {
+        if let (true, Packed::F32(weights)) = (self.is_pointwise(), &*self.weights) {
             let epilogue = self.epilogue(SharedSlice::new(out), residual, 0);
             let a = Rows { data: x, count: height * width, offset: &|row| row * self.input[2], taps: &[0] };
-            if let Packed::F32(weights) = &*self.weights {
-                gemm_f32((self.isa, self.fused), &a, weights, &epilogue, volume * self.input[2] >= PARALLEL);
-            }
+            gemm_f32((self.isa, self.fused), &a, weights, &epilogue, volume * self.input[2] >= PARALLEL);
             return Ok(result);
         }
         if let Packed::Winograd(weights) = &*self.weights {
