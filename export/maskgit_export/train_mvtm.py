@@ -113,14 +113,16 @@ class ClassLosses:
         new = torch.stack([torch.bincount(labels, weights, minlength=len(self.count)) for weights in (losses, torch.ones_like(losses))])
         if in_group():
             torch.distributed.all_reduce(new)
-        total, count = new.float().cpu()
+        total, count = new.cpu()
         # What is known of a class that is not seen does not fade to nothing.
         kept = torch.where(count > 0, self.KEPT, 1.0)
         self.total, self.count = kept * self.total + total, kept * self.count + count
 
     def draw(self, labels: Tensor, images: int) -> Tensor:
         """Places of ``images`` among ``labels``, each in proportion to the power of its class's loss."""
-        return torch.multinomial((self.total / self.count).pow(self.power)[labels], images, replacement=True)
+        mean = self.total / self.count
+        # Of the greatest, or a large power would be more than a float holds.
+        return torch.multinomial((mean / mean.max()).pow(self.power)[labels], images, replacement=True)
 
 
 @torch.no_grad()
@@ -225,8 +227,8 @@ def run(args: argparse.Namespace) -> int:
         pick = hard.draw(labels, args.batch) if hard else torch.randint(len(train), (args.batch,))
         if drafts:
             pick[:len(drafts.pick)] = drafts.pick
-        tokens = train[pick].long().to(process.device)
-        label = torch.where(torch.rand(args.batch) < args.label_drop, config.null_label, labels[pick]).to(process.device)
+        tokens, true_label = train[pick].long().to(process.device), labels[pick].to(process.device)
+        label = torch.where((torch.rand(args.batch) < args.label_drop).to(process.device), config.null_label, true_label)
         inputs, masked = mask_tokens(tokens, config.mask_id)
         wanted = masked
         if drafts:
@@ -237,8 +239,7 @@ def run(args: argparse.Namespace) -> int:
         losses = F.cross_entropy(logits.float(), tokens[wanted], label_smoothing=args.label_smoothing, reduction="none")
         loss = losses.mean()
         if hard:
-            place = labels[pick].to(process.device)[:, None].expand_as(wanted)
-            hard.add(place[masked], losses.detach()[masked[wanted]])
+            hard.add(true_label.repeat_interleave(masked.sum(1)), losses.detach()[masked[wanted]])
         if args.drafts:
             new = slice(args.batch - args.batch // 2, None)
             drafts = Drafts.of(pick[new], tokens[new], masked[new], logits[-int(masked[new].sum()):].detach())

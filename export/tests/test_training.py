@@ -30,6 +30,24 @@ def pictures(tmp_path):
     return tmp_path / "pictures"
 
 
+@pytest.fixture
+def steps(monkeypatch):
+    """What the transformer is given in each step of a training, as it goes: inputs, labels, and which tokens are wanted."""
+    given, forward = [], MaskedTransformer.forward
+
+    def record(network, inputs, label, wanted=None):
+        if wanted is not None:
+            given.append((inputs.clone(), label.clone(), wanted.clone()))
+        return forward(network, inputs, label, wanted)
+
+    monkeypatch.setattr(MaskedTransformer, "forward", record)
+    return given
+
+
+#: A transformer that is trained in no time, on tokens that a test makes up.
+SMALL = ["--tokenizer", "none", "--width", "8", "--dim", "8", "--depth", "1", "--heads", "2", "--threads", "1", "--device", "cpu"]
+
+
 def test_masks_are_ceil_of_the_cosine_and_uniform_over_positions():
     tokens = torch.arange(64).repeat(4000, 1)
     inputs, masked = train_mvtm.mask_tokens(tokens, 99, torch.Generator().manual_seed(0))
@@ -80,6 +98,9 @@ def test_images_are_drawn_by_the_power_of_the_running_loss_of_their_class():
         losses.add(shown, loss)
     weights = torch.tensor([1.0, 9.0, 3 * np.log(16) ** 2])
     assert torch.allclose(drawn(losses), (weights / weights.sum()).float(), atol=0.01)
+    # 3 to the 1000th is more than a float holds, and no error: by far the greatest.
+    losses.power = 1000.0
+    assert drawn(losses).tolist() == [0, 1, 0]
     # Half of what a mean knows is new after ln 2 / 0.02 = 35 steps.
     for _ in range(35):
         losses.add(torch.tensor([0]).repeat(100), torch.full((100,), 3.0))
@@ -249,23 +270,15 @@ def test_training_starts_from_a_smaller_model(pictures, tmp_path, capsys):
         main([*train, "--start", m1, t4, "-o", str(tmp_path / "m3.pt")])
 
 
-def test_half_of_a_step_corrects_the_drafts_of_the_step_before(pictures, tmp_path, monkeypatch):
+def test_half_of_a_step_corrects_the_drafts_of_the_step_before(pictures, tmp_path, monkeypatch, steps):
     """All tokens of an image are the same one of 16 here, and an untrained network draws others."""
     tokens = (torch.arange(40, dtype=torch.int16) % 16).reshape(40, 1).repeat(1, 16)
     monkeypatch.setattr(train_mvtm, "_tokens_of", lambda args, data, process: (tokens[:len(data.train.images)], tokens[:len(data.heldout.images)], 4, 16))
-    steps, forward = [], MaskedTransformer.forward
-
-    def record(network, inputs, label, wanted=None):
-        if wanted is not None:
-            steps.append((inputs.clone(), wanted.clone()))
-        return forward(network, inputs, label, wanted)
-
-    monkeypatch.setattr(MaskedTransformer, "forward", record)
-    common = ["--data", str(pictures), "--tokenizer", "none", "--width", "8", "--dim", "8", "--depth", "1", "--heads", "2", "--threads", "1", "--device", "cpu", "-o", str(tmp_path / "m.pt")]
+    common = ["--data", str(pictures), *SMALL, "-o", str(tmp_path / "m.pt")]
     assert main(["train-mvtm", "--batch", "8", "--images", "80", "--drafts", "1", *common]) == 0
     assert len(steps) == 10
     replaced = []
-    for (before, _), (inputs, wanted) in zip(steps, steps[1:]):
+    for (before, _, _), (inputs, _, wanted) in zip(steps, steps[1:]):
         visible = inputs != 16
         assert wanted[:4].all() and torch.equal(wanted[4:], ~visible[4:])
         # The true token of an image is the one of its visible tokens that were visible in the step before too.
@@ -281,27 +294,18 @@ def test_half_of_a_step_corrects_the_drafts_of_the_step_before(pictures, tmp_pat
             main(["train-mvtm", *options, *common])
 
 
-def test_training_by_loss_turns_to_the_class_that_is_hard(pictures, tmp_path, monkeypatch):
+def test_training_by_loss_turns_to_the_class_that_is_hard(pictures, tmp_path, monkeypatch, steps):
     """One class has one token everywhere, which is soon learned; the other has any."""
     def tokens_of(args, data, process):
         torch.manual_seed(0)
         return *(torch.where(torch.from_numpy(split.labels)[:, None] == 0, 0, torch.randint(16, (len(split.labels), 16))).short() for split in (data.train, data.heldout)), 4, 16
 
     monkeypatch.setattr(train_mvtm, "_tokens_of", tokens_of)
-    steps, forward = [], MaskedTransformer.forward
-
-    def record(network, inputs, label, wanted=None):
-        if wanted is not None:
-            steps.append((label == 1).float().mean())
-        return forward(network, inputs, label, wanted)
-
-    monkeypatch.setattr(MaskedTransformer, "forward", record)
-    common = ["--data", str(pictures), "--tokenizer", "none", "--width", "8", "--dim", "8", "--depth", "1", "--heads", "2", "--threads", "1", "--device", "cpu",
-              "--batch", "16", "--images", "2560", "--lr", "0.01", "--label-drop", "0", "--label-smoothing", "0"]
+    common = ["--data", str(pictures), *SMALL, "--batch", "16", "--images", "2560", "--lr", "0.01", "--label-drop", "0", "--label-smoothing", "0"]
     for name, options in (("alike", []), ("by-loss", ["--by-loss", "2"]), ("with-drafts", ["--by-loss", "2", "--drafts", "0.5"])):
         steps.clear()
         assert main(["train-mvtm", *options, *common, "-o", str(tmp_path / f"{name}.pt")]) == 0
-        hard = torch.stack(steps[80:]).mean()
+        hard = torch.cat([label for _, label, _ in steps[80:]]).float().mean()
         assert 0.4 < hard < 0.6 if name == "alike" else hard > 0.75, (name, hard)
     for power in ("-1", "nan", "inf"):
         with pytest.raises(SystemExit, match="power of at least 0"):
