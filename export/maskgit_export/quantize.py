@@ -7,7 +7,7 @@ for x86-64 processors without VNNI; --full-range does without. Large embeddings 
 tied to one shares its numbers. Small embeddings, positions, norms and biases stay fp32.
 
 Each layer is simulated so on real inputs, tokens with masks as they occur while the model draws; one whose relative error is above
---max-error stays fp32, and the worst of the transformer's and of the decoder's do until logits (--min-cosine) and pictures (--min-psnr) are
+--max-error stays fp32, as does the decoder's last, whose error is in the pixels as it is; and the worst of the transformer's and of the decoder's do until logits (--min-cosine) and pictures (--min-psnr) are
 near enough. The report, ``quantization.json``, has every layer's error, and the whole's.
 """
 
@@ -319,7 +319,7 @@ def _feeds(graph: str, inputs: Inputs, images: np.ndarray) -> list[dict]:
 
 
 def _worst(graph: str, layers: list[Layer]) -> Layer | None:
-    """What to keep in fp32 next: the decoder's last layer, whose error is in the pixels as it is, then a graph's layer with the largest error.
+    """What to keep in fp32 next: a graph's layer with the largest error.
 
     None when more than ``MAX_KEPT`` of the graph's weights would be fp32 with it.
     """
@@ -328,8 +328,6 @@ def _worst(graph: str, layers: list[Layer]) -> Layer | None:
     kept = sum(size[layer.node] for layer in mine if layer.kept is not None)
     room = MAX_KEPT[graph] * sum(size.values()) - kept
     fitting = [layer for layer in mine if layer.kept is None and size[layer.node] <= room]
-    if graph == "decoder" and mine[-1] in fitting:
-        return mine[-1]
     return max(fitting, key=lambda layer: layer.error, default=None)
 
 
@@ -352,6 +350,8 @@ def run(args: argparse.Namespace) -> int:
                 model = onnx.load(args.bundle / entry["file"])
                 fold_transposes(model)
                 found = find_layers(graph, model)
+                if graph == "decoder" and found:
+                    found[-1].kept = found[-1].kept or "its error would be in the pixels as it is"
                 levels[graph] = Levels(model, found, args.full_range)
                 measure_layers(model, found, _feeds(graph, inputs, images), levels[graph])
                 for layer in found:

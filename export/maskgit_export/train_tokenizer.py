@@ -4,7 +4,10 @@ Loss: L1, L1 of the image gradients (edges), the quantiser's commitment; with ``
 contrast; with ``--perceptual`` that in the features of a classifier; and, for the last part of the run, a hinge adversarial loss from a small patch discriminator
 whose weight adapts to the gradient of the reconstruction loss (Esser et al. 2021). Where the picture is black or white, the drawing may be
 more so: it is clipped later. With ``--decoder-only`` the encoder and the codebook stay as they are and only the decoder learns on: tokens, and so
-every transformer trained on them, stay valid. Interrupt it at any time: the same command goes on from the last checkpoint.
+every transformer trained on them, stay valid. With ``--drafts`` the discriminator then judges half as many pictures more, of which a transformer drew part of
+the tokens: the decoder learns to draw a clean picture of tokens that agree with each other less than an encoder's do, as those of samples (Qiu et al. 2025
+train on tokens of that kind too, towards the original picture, which these need not have been). Interrupt it at any time: the same command goes on
+from the last checkpoint.
 """
 
 from __future__ import annotations
@@ -24,6 +27,7 @@ from torch import Tensor, nn
 from . import dataset
 from .classifier import StyleClassifier, load_classifier
 from .muon import Muon
+from .mvtm import MaskedTransformer, load_mvtm
 from .tokenizer import Tokenizer, TokenizerConfig, grown, load_tokenizer, save_tokenizer
 from .training import Progress, Run, learning_rate, read_checkpoint, set_learning_rate, to_tensor, write_checkpoint
 
@@ -52,6 +56,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--start", type=Path, default=None, help="tokenizer file or bundle to start from; what it has less of than asked for (codes, blocks, half the size) it is grown to")
     parser.add_argument("--refine", type=int, default=32, help="channels of the block that a decoder grown to twice the size ends with")
     parser.add_argument("--decoder-only", action="store_true", help="keep encoder and codebook (needs --start)")
+    parser.add_argument("--drafts", type=Path, metavar="MVTM", help="weights of `train-mvtm` on this tokenizer's tokens, or a bundle: let the discriminator judge pictures of tokens that it drew, too (needs --decoder-only)")
     parser.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda"])
     parser.add_argument("--threads", type=int, default=0, help="CPU threads (0: PyTorch's choice)")
     parser.add_argument("--seed", type=int, default=0)
@@ -124,6 +129,20 @@ def clipped_with(drawn: Tensor, image: Tensor) -> Tensor:
     return torch.where(image >= 1, drawn.clamp_max(1), torch.where(image <= 0, drawn.clamp_min(0), drawn))
 
 
+#: At most this part of a picture's tokens is a draft.
+DRAFTED = 0.5
+
+
+@torch.no_grad()
+def drafted(network: MaskedTransformer, tokens: Tensor, labels: Tensor) -> Tensor:
+    """``tokens``, ``[B, N]``, of which up to ``DRAFTED`` of each row are drawn again, all at once, by ``network``."""
+    masked = torch.rand(tokens.shape, device=tokens.device) < DRAFTED * torch.rand(len(tokens), 1, device=tokens.device)
+    logits = network(tokens.masked_fill(masked, network.config.mask_id), labels, masked)
+    drawn = tokens.clone()
+    drawn[masked] = torch.distributions.Categorical(logits=logits.float()).sample()
+    return drawn
+
+
 def run(args: argparse.Namespace) -> int:
     """Trains, writes the tokenizer, prints the report as JSON."""
     process = Run(args.device)
@@ -140,6 +159,7 @@ def run(args: argparse.Namespace) -> int:
         tokenizer = Tokenizer(TokenizerConfig(size=data.size, factor=args.factor, width=args.width, **_given(args)))
     if args.crop and (args.crop % tokenizer.config.factor or not 0 < args.crop <= data.size):
         raise SystemExit(f"--crop {args.crop}: give a multiple of the factor, {tokenizer.config.factor}, up to the size, {data.size}")
+    drafter = _drafter(args, tokenizer, data.classes).to(process.device) if args.drafts else None
     tokenizer.to(process.device, memory_format=torch.channels_last).train()
     if args.decoder_only:
         tokenizer.encoder.requires_grad_(False)
@@ -186,7 +206,7 @@ def run(args: argparse.Namespace) -> int:
             images = images[:, top:top + args.crop, left:left + args.crop]
         image = to_tensor(images, process.device).contiguous(memory_format=torch.channels_last)
         with process.autocast():
-            drawn, _, commitment = module(image)
+            drawn, tokens, commitment = module(image)
         drawn = clipped_with(drawn.float(), image)
         l1 = (drawn - image).abs().mean()
         reconstruction = l1 + gradient_l1(drawn, image)
@@ -200,8 +220,14 @@ def run(args: argparse.Namespace) -> int:
             reconstruction = reconstruction + args.perceptual_weight * distance
             logs["perceptual"] = distance.detach()
         loss = reconstruction + 0.1 * commitment.float()
+        judged = drawn
+        if drafter and fraction >= args.adversarial_from - 0.05:
+            # Every second one: neighbours are of one class.
+            label = torch.from_numpy(data.train.labels[pick[::2]]).to(process.device)
+            with process.autocast():
+                judged = torch.cat([drawn, tokenizer.decode(drafted(drafter, tokens[::2], label)).float()])
         if fraction >= args.adversarial_from:
-            generator_loss = -critic(drawn).mean()
+            generator_loss = -critic(judged).mean()
             last = tokenizer.decoder.out.weight
             norm = torch.autograd.grad(reconstruction, last, retain_graph=True)[0].norm()
             adversarial_norm = torch.autograd.grad(generator_loss, last, retain_graph=True)[0].norm()
@@ -215,7 +241,7 @@ def run(args: argparse.Namespace) -> int:
             one.step()
         # The critic joins a little before its verdict counts, so that the first verdicts mean something.
         if fraction >= args.adversarial_from - 0.05:
-            critic_loss = F.relu(1 - critic(image)).mean() + F.relu(1 + critic(drawn.detach())).mean()
+            critic_loss = F.relu(1 - critic(image)).mean() + F.relu(1 + critic(judged.detach())).mean()
             critic_optimizer.zero_grad(set_to_none=True)
             critic_loss.backward()
             critic_optimizer.step()
@@ -240,6 +266,18 @@ def run(args: argparse.Namespace) -> int:
 def _given(args: argparse.Namespace) -> dict[str, int]:
     """The options on codes and blocks that were given; the others have the default of a new tokenizer, or what that of ``--start`` has."""
     return {name: value for name in ("codes", "blocks", "encoder_blocks") if (value := getattr(args, name)) is not None}
+
+
+def _drafter(args: argparse.Namespace, tokenizer: Tokenizer, classes: list[str]) -> MaskedTransformer:
+    """What ``--drafts`` names, if it is of these tokens and classes."""
+    if not args.decoder_only or args.crop or args.adversarial_from > 1:
+        raise SystemExit("--drafts: only with --decoder-only, since it knows this codebook; without --crop, since it knows whole images; and with --adversarial-from up to 1")
+    network = load_mvtm(args.drafts).requires_grad_(False).eval()
+    has, wants = (network.config.grid, network.config.codes, network.config.labels), (tokenizer.config.grid, tokenizer.config.codes, classes)
+    for what, mine, other in zip(("tokens on a side", "codes", "classes"), has, wants):
+        if mine != other:
+            raise SystemExit(f"--drafts {args.drafts}: its {what} are {mine}, here they are {other}; give a transformer trained on this data with this tokenizer")
+    return network
 
 
 def _start(args: argparse.Namespace, size: int) -> Tokenizer:

@@ -104,6 +104,18 @@ def test_a_head_shares_the_numbers_of_its_table(tmp_path, monkeypatch):
         assert any(name == "Linear" and detail.startswith(f"{width} to {codes}, int8") for name, detail in details)
 
 
+def test_the_layer_that_writes_pixels_stays_fp32(avatars, tmp_path, monkeypatch):
+    monkeypatch.setattr(quantize, "MIN_NUMBERS", 1)
+    _, folder = avatars
+    assert convert("quantize", folder, tmp_path / "out", "--steps", "2", "--min-psnr", "0") == 0
+    layers = [layer for layer in json.loads((tmp_path / "out" / "quantization.json").read_text())["layers"] if layer["graph"] == "decoder"]
+    model = onnx.load(tmp_path / "out" / "decoder.onnx")
+    fp32 = {t.name for t in model.graph.initializer if t.data_type == onnx.TensorProto.FLOAT}
+    assert len(layers) > 2 and [layer["kept"] is not None for layer in layers] == [False] * (len(layers) - 1) + [True]
+    assert "in the pixels" in layers[-1]["kept"]
+    assert [node.input[1] in fp32 for node in model.graph.node if node.op_type == "Conv"] == [False] * (len(layers) - 1) + [True]
+
+
 def test_a_bad_layer_stays_fp32_and_says_why(avatars, tmp_path):
     _, folder = avatars
     assert convert("quantize", folder, tmp_path / "out", "--steps", "2", "--max-error", "0") == 0

@@ -232,6 +232,55 @@ def test_the_tokenizer_goes_on_and_refuses_the_state_of_another(pictures, tmp_pa
         main([*train, "--images", "960", "--width", "24"])
 
 
+def test_drafted_tokens_are_drawn_by_the_network_up_to_half_of_a_picture():
+    """This network says 7 everywhere, and a token is 3 at first."""
+    class Seven(MaskedTransformer):
+        def forward(self, inputs, label, wanted=None):
+            assert torch.equal(inputs == self.config.mask_id, wanted) and (inputs[~wanted] == 3).all() and torch.equal(label, labels)
+            return torch.nn.functional.one_hot(torch.full((int(wanted.sum()),), 7), 16) * 100.0
+
+    torch.manual_seed(0)
+    labels = torch.arange(2000) % 2
+    drawn = train_tokenizer.drafted(Seven(MvtmConfig(grid=16, codes=16, labels=["a", "b"], width=8, dim=8, depth=1, heads=2)), torch.full((2000, 256), 3), labels)
+    assert set(drawn.unique().tolist()) == {3, 7}
+    share = (drawn == 7).float().mean(1)
+    assert share.max() < train_tokenizer.DRAFTED + 0.12 and abs(share.mean() - train_tokenizer.DRAFTED / 2) < 0.01 and share.std() > 0.1
+
+
+def test_the_discriminator_judges_pictures_of_drafts(pictures, tmp_path, monkeypatch, capsys):
+    prepared = tmp_path / "data"
+    dataset.save(dataset.load(pictures, 16), prepared)
+    t1, m1, t2, t3 = (str(tmp_path / name) for name in ("t1.pt", "m1.pt", "t2.pt", "t3.pt"))
+    common = ["--data", str(prepared), "--threads", "1", "--device", "cpu"]
+    shape = ["--width", "8", "--dim", "8", "--depth", "1", "--heads", "2"]
+    assert main(["train-tokenizer", "--codes", "16", "--width", "16", "--images", "320", "-o", t1, *common]) == 0
+    assert main(["train-mvtm", "--tokenizer", t1, *shape, "--batch", "8", "--images", "8", "-o", m1, *common]) == 0
+    judged, forward = [], train_tokenizer.Discriminator.forward
+    monkeypatch.setattr(train_tokenizer.Discriminator, "forward", lambda critic, image: (judged.append(image), forward(critic, image))[1])
+    train = ["train-tokenizer", "--start", t1, "--batch", "8", "--images", "80", "--adversarial-from", "0.5", *common]
+    assert main([*train, "--decoder-only", "-o", t2]) == 0
+    plain = [len(image) for image in judged]
+    judged.clear()
+    assert main([*train, "--decoder-only", "--drafts", m1, "-o", t3]) == 0
+    # Each of the last five steps asks for the verdict on what is drawn, then learns from real pictures and from those.
+    assert plain == [8] * 15 and [len(image) for image in judged] == [12, 8, 12] * 5
+    assert judged[0].requires_grad and not torch.equal(judged[0][8:], judged[0][:8:2])
+    before, after, other = load_tokenizer(t1), load_tokenizer(t3), load_tokenizer(t2)
+    assert torch.equal(before.quantizer.codebook, after.quantizer.codebook)
+    assert all(torch.equal(a, b) for a, b in zip(before.encoder.parameters(), after.encoder.parameters()))
+    assert not torch.equal(after.decoder.out.weight, other.decoder.out.weight), "the same pictures; the drafts make the difference"
+    wide, more = str(tmp_path / "wide.pt"), str(tmp_path / "more.pt")
+    assert main(["train-tokenizer", "--codes", "24", "--width", "16", "--images", "16", "-o", wide, *common]) == 0
+    assert main(["train-mvtm", "--tokenizer", wide, *shape, "--batch", "8", "--images", "8", "-o", more, *common]) == 0
+    for options, message in ((["--drafts", m1], "only with --decoder-only"), (["--drafts", m1, "--decoder-only", "--crop", "8"], "without --crop"),
+                             (["--drafts", more, "--decoder-only"], "its codes are 24, here they are 16")):
+        with pytest.raises(SystemExit, match=message):
+            main([*train, *options, "-o", str(tmp_path / "t4.pt")])
+    (pictures / "red").rename(pictures / "rot")
+    with pytest.raises(SystemExit, match="its classes are .*'red'.*'rot'"):
+        main(["train-tokenizer", "--data", str(pictures), "--size", "16", "--start", t1, "--adversarial-from", "0", "--decoder-only", "--drafts", m1, "-o", str(tmp_path / "t4.pt"), "--threads", "1"])
+
+
 def test_training_starts_from_a_smaller_model(pictures, tmp_path, capsys):
     """Both trainers' --start: pictures of twice the size, more codes, one more class and layer."""
     small, large = tmp_path / "small", tmp_path / "large"
