@@ -253,7 +253,7 @@ def test_the_discriminator_judges_pictures_of_drafts(pictures, tmp_path, monkeyp
     t1, m1, t2, t3 = (str(tmp_path / name) for name in ("t1.pt", "m1.pt", "t2.pt", "t3.pt"))
     common = ["--data", str(prepared), "--threads", "1", "--device", "cpu"]
     shape = ["--width", "8", "--dim", "8", "--depth", "1", "--heads", "2"]
-    assert main(["train-tokenizer", "--codes", "16", "--width", "16", "--images", "320", "-o", t1, *common]) == 0
+    assert main(["train-tokenizer", "--codes", "16", "--width", "16", "--images", "1600", "-o", t1, *common]) == 0
     assert main(["train-mvtm", "--tokenizer", t1, *shape, "--batch", "8", "--images", "8", "-o", m1, *common]) == 0
     judged, forward = [], train_tokenizer.Discriminator.forward
     monkeypatch.setattr(train_tokenizer.Discriminator, "forward", lambda critic, image: (judged.append(image), forward(critic, image))[1])
@@ -261,10 +261,15 @@ def test_the_discriminator_judges_pictures_of_drafts(pictures, tmp_path, monkeyp
     assert main([*train, "--decoder-only", "-o", t2]) == 0
     plain = [len(image) for image in judged]
     judged.clear()
+    given, draw = [], train_tokenizer.drafted
+    monkeypatch.setattr(train_tokenizer, "drafted", lambda network, tokens, labels: (given.append((tokens, labels)), draw(network, tokens, labels))[1])
     assert main([*train, "--decoder-only", "--drafts", m1, "-o", t3]) == 0
     # Each of the last five steps asks for the verdict on what is drawn, then learns from real pictures and from those.
     assert plain == [8] * 15 and [len(image) for image in judged] == [12, 8, 12] * 5
     assert judged[0].requires_grad and not torch.equal(judged[0][8:], judged[0][:8:2])
+    # A blue picture has other tokens than a red one, so each token goes with one label.
+    pairs = torch.cat([tokens * 2 + labels[:, None] for tokens, labels in given]).flatten()
+    assert torch.bincount(pairs, minlength=32).reshape(16, 2).amax(1).sum() / len(pairs) > 0.95 and len(torch.cat([labels for _, labels in given]).unique()) == 2
     before, after, other = load_tokenizer(t1), load_tokenizer(t3), load_tokenizer(t2)
     assert torch.equal(before.quantizer.codebook, after.quantizer.codebook)
     assert all(torch.equal(a, b) for a, b in zip(before.encoder.parameters(), after.encoder.parameters()))
