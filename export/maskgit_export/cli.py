@@ -10,6 +10,7 @@ import sys
 COMMANDS = {
     "data": "avatars",
     "train-tokenizer": "train_tokenizer",
+    "tokens": "token_file",
     "train-mvtm": "train_mvtm",
     "export": "export",
     "bundle": "trace",

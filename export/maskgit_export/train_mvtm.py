@@ -29,7 +29,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from . import dataset
+from . import dataset, token_file
 from .muon import Muon
 from .mvtm import MaskedTransformer, MvtmConfig, grown, load_mvtm, save_mvtm
 from .tokenizer import Tokenizer, load_tokenizer
@@ -38,8 +38,8 @@ from .training import Progress, Run, decay_groups, in_group, learning_rate, read
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the options of ``maskgit-export train-mvtm``."""
-    parser.add_argument("--data", required=True, help="a folder that `data` wrote, or one with a sub-folder of pictures a class")
-    parser.add_argument("--tokenizer", required=True, type=Path, help="file that `train-tokenizer` wrote, or a bundle")
+    parser.add_argument("--data", required=True, help="a folder that `data` wrote, or one with a sub-folder of pictures a class; or a file that `tokens` wrote")
+    parser.add_argument("--tokenizer", type=Path, help="file that `train-tokenizer` wrote, or a bundle; not needed for a file of `tokens`")
     parser.add_argument("-o", "--output", required=True, type=Path, help="weights to write; OUTPUT.checkpoint holds the state to resume from")
     parser.add_argument("--start", type=Path, nargs="+", metavar=("BUNDLE", "TOKENIZER"), help="bundle to start from, or weights and the tokenizer that they were trained with: each code starts as those of its codes that stand in its place")
     parser.add_argument("--width", type=int, default=96, help="channels at the token grid")
@@ -150,7 +150,22 @@ def tokenize(tokenizer: Tokenizer, images, process: Run, batch: int = 200) -> Te
     return tokens.to(torch.int16)
 
 
-def _tokens_of(args: argparse.Namespace, data: dataset.Dataset, process: Run) -> tuple[Tensor, Tensor, int, int]:
+def read_data(args: argparse.Namespace) -> dataset.Dataset:
+    """The pictures of ``--data``, of each class the first ``--per-class``; or the tokens in their place, where it is a file of them."""
+    if args.per_class is not None and args.per_class < 1:
+        raise SystemExit(f"--per-class {args.per_class}: give at least 1")
+    data = token_file.read(args.data) if Path(args.data).is_file() else dataset.load(args.data)
+    if args.per_class is not None:
+        data.train = dataset.first(data.train, args.per_class)
+    return data
+
+
+def tokens_of(args: argparse.Namespace, data: dataset.Dataset, process: Run) -> tuple[Tensor, Tensor, int, int]:
+    """Tokens of the training and the held-out images, int16, tokens on a side, and codes."""
+    if isinstance(data, token_file.Tokens):
+        return *(torch.from_numpy(split.images.astype(np.int16)) for split in (data.train, data.heldout)), data.grid, data.codes
+    if args.tokenizer is None:
+        raise SystemExit(f"--data {args.data}: pictures need --tokenizer FILE, to find their tokens")
     tokenizer = load_tokenizer(args.tokenizer)
     if tokenizer.config.size != data.size:
         raise SystemExit(f"{args.tokenizer}: made for {tokenizer.config.size} pixels; the data has {data.size}")
@@ -173,19 +188,16 @@ def run(args: argparse.Namespace) -> int:
         raise SystemExit(f"--by-loss {args.by_loss}: give a power of at least 0")
     if args.threads:
         torch.set_num_threads(args.threads)
-    torch.manual_seed(args.seed * 1000 + process.rank)
-    data = dataset.load(args.data)
-    if args.per_class is not None:
-        if args.per_class < 1:
-            raise SystemExit(f"--per-class {args.per_class}: give at least 1")
-        data.train = dataset.first(data.train, args.per_class)
+    data = read_data(args)
     checkpoint_path = args.output.with_name(args.output.name + ".checkpoint")
     shape = {name: getattr(args, name) for name in ("width", "dim", "depth", "heads", "blocks")}
     state = read_checkpoint(checkpoint_path, shape=shape, labels=data.classes, per_class=args.per_class)
-    train, heldout, grid, codes = (state["train"], state["heldout"], state["grid"], state["codes"]) if state else _tokens_of(args, data, process)
+    train, heldout, grid, codes = (state["train"], state["heldout"], state["grid"], state["codes"]) if state else tokens_of(args, data, process)
     classes, (labels, heldout_labels) = data.classes, (torch.from_numpy(split.labels.copy()) for split in (data.train, data.heldout))
 
     config = MvtmConfig(grid=grid, codes=codes, labels=classes, **shape)
+    # Reading a tokenizer draws numbers too.
+    torch.manual_seed(args.seed * 1000 + process.rank)
     network = (_start(args, config, data) if args.start and not state else MaskedTransformer(config)).to(process.device)
     # The images have done their part, and may take more memory than all else.
     del data
@@ -278,13 +290,19 @@ def _start(args: argparse.Namespace, config: MvtmConfig, data: dataset.Dataset) 
     if len(args.start) > 2 or (len(args.start) == 1 and not args.start[0].is_dir()):
         raise SystemExit("--start: give the folder of a bundle, or two files: the weights, and the tokenizer that they were trained with")
     mvtm, tokenizer = args.start[0], args.start[-1]
-    network, old, new = load_mvtm(mvtm), load_tokenizer(tokenizer), load_tokenizer(args.tokenizer)
+    network, old = load_mvtm(mvtm), load_tokenizer(tokenizer)
     if network.config.codes != old.config.codes:
         raise SystemExit(f"--start: {mvtm} has {network.config.codes} codes, {tokenizer} {old.config.codes}; give the tokenizer that it was trained with")
-    if old.config.grid != new.config.grid:
-        raise SystemExit(f"--start: {tokenizer} has a grid of {old.config.grid}x{old.config.grid} tokens, {args.tokenizer} of {new.config.grid}x{new.config.grid}; they must be the same")
+    if old.config.grid != config.grid:
+        raise SystemExit(f"--start: {tokenizer} has a grid of {old.config.grid}x{old.config.grid} tokens, {args.tokenizer or args.data} of {config.grid}x{config.grid}; they must be the same")
+    if not isinstance(data, token_file.Tokens):
+        pairs = together(load_tokenizer(args.tokenizer), old, data.train.images[:: -(-len(data.train.images) // START_IMAGES)])
+    elif data.encoder == token_file.fingerprint(old):
+        pairs = torch.eye(config.codes)
+    else:
+        raise SystemExit(f"--start: the tokens of {args.data} are not of {tokenizer}; to start from a model of other tokens, give the pictures: --data FOLDER --tokenizer FILE")
     try:
-        return grown(network, config, together(new, old, data.train.images[:: -(-len(data.train.images) // START_IMAGES)])).train()
+        return grown(network, config, pairs).train()
     except ValueError as error:
         raise SystemExit(f"--start {mvtm}: {error}") from None
 

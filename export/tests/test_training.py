@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from maskgit_export import dataset, train_mvtm, train_tokenizer
+from maskgit_export import dataset, token_file, train_mvtm, train_tokenizer
 from maskgit_export.classifier import StyleClassifier
 from maskgit_export.cli import main
 from maskgit_export.muon import Muon, orthogonalize
@@ -327,7 +327,7 @@ def test_training_starts_from_a_smaller_model(pictures, tmp_path, capsys):
 def test_half_of_a_step_corrects_the_drafts_of_the_step_before(pictures, tmp_path, monkeypatch, steps):
     """All tokens of an image are the same one of 16 here, and an untrained network draws others."""
     tokens = (torch.arange(40, dtype=torch.int16) % 16).reshape(40, 1).repeat(1, 16)
-    monkeypatch.setattr(train_mvtm, "_tokens_of", lambda args, data, process: (tokens[:len(data.train.images)], tokens[:len(data.heldout.images)], 4, 16))
+    monkeypatch.setattr(train_mvtm, "tokens_of", lambda args, data, process: (tokens[:len(data.train.images)], tokens[:len(data.heldout.images)], 4, 16))
     common = ["--data", str(pictures), *SMALL, "-o", str(tmp_path / "m.pt")]
     assert main(["train-mvtm", "--batch", "8", "--images", "80", "--drafts", "1", *common]) == 0
     assert len(steps) == 10
@@ -354,7 +354,7 @@ def test_training_by_loss_turns_to_the_class_that_is_hard(pictures, tmp_path, mo
         torch.manual_seed(0)
         return *(torch.where(torch.from_numpy(split.labels)[:, None] == 0, 0, torch.randint(16, (len(split.labels), 16))).short() for split in (data.train, data.heldout)), 4, 16
 
-    monkeypatch.setattr(train_mvtm, "_tokens_of", tokens_of)
+    monkeypatch.setattr(train_mvtm, "tokens_of", tokens_of)
     common = ["--data", str(pictures), *SMALL, "--batch", "16", "--images", "2560", "--lr", "0.01", "--label-drop", "0", "--label-smoothing", "0"]
     for name, options in (("alike", []), ("by-loss", ["--by-loss", "2"]), ("with-drafts", ["--by-loss", "2", "--drafts", "0.5"])):
         steps.clear()
@@ -364,6 +364,59 @@ def test_training_by_loss_turns_to_the_class_that_is_hard(pictures, tmp_path, mo
     for power in ("-1", "nan", "inf"):
         with pytest.raises(SystemExit, match="power of at least 0"):
             main(["train-mvtm", *common, "--by-loss", power, "-o", str(tmp_path / "m.pt")])
+
+
+def test_tokens_in_a_file_train_the_same_as_the_pictures(pictures, tmp_path, capsys):
+    prepared, t1, other, file = tmp_path / "data", str(tmp_path / "t1.pt"), str(tmp_path / "t2.pt"), str(tmp_path / "some" / "tokens.npz")
+    dataset.save(dataset.load(pictures, 16), prepared)
+    common = ["--threads", "1", "--device", "cpu"]
+    for seed, tokenizer in (("0", t1), ("1", other)):
+        assert main(["train-tokenizer", "--data", str(prepared), "--codes", "16", "--width", "16", "--images", "800", "--seed", seed, "-o", tokenizer, *common]) == 0
+    assert main(["tokens", "--data", str(prepared), "--tokenizer", t1, "--device", "cpu", "-o", file]) == 0
+    capsys.readouterr()
+    shape = ["--width", "8", "--dim", "8", "--depth", "1", "--heads", "2", "--batch", "8", "--images", "64", *common]
+    reports = []
+    for name, options in (("a", ["--data", str(prepared), "--tokenizer", t1]), ("b", ["--data", file])):
+        for more, limit in (("", []), ("-few", ["--per-class", "5"])):
+            assert main(["train-mvtm", *options, *limit, *shape, "-o", str(tmp_path / f"{name}{more}.pt")]) == 0
+            reports.append(json.loads(capsys.readouterr().out)["heldout_loss"])
+    assert reports[:2] == reports[2:] and reports[0] != reports[1]
+    ours, theirs = (torch.load(tmp_path / f"{name}.pt", weights_only=True)["weights"] for name in "ab")
+    assert ours.keys() == theirs.keys() and all(torch.equal(ours[key], theirs[key]) for key in ours)
+    # A model of the same tokens can be trained on, also with another decoder.
+    t3 = str(tmp_path / "t3.pt")
+    assert main(["train-tokenizer", "--data", str(prepared), "--start", t1, "--decoder-only", "--images", "32", "-o", t3, *common]) == 0
+    assert main(["train-mvtm", "--data", file, "--start", str(tmp_path / "a.pt"), t3, *shape, "--images", "8", "-o", str(tmp_path / "c.pt")]) == 0
+    assert torch.allclose(load_mvtm(tmp_path / "c.pt").fold.weight, load_mvtm(tmp_path / "a.pt").fold.weight, atol=1e-3)
+    with pytest.raises(SystemExit, match="give a folder of pictures"):
+        main(["tokens", "--data", file, "--tokenizer", t1, "-o", file])
+    train = ["train-mvtm", *shape, "-o", str(tmp_path / "d.pt")]
+    for options, message in ((["--data", file, "--start", str(tmp_path / "a.pt"), other], "are not of .*t2.pt"), (["--data", str(prepared)], "pictures need --tokenizer"),
+                             (["--data", t1], "not a file that `tokens` wrote"), (["--data", str(tmp_path / "none")], "no such folder")):
+        with pytest.raises(SystemExit, match=message):
+            main([*train, *options])
+
+
+@pytest.mark.parametrize("broken, message", [
+    ({"train": np.full((2, 16), 16, np.uint16)}, "expected uint16"),
+    ({"train": np.zeros((3, 16), np.uint16)}, "for 2 labels"),
+    ({"heldout": np.zeros((2, 9), np.uint16)}, "expected uint16"),
+    ({"train": np.zeros((2, 16), np.float32)}, "expected uint16"),
+    ({"train": np.zeros((0, 16), np.uint16), "train_labels": np.zeros(0, np.int64)}, "expected uint16"),
+    ({"heldout_labels": np.array([0, 2])}, "label outside 0..1"),
+    ({"train_labels": np.array([-1, 0])}, "label outside 0..1"),
+    ({"classes": np.array([print, "b"], object)}, "not a file that `tokens` wrote"),
+    ({"codes": np.array([1, 2])}, "not a file that `tokens` wrote"),
+    ({"grid": None}, "not a file that `tokens` wrote"),
+])
+def test_a_bad_file_of_tokens_is_refused(tmp_path, broken, message):
+    good = {"grid": np.array(4), "codes": np.array(16), "classes": np.array(["a", "b"]), "encoder": np.array("0"), "train_labels": np.array([0, 1]), "heldout_labels": np.array([0, 1]),
+            "train": np.zeros((2, 16), np.uint16), "heldout": np.zeros((2, 16), np.uint16)}
+    np.savez_compressed(tmp_path / "good.npz", **good)
+    assert token_file.read(tmp_path / "good.npz").classes == ["a", "b"]
+    np.savez_compressed(tmp_path / "bad.npz", **{name: value for name, value in (good | broken).items() if value is not None})
+    with pytest.raises(SystemExit, match=message):
+        token_file.read(tmp_path / "bad.npz")
 
 
 def test_several_processes_need_a_number_of_images():

@@ -1,0 +1,91 @@
+"""Finds the tokens of a data set once, for ``train-mvtm`` to learn from elsewhere: all that it needs of the pictures, in a hundredth of their room.
+
+The file is a compressed NumPy archive, which holds data only:
+
+    train             uint16 [N, tokens]        heldout
+    train_labels      int64 [N]                 heldout_labels
+    classes           the class names, in label order
+    grid, codes       of the tokenizer: tokens on a side, and codes that a token may be
+    encoder           SHA-256 of the encoder's weights and the codebook, which says whose tokens they are
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import sys
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from . import dataset
+from .tokenizer import Tokenizer, load_tokenizer
+from .training import Run
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declares the options of ``maskgit-export tokens``."""
+    parser.add_argument("--data", required=True, help="a folder that `data` wrote, or one with a sub-folder of pictures a class")
+    parser.add_argument("--tokenizer", required=True, type=Path, help="file that `train-tokenizer` wrote, or a bundle")
+    parser.add_argument("-o", "--output", required=True, type=Path, help="file to write, such as tokens.npz")
+    parser.add_argument("--per-class", type=int, help="training images of each class, the first ones (default: all)")
+    parser.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda"])
+
+
+@dataclass
+class Tokens(dataset.Dataset):
+    """What a file holds: a data set with tokens, uint16 ``[N, tokens]``, in the place of images; tokens on a side, codes, and the encoder's fingerprint."""
+
+    grid: int
+    codes: int
+    encoder: str
+
+
+def fingerprint(tokenizer: Tokenizer) -> str:
+    """SHA-256 of what decides on tokens: the encoder's weights and the codebook."""
+    digest = hashlib.sha256()
+    for value in [*tokenizer.encoder.state_dict().values(), tokenizer.quantizer.codebook]:
+        digest.update(value.detach().cpu().float().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def read(path: str | Path) -> Tokens:
+    """Reads a file that ``tokens`` wrote; never runs code from it."""
+    try:
+        with np.load(path, allow_pickle=False) as stored:
+            splits = [dataset.Split(stored[name], stored[f"{name}_labels"]) for name in ("train", "heldout")]
+            classes = [str(name) for name in stored["classes"]]
+            found = Tokens(*splits, classes, int(stored["grid"]), int(stored["codes"]), str(stored["encoder"]))
+    except (OSError, ValueError, KeyError, EOFError, TypeError, zipfile.BadZipFile) as error:
+        raise SystemExit(f"{path}: not a file that `tokens` wrote ({error}); give that, or a folder of pictures") from error
+    for split in splits:
+        tokens, labels = split.images, split.labels
+        if tokens.dtype != np.uint16 or tokens.shape != (len(labels), found.grid**2) or not len(labels) or tokens.max() >= found.codes:
+            raise SystemExit(f"{path}: tokens {tokens.dtype} {tokens.shape} for {len(labels)} labels; expected uint16 [N, {found.grid**2}] below {found.codes}, and N labels")
+        if labels.dtype != np.int64 or not 0 <= labels.min() <= labels.max() < len(classes):
+            raise SystemExit(f"{path}: a label outside 0..{len(classes) - 1}")
+    return found
+
+
+def run(args: argparse.Namespace) -> int:
+    """Finds the tokens and writes the file."""
+    from .train_mvtm import read_data, tokens_of
+
+    process = Run(args.device)
+    if Path(args.data).is_file():
+        raise SystemExit(f"--data {args.data}: give a folder of pictures")
+    data = read_data(args)
+    train, heldout, grid, codes = tokens_of(args, data, process)
+    if process.chief:
+        args.output.parent.mkdir(parents=True, exist_ok=True)
+        partial = args.output.with_name(args.output.name + ".partial")
+        with open(partial, "wb") as file:
+            np.savez_compressed(
+                file, train=train.numpy().astype(np.uint16), train_labels=data.train.labels, heldout=heldout.numpy().astype(np.uint16), heldout_labels=data.heldout.labels,
+                classes=np.array(data.classes), grid=grid, codes=codes, encoder=fingerprint(load_tokenizer(args.tokenizer)))
+        partial.replace(args.output)
+        print(f"wrote {args.output}: {args.output.stat().st_size / 1e6:.1f} MB, the tokens of {len(train)} training and {len(heldout)} held-out images", file=sys.stderr)
+    process.close()
+    return 0
