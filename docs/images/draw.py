@@ -30,8 +30,8 @@ with tempfile.TemporaryDirectory() as scratch:
             sheet.paste(picture, (c * (side + GAP), r * (side + GAP)))
     sheet.save(folder / "avatars-64.png", optimize=True)
 
-    # The larger model: seeds 1 and 2 of each class, five classes a row.
-    model, across, each = "models/avatars-128-int8", 5, 2
+    # The larger model: seeds 1 and 2 of each class, four classes a row.
+    model, across, each = "models/avatars-128-int8", 4, 2
     names = [line.split()[-1] for line in maskgit("info", "--model", model, "--labels").split("\n") if line.strip()]
     sheet = None
     for index, name in enumerate(names):
