@@ -1,4 +1,4 @@
-"""Finds the tokens of a data set once, for ``train-mvtm`` to learn from elsewhere: all that it needs of the pictures, in a hundredth of their room.
+"""Finds the tokens of a data set once, for ``train-mvtm`` to learn from elsewhere: all that it needs of the pictures, in a small part of their room.
 
 The file is a compressed NumPy archive, which holds data only:
 
