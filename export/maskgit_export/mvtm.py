@@ -203,6 +203,14 @@ def _doubled(name: str, value: Tensor, dim: int) -> Tensor:
     return value
 
 
+@torch.no_grad()
+def draw(tokens: Tensor, masked: Tensor, logits: Tensor) -> Tensor:
+    """``tokens``, ``[B, N]``, with those at ``masked`` drawn from their logits, ``[masked tokens, codes]``."""
+    drawn = tokens.clone()
+    drawn[masked] = torch.distributions.Categorical(logits=logits.float()).sample()
+    return drawn
+
+
 def save_mvtm(config: MvtmConfig, weights: dict[str, Tensor], path: str | Path) -> None:
     """Writes configuration and weights, whole or not at all."""
     write_checkpoint(path, {"config": asdict(config), "weights": weights})

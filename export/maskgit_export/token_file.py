@@ -14,15 +14,18 @@ from __future__ import annotations
 import argparse
 import hashlib
 import sys
+import time
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from . import dataset
 from .tokenizer import Tokenizer, load_tokenizer
-from .training import Run
+from .training import Run, to_tensor, whole
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -69,23 +72,64 @@ def read(path: str | Path) -> Tokens:
     return found
 
 
+def read_data(args: argparse.Namespace) -> dataset.Dataset:
+    """The pictures of ``--data``, of each class the first ``--per-class``; or the tokens in their place, where it is a file of them."""
+    if args.per_class is not None and args.per_class < 1:
+        raise SystemExit(f"--per-class {args.per_class}: give at least 1")
+    data = read(args.data) if Path(args.data).is_file() else dataset.load(args.data)
+    if args.per_class is not None:
+        data.train = dataset.first(data.train, args.per_class)
+    return data
+
+
+@torch.no_grad()
+def tokenize(tokenizer: Tokenizer, images, process: Run, batch: int = 200) -> Tensor:
+    """Tokens of all images, as int16 ``[N, tokens]`` on the CPU; every process finds its part of them, and gets all.
+
+    Where the device computes bfloat16, a few in a hundred are another than ``encode`` gives, about as near as that: the tokens that the decoder was trained on.
+    """
+    tokenizer.to(process.device, memory_format=torch.channels_last)
+    tokens, said = torch.zeros(len(images), tokenizer.config.grid**2, dtype=torch.int32), time.monotonic()
+    mine = range(len(images) * process.rank // process.world, len(images) * (process.rank + 1) // process.world)
+    for first in range(mine.start, mine.stop, batch):
+        if process.chief and time.monotonic() - said > 20:
+            said = time.monotonic()
+            print(f"tokens of {first * process.world}/{len(images)} images", file=sys.stderr, flush=True)
+        last = min(first + batch, mine.stop)
+        with process.autocast():
+            vectors = tokenizer.encoder(to_tensor(images[first:last], process.device))
+        tokens[first:last] = tokenizer.quantizer.tokens(vectors.float()).cpu()
+    if process.world > 1:
+        # NCCL sums on the GPU only.
+        shared = tokens.to(process.device)
+        torch.distributed.all_reduce(shared)
+        tokens = shared.cpu()
+    return tokens.to(torch.int16)
+
+
+def find(tokenizer: Tokenizer, args: argparse.Namespace, data: dataset.Dataset, process: Run) -> tuple[Tensor, Tensor]:
+    """Tokens of the training and of the held-out images, as :func:`tokenize` gives them; ``args`` are for errors."""
+    if tokenizer.config.size != data.size:
+        raise SystemExit(f"{args.tokenizer}: made for {tokenizer.config.size} pixels; the data has {data.size}")
+    if process.chief:
+        print(f"finding the tokens of {len(data.train.images) + len(data.heldout.images)} images", file=sys.stderr, flush=True)
+    return tokenize(tokenizer, data.train.images, process), tokenize(tokenizer, data.heldout.images, process)
+
+
 def run(args: argparse.Namespace) -> int:
     """Finds the tokens and writes the file."""
-    from .train_mvtm import read_data, tokens_of
-
     process = Run(args.device)
     if Path(args.data).is_file():
         raise SystemExit(f"--data {args.data}: give a folder of pictures")
     data = read_data(args)
-    train, heldout, grid, codes = tokens_of(args, data, process)
+    tokenizer = load_tokenizer(args.tokenizer)
+    train, heldout = find(tokenizer, args, data, process)
     if process.chief:
         args.output.parent.mkdir(parents=True, exist_ok=True)
-        partial = args.output.with_name(args.output.name + ".partial")
-        with open(partial, "wb") as file:
+        with whole(args.output) as partial, open(partial, "wb") as file:
             np.savez_compressed(
                 file, train=train.numpy().astype(np.uint16), train_labels=data.train.labels, heldout=heldout.numpy().astype(np.uint16), heldout_labels=data.heldout.labels,
-                classes=np.array(data.classes), grid=grid, codes=codes, encoder=fingerprint(load_tokenizer(args.tokenizer)))
-        partial.replace(args.output)
+                classes=np.array(data.classes), grid=tokenizer.config.grid, codes=tokenizer.config.codes, encoder=fingerprint(tokenizer))
         print(f"wrote {args.output}: {args.output.stat().st_size / 1e6:.1f} MB, the tokens of {len(train)} training and {len(heldout)} held-out images", file=sys.stderr)
     process.close()
     return 0

@@ -31,7 +31,7 @@ from torch import Tensor, nn
 
 from . import dataset, token_file
 from .muon import Muon
-from .mvtm import MaskedTransformer, MvtmConfig, grown, load_mvtm, save_mvtm
+from .mvtm import MaskedTransformer, MvtmConfig, draw, grown, load_mvtm, save_mvtm
 from .tokenizer import Tokenizer, load_tokenizer
 from .training import Progress, Run, decay_groups, in_group, learning_rate, read_checkpoint, set_learning_rate, to_tensor, write_checkpoint
 
@@ -85,9 +85,7 @@ class Drafts:
     @torch.no_grad()
     def of(cls, pick: Tensor, tokens: Tensor, masked: Tensor, logits: Tensor) -> Drafts:
         """Draws the masked tokens from their logits, ``[masked tokens, codes]``."""
-        drawn = tokens.clone()
-        drawn[masked] = torch.distributions.Categorical(logits=logits.float()).sample()
-        return cls(pick, drawn)
+        return cls(pick, draw(tokens, masked, logits))
 
     def replace(self, inputs: Tensor, masked: Tensor, part: float) -> Tensor:
         """``inputs``, of which the first are these images, with up to ``part`` of the visible tokens of each as they were drawn."""
@@ -125,41 +123,6 @@ class ClassLosses:
         return torch.multinomial((mean / mean.max()).pow(self.power)[labels], images, replacement=True)
 
 
-@torch.no_grad()
-def tokenize(tokenizer: Tokenizer, images, process: Run, batch: int = 200) -> Tensor:
-    """Tokens of all images, as int16 ``[N, tokens]`` on the CPU; every process finds its part of them, and gets all.
-
-    Where the device computes bfloat16, a few in a hundred are another than ``encode`` gives, about as near as that: the tokens that the decoder was trained on.
-    """
-    tokenizer.to(process.device, memory_format=torch.channels_last)
-    tokens, said = torch.zeros(len(images), tokenizer.config.grid**2, dtype=torch.int32), time.monotonic()
-    mine = range(len(images) * process.rank // process.world, len(images) * (process.rank + 1) // process.world)
-    for first in range(mine.start, mine.stop, batch):
-        if process.chief and time.monotonic() - said > 20:
-            said = time.monotonic()
-            print(f"tokens of {first * process.world}/{len(images)} images", file=sys.stderr, flush=True)
-        last = min(first + batch, mine.stop)
-        with process.autocast():
-            vectors = tokenizer.encoder(to_tensor(images[first:last], process.device))
-        tokens[first:last] = tokenizer.quantizer.tokens(vectors.float()).cpu()
-    if process.world > 1:
-        # NCCL sums on the GPU only.
-        shared = tokens.to(process.device)
-        torch.distributed.all_reduce(shared)
-        tokens = shared.cpu()
-    return tokens.to(torch.int16)
-
-
-def read_data(args: argparse.Namespace) -> dataset.Dataset:
-    """The pictures of ``--data``, of each class the first ``--per-class``; or the tokens in their place, where it is a file of them."""
-    if args.per_class is not None and args.per_class < 1:
-        raise SystemExit(f"--per-class {args.per_class}: give at least 1")
-    data = token_file.read(args.data) if Path(args.data).is_file() else dataset.load(args.data)
-    if args.per_class is not None:
-        data.train = dataset.first(data.train, args.per_class)
-    return data
-
-
 def tokens_of(args: argparse.Namespace, data: dataset.Dataset, process: Run) -> tuple[Tensor, Tensor, int, int]:
     """Tokens of the training and the held-out images, int16, tokens on a side, and codes."""
     if isinstance(data, token_file.Tokens):
@@ -167,13 +130,7 @@ def tokens_of(args: argparse.Namespace, data: dataset.Dataset, process: Run) -> 
     if args.tokenizer is None:
         raise SystemExit(f"--data {args.data}: pictures need --tokenizer FILE, to find their tokens")
     tokenizer = load_tokenizer(args.tokenizer)
-    if tokenizer.config.size != data.size:
-        raise SystemExit(f"{args.tokenizer}: made for {tokenizer.config.size} pixels; the data has {data.size}")
-    if process.chief:
-        print(f"finding the tokens of {len(data.train.images) + len(data.heldout.images)} images", file=sys.stderr, flush=True)
-    train = tokenize(tokenizer, data.train.images, process)
-    heldout = tokenize(tokenizer, data.heldout.images, process)
-    return train, heldout, tokenizer.config.grid, tokenizer.config.codes
+    return *token_file.find(tokenizer, args, data, process), tokenizer.config.grid, tokenizer.config.codes
 
 
 def run(args: argparse.Namespace) -> int:
@@ -188,7 +145,7 @@ def run(args: argparse.Namespace) -> int:
         raise SystemExit(f"--by-loss {args.by_loss}: give a power of at least 0")
     if args.threads:
         torch.set_num_threads(args.threads)
-    data = read_data(args)
+    data = token_file.read_data(args)
     checkpoint_path = args.output.with_name(args.output.name + ".checkpoint")
     shape = {name: getattr(args, name) for name in ("width", "dim", "depth", "heads", "blocks")}
     state = read_checkpoint(checkpoint_path, shape=shape, labels=data.classes, per_class=args.per_class)
@@ -314,8 +271,7 @@ START_IMAGES = 1500
 @torch.no_grad()
 def together(new: Tokenizer, old: Tokenizer, images: np.ndarray, batch: int = 100) -> Tensor:
     """How often each code of ``new`` stands where each of ``old`` does, in pictures shrunk for the latter: float ``[new codes, old codes]``."""
-    encoders = [[*one.encoder.state_dict().values(), one.quantizer.codebook] for one in (new, old)]
-    if new.config == old.config and all(torch.equal(a, b) for a, b in zip(*encoders)):
+    if new.config == old.config and token_file.fingerprint(new) == token_file.fingerprint(old):
         return torch.eye(new.config.codes)
     count = torch.zeros(new.config.codes * old.config.codes)
     for first in range(0, len(images), batch):

@@ -19,7 +19,6 @@ import time
 from dataclasses import asdict, replace
 from pathlib import Path
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -27,7 +26,7 @@ from torch import Tensor, nn
 from . import dataset
 from .classifier import StyleClassifier, load_classifier
 from .muon import Muon
-from .mvtm import MaskedTransformer, load_mvtm
+from .mvtm import MaskedTransformer, draw, load_mvtm
 from .tokenizer import Tokenizer, TokenizerConfig, grown, load_tokenizer, save_tokenizer
 from .training import Progress, Run, learning_rate, read_checkpoint, set_learning_rate, to_tensor, write_checkpoint
 
@@ -137,10 +136,7 @@ DRAFTED = 0.5
 def drafted(network: MaskedTransformer, tokens: Tensor, labels: Tensor) -> Tensor:
     """``tokens``, ``[B, N]``, of which up to ``DRAFTED`` of each row are drawn again, all at once, by ``network``."""
     masked = torch.rand(tokens.shape, device=tokens.device) < DRAFTED * torch.rand(len(tokens), 1, device=tokens.device)
-    logits = network(tokens.masked_fill(masked, network.config.mask_id), labels, masked)
-    drawn = tokens.clone()
-    drawn[masked] = torch.distributions.Categorical(logits=logits.float()).sample()
-    return drawn
+    return draw(tokens, masked, network(tokens.masked_fill(masked, network.config.mask_id), labels, masked))
 
 
 def run(args: argparse.Namespace) -> int:
@@ -220,8 +216,9 @@ def run(args: argparse.Namespace) -> int:
             reconstruction = reconstruction + args.perceptual_weight * distance
             logs["perceptual"] = distance.detach()
         loss = reconstruction + 0.1 * commitment.float()
-        judged = drawn
-        if drafter and fraction >= args.adversarial_from - 0.05:
+        # The critic joins a little before its verdict counts, so that the first verdicts mean something.
+        joined, judged = fraction >= args.adversarial_from - 0.05, drawn
+        if drafter and joined:
             # Every second one: neighbours are of one class.
             label = torch.from_numpy(data.train.labels[pick[::2]]).to(process.device)
             with process.autocast():
@@ -239,8 +236,7 @@ def run(args: argparse.Namespace) -> int:
         nn.utils.clip_grad_norm_(tokenizer.parameters(), 1.0)
         for one in (muon, optimizer):
             one.step()
-        # The critic joins a little before its verdict counts, so that the first verdicts mean something.
-        if fraction >= args.adversarial_from - 0.05:
+        if joined:
             critic_loss = F.relu(1 - critic(image)).mean() + F.relu(1 + critic(judged.detach())).mean()
             critic_optimizer.zero_grad(set_to_none=True)
             critic_loss.backward()

@@ -11,6 +11,7 @@ import os
 import sys
 import time
 from pathlib import Path
+from typing import Iterator
 
 import numpy as np
 import torch
@@ -125,21 +126,26 @@ def to_tensor(images: np.ndarray | Tensor, device: torch.device | str = "cpu") -
     return images.to(device).permute(0, 3, 1, 2).float() / 255
 
 
+@contextlib.contextmanager
+def whole(path: str | Path) -> Iterator[Path]:
+    """A path to write to, whose file takes the place of ``path`` once it is written: there it is whole or not at all."""
+    path = Path(path)
+    partial = path.with_name(path.name + ".partial")
+    yield partial
+    partial.replace(path)
+
+
 def write_checkpoint(path: str | Path, state: dict) -> None:
     """Writes weights and what belongs to them, whole or not at all."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    torch.save(state, partial)
-    partial.replace(path)
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    with whole(path) as partial:
+        torch.save(state, partial)
 
 
 def write_text(path: str | Path, text: str) -> None:
     """Writes a text file, whole or not at all."""
-    path = Path(path)
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)
+    with whole(path) as partial:
+        partial.write_text(text, encoding="utf-8")
 
 
 def read_checkpoint(path: str | Path, **expected) -> dict | None:

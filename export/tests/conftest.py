@@ -1,7 +1,9 @@
 """What several tests share: one thread, and tiny models exported once."""
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from maskgit_export.adapter import Avatars, Sampling
 from maskgit_export.export import write_bundle
@@ -45,3 +47,15 @@ def avatars(tmp_path_factory):
     model, folder = tiny_avatars(), tmp_path_factory.mktemp("bundle")
     write_bundle(model, folder)
     return model, folder
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    """Two classes of flat colours with noise, as folders of PNG files of several sizes."""
+    choice = np.random.default_rng(0)
+    for name, colour in (("blue", (20, 40, 220)), ("red", (220, 40, 20))):
+        (tmp_path / "pictures" / name).mkdir(parents=True)
+        for index in range(20):
+            pixels = np.clip(np.array(colour) + choice.integers(-15, 16, (24, 20 + index, 3)), 0, 255).astype(np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "pictures" / name / f"{index:02}.png")
+    return tmp_path / "pictures"
