@@ -408,15 +408,18 @@ static void test_log(void) {
     maskgit_generator_free(generator);
 }
 
-/* Bytes in use on the heap; 0 under a tool that has its own heap. */
+/* Bytes in use on the heap; 0 under a tool that has its own heap. tests/c/run switches the lists of freed pieces off that the
+   allocator keeps for each thread: what lies there counts as in use, and it changes by kilobytes from run to run. */
 static size_t in_use(void) {
     struct mallinfo2 info = mallinfo2();
     return info.uordblks + info.hblkhd;
 }
 
 static void test_growth(maskgit_generator *tiny, int generations) {
-    /* The allocator's own lists fill up first. */
-    for (uint64_t i = 0; i < 5 * (uint64_t)generations; i++) draw(tiny, i);
+    const char *tunables = getenv("GLIBC_TUNABLES");
+    CHECK(tunables && strstr(tunables, "glibc.malloc.tcache_count=0"), "run this with GLIBC_TUNABLES=glibc.malloc.tcache_count=0");
+    /* What is made once is made now. */
+    for (uint64_t i = 0; i < (uint64_t)generations; i++) draw(tiny, i);
     size_t before = in_use();
     for (int i = 0; i < generations; i++) {
         draw(tiny, (uint64_t)i);
@@ -427,7 +430,8 @@ static void test_growth(maskgit_generator *tiny, int generations) {
         CHECK_CODE(MASKGIT_ERROR_REQUEST, maskgit_generate(tiny, &options, &images, &error));
     }
     size_t after = in_use();
-    CHECK(after <= before + 8192, "%zu bytes in use before %d generations, %zu after", before, generations, after);
+    /* The smallest piece of memory takes 32 bytes. */
+    CHECK(after < before + 32 * (size_t)generations, "%zu bytes in use before %d generations, %zu after", before, generations, after);
     printf("growth: %zu bytes in use, %zu after %d generations\n", before, after, generations);
 }
 
