@@ -9,7 +9,7 @@ when they were masked: mistakes of the kind that it makes when it draws many tok
 images, so it learns to tell which visible tokens are wrong, as a token critic does (Lezama et al. 2022). The sampler ``confidence-remask`` asks for that.
 
 With ``--by-loss POWER``, images are drawn in proportion to that power of their class's running loss, so that the classes where most is left to learn are
-seen most.
+seen most. ``--without CLASS...`` leaves the others all of the time.
 
 Interrupt it at any time: the same command goes on from the last checkpoint.
 """
@@ -58,6 +58,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--label-drop", type=float, default=0.1, help="part of the images that train the null label")
     parser.add_argument("--drafts", type=float, default=0.0, metavar="PART", help="replace up to this part of the visible tokens of every second image by the network's own draws, so that it learns to correct itself (0: none)")
     parser.add_argument("--by-loss", type=float, default=0.0, metavar="POWER", help="draw images in proportion to this power of the running loss of their class (0: all alike)")
+    parser.add_argument("--without", nargs="*", default=[], metavar="CLASS", help="classes to learn nothing of, which the model then does not have")
     parser.add_argument("--ema", type=float, default=0.999, help="decay of the averaged weights")
     parser.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda"])
     parser.add_argument("--threads", type=int, default=0, help="CPU threads (0: PyTorch's choice)")
@@ -133,6 +134,20 @@ def tokens_of(args: argparse.Namespace, data: dataset.Dataset, process: Run) -> 
     return *token_file.find(tokenizer, args, data, process), tokenizer.config.grid, tokenizer.config.codes
 
 
+def keep(data: dataset.Dataset, without: list[str]) -> tuple[list[str], list[Tensor], list[Tensor]]:
+    """The classes that are not left out; the places of their images in the training and the held-out split, and the labels of these."""
+    unknown = [name for name in without if name not in data.classes]
+    if unknown:
+        raise SystemExit(f"--without {' '.join(unknown)}: no such class; the data has {', '.join(data.classes)}")
+    classes = [name for name in data.classes if name not in without]
+    if not classes:
+        raise SystemExit("--without: leave at least one class")
+    label = torch.tensor([classes.index(name) if name in classes else -1 for name in data.classes])
+    labels = [label[torch.from_numpy(split.labels)] for split in (data.train, data.heldout)]
+    places = [(of >= 0).nonzero().flatten() for of in labels]
+    return classes, places, [of[kept] for of, kept in zip(labels, places)]
+
+
 def run(args: argparse.Namespace) -> int:
     """Trains, writes the averaged weights, prints the report as JSON."""
     process = Run(args.device)
@@ -148,9 +163,13 @@ def run(args: argparse.Namespace) -> int:
     data = token_file.read_data(args)
     checkpoint_path = args.output.with_name(args.output.name + ".checkpoint")
     shape = {name: getattr(args, name) for name in ("width", "dim", "depth", "heads", "blocks")}
-    state = read_checkpoint(checkpoint_path, shape=shape, labels=data.classes, per_class=args.per_class)
-    train, heldout, grid, codes = (state["train"], state["heldout"], state["grid"], state["codes"]) if state else tokens_of(args, data, process)
-    classes, (labels, heldout_labels) = data.classes, (torch.from_numpy(split.labels.copy()) for split in (data.train, data.heldout))
+    classes, places, (labels, heldout_labels) = keep(data, args.without)
+    state = read_checkpoint(checkpoint_path, shape=shape, labels=classes, per_class=args.per_class)
+    if state:
+        train, heldout, grid, codes = (state[name] for name in ("train", "heldout", "grid", "codes"))
+    else:
+        *tokens, grid, codes = tokens_of(args, data, process)
+        train, heldout = (of[kept] for of, kept in zip(tokens, places))
 
     config = MvtmConfig(grid=grid, codes=codes, labels=classes, **shape)
     # Reading a tokenizer draws numbers too.

@@ -134,6 +134,29 @@ def test_training_by_loss_turns_to_the_class_that_is_hard(pictures, tmp_path, mo
             main(["train-mvtm", *common, "--by-loss", power, "-o", str(tmp_path / "m.pt")])
 
 
+def test_training_without_a_class_is_training_on_the_others(tmp_path, steps):
+    generator, labels = np.random.default_rng(0), np.arange(30) % 3
+    made = {f"{split}{end}": value for split in ("train", "heldout")
+            for end, value in (("", generator.integers(0, 16, (30, 16)).astype(np.uint16)), ("_labels", labels))} | {"grid": 4, "codes": 16, "encoder": "0"}
+    np.savez_compressed(tmp_path / "three.npz", classes=["a", "b", "c"], **made)
+    made |= {name: value[labels != 1] for name, value in made.items() if name.startswith(("train", "heldout"))}
+    made |= {name: made[name] // 2 for name in ("train_labels", "heldout_labels")}
+    np.savez_compressed(tmp_path / "two.npz", classes=["a", "c"], **made)
+    common = ["train-mvtm", *SMALL[2:], "--batch", "8", "--drafts", "0.5", "--by-loss", "2"]
+    for images in ("80", "160"):
+        assert main([*common, "--images", images, "--data", str(tmp_path / "three.npz"), "--without", "b", "-o", str(tmp_path / "ours.pt")]) == 0
+        assert main([*common, "--images", images, "--data", str(tmp_path / "two.npz"), "-o", str(tmp_path / "theirs.pt")]) == 0
+        half = len(steps) // 2
+        assert half and all(torch.equal(*pair) for ours, theirs in zip(steps[:half], steps[half:], strict=True) for pair in zip(ours, theirs))
+        steps.clear()
+    ours, theirs = (load_mvtm(tmp_path / f"{name}.pt") for name in ("ours", "theirs"))
+    assert ours.config == theirs.config and ours.config.labels == ["a", "c"]
+    assert all(torch.equal(*pair) for pair in zip(ours.state_dict().values(), theirs.state_dict().values(), strict=True))
+    for names, message in ((["b", "d"], "--without d: no such class; the data has a, b, c"), (["a", "b", "c"], "leave at least one"), ([], "labels")):
+        with pytest.raises(SystemExit, match=message):
+            main([*common, "--data", str(tmp_path / "three.npz"), "--without", *names, "-o", str(tmp_path / "ours.pt")])
+
+
 def test_tokens_in_a_file_train_the_same_as_the_pictures(pictures, tmp_path, capsys):
     prepared, t1, other, file = tmp_path / "data", str(tmp_path / "t1.pt"), str(tmp_path / "t2.pt"), str(tmp_path / "some" / "tokens.npz")
     dataset.save(dataset.load(pictures, 16), prepared)
