@@ -66,6 +66,11 @@ def subset(split: Split, chosen: np.ndarray) -> Split:
     return split if len(chosen) == len(split.labels) else Split(split.images[chosen], split.labels[chosen])
 
 
+def labels_among(classes: list[str], wanted: list[str]) -> np.ndarray:
+    """The label that each of ``classes`` has among the ``wanted`` ones, int64; -1 where it is none of them."""
+    return np.array([wanted.index(name) if name in wanted else -1 for name in classes], np.int64)
+
+
 def save(dataset: Dataset, folder: str | Path) -> None:
     """Writes a prepared data set."""
     for name in ("train", "heldout"):

@@ -303,7 +303,7 @@ def in_bundle(folder: str | Path, data: dataset.Dataset, metadata: Metadata) -> 
     missing = [name for name in metadata.labels if name not in data.classes]
     if missing or data.size != metadata.image_height:
         raise ValueError(f"{folder}: {data.size} pixels and classes {', '.join(data.classes)}; the bundle has {metadata.image_height} pixels and {', '.join(missing) or 'the same classes'}")
-    return np.array([metadata.labels.index(name) if name in metadata.labels else -1 for name in data.classes])
+    return dataset.labels_among(data.classes, metadata.labels)
 
 
 def choose(split: dataset.Split, to_bundle: np.ndarray, per_class: int) -> tuple[np.ndarray, np.ndarray]:

@@ -142,8 +142,8 @@ def keep(data: dataset.Dataset, without: list[str]) -> tuple[list[str], list[Ten
     classes = [name for name in data.classes if name not in without]
     if not classes:
         raise SystemExit("--without: leave at least one class")
-    label = torch.tensor([classes.index(name) if name in classes else -1 for name in data.classes])
-    labels = [label[torch.from_numpy(split.labels)] for split in (data.train, data.heldout)]
+    label = dataset.labels_among(data.classes, classes)
+    labels = [torch.from_numpy(label[split.labels]) for split in (data.train, data.heldout)]
     places = [(of >= 0).nonzero().flatten() for of in labels]
     return classes, places, [of[kept] for of, kept in zip(labels, places)]
 
