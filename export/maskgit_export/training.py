@@ -36,7 +36,7 @@ class Run:
             torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
         self.device = torch.device(device)
         if self.world > 1:
-            torch.distributed.init_process_group("nccl" if self.device.type == "cuda" else "gloo")
+            join_group("nccl" if self.device.type == "cuda" else "gloo")
 
     def check_budget(self, minutes: float | None) -> None:
         """Refuses a budget of time for several processes: they would not stop at the same step, and wait for each other for ever."""
@@ -64,6 +64,15 @@ class Run:
         """Leaves the process group."""
         if self.world > 1:
             torch.distributed.destroy_process_group()
+
+
+def join_group(backend: str, **options) -> None:
+    """Joins the processes that train together; ``options`` as those of ``torch.distributed.init_process_group``."""
+    # The functions of this module have the group of the time of its import as a default. Optimisers import it at their first step: from then on the group, and its
+    # threads, would outlive destroy_process_group, and a thread that still holds a tensor when the interpreter ends aborts the process.
+    import torch.distributed.nn
+
+    torch.distributed.init_process_group(backend, **options)
 
 
 def in_group() -> bool:

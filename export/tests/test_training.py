@@ -1,6 +1,7 @@
 """The trainers, on data small enough for a test: what they promise, not how good the result is."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from maskgit_export.muon import Muon, orthogonalize
 from maskgit_export.mvtm import MaskedTransformer, MvtmConfig, load_mvtm
 from maskgit_export.tokenizer import Quantizer, Tokenizer, TokenizerConfig, load_tokenizer
 from maskgit_export.tokenizer import grown as grown_tokenizer
-from maskgit_export.training import Run, learning_rate
+from maskgit_export.training import Run, join_group, learning_rate
 
 
 @pytest.mark.parametrize("shape", [(12, 40), (40, 12), (16, 16)])
@@ -286,9 +287,12 @@ def test_a_grown_tokenizer_gives_the_same_tokens_and_pictures_at_twice_the_size(
 
 
 def _muon_of_one_process(rank: int, world: int, rendezvous: str, folder: str) -> None:
-    torch.distributed.init_process_group("gloo", init_method=f"file://{rendezvous}", rank=rank, world_size=world)
+    join_group("gloo", init_method=f"file://{rendezvous}", rank=rank, world_size=world)
     torch.save(_after_two_steps(), f"{folder}/{rank}.pt")
     torch.distributed.destroy_process_group()
+    # A thread of the group that is left may abort the process when it ends.
+    names = [path.read_text().strip() for path in Path("/proc/self/task").glob("*/comm")]
+    assert not [name for name in names if "gloo" in name], names
 
 
 def _after_two_steps() -> list[torch.Tensor]:
