@@ -209,7 +209,8 @@ typedef struct maskgit_options {
     const char *sampler;
     // The Gumbel noise on the confidence; below 0, the initial value: as the model recommends.
     float choice_temperature;
-    // Divides the logits before a token is drawn; below 0, the initial value: as the model recommends.
+    // Divides the logits before a token is drawn; below 0, the initial value: as the model recommends. It is that of all steps,
+    // unless there is a `final_temperature`.
     float temperature;
     // The scale of classifier-free guidance, 0 for none; below 0, the initial value: as the model recommends.
     float guidance;
@@ -229,6 +230,9 @@ typedef struct maskgit_options {
     void *user_data;
     // Stops the call from another thread; may be NULL.
     const struct maskgit_cancel *cancel;
+    // The temperature of the last step, to which it changes linearly over the steps. Below 0, the initial value: as the model
+    // recommends, or, where `temperature` is given, that one.
+    float final_temperature;
 } maskgit_options;
 
 // How far to extend a picture. Set it with maskgit_outpaint_options_init(), then set at least one side.

@@ -358,6 +358,7 @@ pub fn recommended(manifest: &Manifest) -> Result<Options> {
         sampler: settings.sampler.parse().map_err(fault)?,
         choice_temperature: settings.choice_temperature,
         temperature: settings.temperature,
+        final_temperature: settings.final_temperature,
         top_k: settings.top_k,
         guidance: Guidance { scale: settings.guidance, ramp: settings.guidance_ramp },
         start_iter: 0,

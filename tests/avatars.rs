@@ -129,6 +129,7 @@ fn golden_tokens() {
             sampler,
             choice_temperature: 4.5,
             temperature: 1.0,
+            final_temperature: None,
             top_k: None,
             guidance,
             start_iter: 0,

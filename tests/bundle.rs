@@ -199,6 +199,8 @@ fn manifest_cases() -> Vec<(&'static str, Value, &'static str)> {
         ("/sampling/schedule", json!(""), "sampling.schedule has 0 bytes"),
         ("/sampling/sampler", json!("s".repeat(33)), "sampling.sampler has 33 bytes"),
         ("/sampling/temperature", json!(-0.5), "sampling.temperature is -0.5"),
+        ("/sampling/final_temperature", json!(-1), "sampling.final_temperature is -1"),
+        ("/sampling/final_temperature", json!("low"), "invalid type"),
         ("/sampling/choice_temperature", json!(1e300), "sampling.choice_temperature is inf"),
         ("/sampling/guidance", json!(-1), "sampling.guidance is -1"),
         ("/sampling/top_k", json!(0), "sampling.top_k is 0"),

@@ -236,6 +236,7 @@ fn wrong_usage_is_2_and_failure_is_1() {
         (2, "generate --class warm -o a.png --schedule power:nan", "power"),
         (2, "generate --class warm -o a.png --sampler dice", "dice"),
         (2, "generate --class warm -o a.png --temperature -1", "temperature"),
+        (2, "generate --class warm -o a.png --final-temperature -1", "final_temperature"),
         (2, "generate --class warm -o a.png --choice-temperature nan", "temperature"),
         (2, "generate --class warm -o a.png --top-k 0", "top"),
         (2, "generate --class warm -o a.png --guidance inf", "guidance"),
@@ -315,6 +316,7 @@ fn reproduce_draws_the_same_tokens() {
         ("b.png", "--class cool --count 5 --grid --scale 2 --seed 18446744073709551614 --steps 7 -o b.png"),
         ("c-002.png", "--class grey --count 3 --sampler halton --schedule arccos --steps 6 -o c.png"),
         ("d.png", "--class 0 --guidance 1.7 --guidance-ramp --temperature 0.9 --top-k 3 --schedule power:3.5 -o d.png"),
+        ("e.png", "--class cool --temperature 1.5 --final-temperature 0 --steps 5 -o e.png"),
     ] {
         let mut args = vec!["generate"];
         args.extend(line.split_whitespace());

@@ -28,6 +28,7 @@ fn request(generator: &Generator, variant: usize) -> Request {
             request.options.guidance.scale = 2.0;
             request.options.guidance.ramp = true;
             request.options.temperature = 0.7;
+            request.options.final_temperature = Some(1.1);
         }
         3 => request.options.top_k = Some(2),
         4 => {
@@ -262,7 +263,7 @@ fn impossible_requests_are_errors() {
     let mut generator = generator(1);
     let good = request(&generator, 0);
     type Change = fn(&mut Request);
-    let cases: [(&str, Change); 9] = [
+    let cases: [(&str, Change); 10] = [
         ("label", |r| r.label = 3),
         ("label", |r| r.label = usize::MAX),
         ("no count", |r| r.count = 0),
@@ -270,6 +271,7 @@ fn impossible_requests_are_errors() {
         ("no steps", |r| r.options.steps = 0),
         ("start", |r| r.options.start_iter = r.options.steps),
         ("temperature", |r| r.options.temperature = f32::NAN),
+        ("final temperature", |r| r.options.final_temperature = Some(-1.0)),
         ("guidance", |r| r.options.guidance.scale = f32::INFINITY),
         ("top-k", |r| r.options.top_k = Some(0)),
     ];

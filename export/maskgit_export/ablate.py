@@ -6,6 +6,7 @@ tables but the one of steps):
 - schedule: the mask schedules linear, square, cubic, sqrt, cosine, exp and log;
 - steps: 1 to 32 iterations;
 - choice-temperature: the temperature of the noise on the confidence, with the recommended number of steps too;
+- temperature: that of the draw of tokens, constant and changing over the steps, with the recommended number of steps;
 - guidance: the scale of classifier-free guidance, constant and growing over the steps;
 - sampler: confidence, with remasking and without, against the Halton order, with as many steps;
 - precision: the bundle beside the ones of ``--also``.
@@ -41,11 +42,13 @@ from .training import write_text
 SCHEDULES = ("linear", "square", "cubic", "sqrt", "cosine", "exp", "log")
 STEPS = (1, 2, 4, 6, 8, 12, 16, 24, 32)
 CHOICE_TEMPERATURES = (0.0, 1.0, 2.0, 4.5, 9.0, 18.0)
+#: Of the first step and, where it changes, of the last.
+TEMPERATURES, FINAL_TEMPERATURES = (0.8, 1.0, 1.2, 1.4), (0.2, 0.4, 0.6)
 GUIDANCE = (0.5, 1.0, 2.0, 4.0)
 #: Sampler and the schedule it comes with.
 SAMPLERS = {"confidence": "cosine", "confidence-remask": "cosine", "halton": "arccos", "halton-redraw": "arccos"}
 SAMPLER_STEPS = (4, 8, 16)
-TABLES = ("schedule", "steps", "choice-temperature", "guidance", "sampler", "precision")
+TABLES = ("schedule", "steps", "choice-temperature", "temperature", "guidance", "sampler", "precision")
 
 
 @dataclass(frozen=True)
@@ -178,6 +181,11 @@ def plan(models: list[Model], tables: list[str], steps: int | None = None) -> li
                 series = f"{count} steps" if len(counts) > 1 else ""
                 for value in sorted({*CHOICE_TEMPERATURES, base.choice_temperature}):
                     add(table, ", ".join(filter(None, (f"{value:g}", series))), value, series, choice_temperature=value, steps=count)
+        elif table == "temperature":
+            for last in (None, *sorted({*FINAL_TEMPERATURES, base.final_temperature} - {None})):
+                series = "constant" if last is None else f"to {last:g}"
+                for value in sorted({*TEMPERATURES, base.temperature}):
+                    add(table, f"{value:g}, constant" if last is None else f"{value:g} {series}", value, series, temperature=value, final_temperature=last, steps=model.metadata.sampling.steps)
         elif table == "guidance":
             add(table, "0", 0.0, guidance=0.0, guidance_ramp=False)
             for ramp in (False, True):

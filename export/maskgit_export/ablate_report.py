@@ -11,12 +11,13 @@ TITLES = {
     "schedule": "Mask schedule",
     "steps": "Number of steps",
     "choice-temperature": "Choice temperature",
+    "temperature": "Temperature",
     "guidance": "Guidance",
     "sampler": "Sampler",
     "precision": "Precision",
 }
 #: Tables whose rows lie on an axis; the others are plotted as bars.
-AXES = {"steps": "steps", "choice-temperature": "choice temperature", "guidance": "guidance scale", "sampler": "steps"}
+AXES = {"steps": "steps", "choice-temperature": "choice temperature", "temperature": "temperature of the first step", "guidance": "guidance scale", "sampler": "steps"}
 
 
 def tables(report: dict) -> str:

@@ -39,8 +39,9 @@ class BundleError(Exception):
 class Sampling:
     """The settings a model's author recommends.
 
-    ``choice_temperature`` scales the Gumbel noise of the confidence, ``temperature`` divides the logits, ``guidance`` w stands for
-    logits = cond + w (cond - uncond), which ``guidance_ramp`` raises from 0 to w over the steps.
+    ``choice_temperature`` scales the Gumbel noise of the confidence, ``temperature`` divides the logits; where there is a ``final_temperature``,
+    it changes linearly to that over the steps. ``guidance`` w stands for logits = cond + w (cond - uncond), which ``guidance_ramp`` raises
+    from 0 to w over the steps.
     """
 
     steps: int = 12
@@ -48,9 +49,21 @@ class Sampling:
     sampler: str = "confidence"
     choice_temperature: float = 4.5
     temperature: float = 1.0
+    final_temperature: float | None = None
     top_k: int | None = None
     guidance: float = 0.0
     guidance_ramp: bool = False
+
+    def temperature_at(self, step: int, steps: int) -> float:
+        """The temperature of the ``step``-th of ``steps`` steps, from 0."""
+        if self.final_temperature is None or steps == 1:
+            return self.temperature
+        part = step / (steps - 1)
+        return (1 - part) * self.temperature + part * self.final_temperature
+
+    def to_json(self) -> dict:
+        """As the manifest has it; without a final temperature, as a runtime that knows none reads it."""
+        return {name: value for name, value in dataclasses.asdict(self).items() if name != "final_temperature" or value is not None}
 
 
 @dataclass
@@ -111,8 +124,10 @@ class Metadata:
         _require(_whole(s.steps) and 1 <= s.steps <= LIMITS["steps"], f"sampling.steps is {s.steps!r}; it must be from 1 to {LIMITS['steps']}")
         _require(_is_schedule(s.schedule), f"sampling.schedule is {s.schedule!r}; known: {', '.join(SCHEDULES)}, power:X")
         _require(s.sampler in SAMPLERS, f"sampling.sampler is {s.sampler!r}; known: {', '.join(SAMPLERS)}")
-        for name in ("choice_temperature", "temperature", "guidance"):
+        for name in ("choice_temperature", "temperature", "final_temperature", "guidance"):
             value = getattr(s, name)
+            if name == "final_temperature" and value is None:
+                continue
             _require(_number(value) and value >= 0, f"sampling.{name} is {value!r}; it must be a number of 0 or more")
         _require(s.top_k is None or _whole(s.top_k) and 1 <= s.top_k <= self.codes, f"sampling.top_k is {s.top_k!r}; it must be null, or from 1 to {self.codes}")
         _require(isinstance(s.guidance_ramp, bool), "sampling.guidance_ramp must be true or false")
@@ -154,7 +169,7 @@ def manifest_of(metadata: Metadata, folder: Path, precision: str = "fp32") -> di
         **({} if metadata.label_ids is None else {"label_ids": metadata.label_ids}),
         "null_label": metadata.null_label,
         "precision": precision,
-        "sampling": dataclasses.asdict(metadata.sampling),
+        "sampling": metadata.sampling.to_json(),
         "graphs": graphs,
     }
 
@@ -214,7 +229,7 @@ def _parse(raw: object) -> tuple[Metadata, dict]:
     _require(top["precision"] in PRECISIONS, f"precision is {top['precision']!r}; known: {', '.join(PRECISIONS)}")
     image = _fields(top["image"], "image", {"height", "width"})
     grid = _fields(top["grid"], "grid", {"rows", "cols"})
-    sampling = _fields(top["sampling"], "sampling", {f.name for f in dataclasses.fields(Sampling)}, optional={"top_k"})
+    sampling = _fields(top["sampling"], "sampling", {f.name for f in dataclasses.fields(Sampling)}, optional={"top_k", "final_temperature"})
     metadata = Metadata(
         name=top["name"], licence=top["licence"], source=top["source"], image_height=image["height"], image_width=image["width"], grid_rows=grid["rows"], grid_cols=grid["cols"],
         codes=top["codes"], mask_id=top["mask_id"], labels=top["labels"], null_label=top.get("null_label"), label_ids=top.get("label_ids"), sampling=Sampling(**sampling))

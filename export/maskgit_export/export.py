@@ -30,7 +30,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     sampling.add_argument("--schedule")
     sampling.add_argument("--sampler", choices=SAMPLERS)
     sampling.add_argument("--choice-temperature", type=float)
-    sampling.add_argument("--temperature", type=float)
+    sampling.add_argument("--temperature", type=float, help="without --final-temperature, that of all steps")
+    sampling.add_argument("--final-temperature", type=float, help="temperature of the last step")
     sampling.add_argument("--top-k", type=int, help="0: all codes")
     sampling.add_argument("--guidance", type=float)
     sampling.add_argument("--guidance-ramp", action=argparse.BooleanOptionalAction)
@@ -48,6 +49,8 @@ def run(args: argparse.Namespace) -> int:
         settings = {field.name: value for field in fields(Sampling) if (value := getattr(args, field.name)) is not None}
         if settings.get("top_k") == 0:
             settings["top_k"] = None
+        if "temperature" in settings:
+            settings.setdefault("final_temperature", None)
         sampling = replace(known.sampling if known else Sampling(), **settings)
         write_bundle(Avatars.load(args.tokenizer, args.mvtm, about["name"], about["licence"], about["source"] or "trained with maskgit-export", sampling, args.without), args.output)
     except (BundleError, OSError, ValueError) as error:

@@ -47,7 +47,7 @@ def sample(logits: Callable[[np.ndarray, np.ndarray], np.ndarray], metadata: Met
             scores = conditional + np.float32(guidance) * (conditional - unconditional)
         else:
             scores = logits(tokens, labels)
-        scores = scores / np.float32(max(s.temperature, 1e-6))
+        scores = scores / np.float32(max(s.temperature_at(step, steps), 1e-6))
         scores = scores - scores.max(-1, keepdims=True)
         # Gumbel's trick draws from the softmax.
         uniform = choice.random(scores.shape, np.float32)

@@ -117,7 +117,7 @@ def test_cancelling_keeps_what_is_measured(bench, monkeypatch, capsys):
 def test_rows_change_one_setting_and_ask_for_all(avatars):
     model = ablate.open_model(avatars[1])
     base = asdict(model.metadata.sampling)
-    changed = {"schedule": {"schedule"}, "steps": {"steps"}, "choice-temperature": {"choice_temperature"}, "guidance": {"guidance", "guidance_ramp"}, "sampler": {"sampler", "schedule", "steps"}, "precision": set()}
+    changed = {"schedule": {"schedule"}, "steps": {"steps"}, "choice-temperature": {"choice_temperature"}, "temperature": {"temperature", "final_temperature"}, "guidance": {"guidance", "guidance_ramp"}, "sampler": {"sampler", "schedule", "steps"}, "precision": set()}
     for row in ablate.plan([model], list(ablate.TABLES)):
         sampling = dict(row.sampling)
         assert {name for name in base if sampling[name] != base[name]} <= changed[row.table], row
@@ -127,6 +127,11 @@ def test_rows_change_one_setting_and_ask_for_all(avatars):
     both = [(row.name, row.series, dict(row.sampling)["steps"]) for row in ablate.plan([model], ["choice-temperature"], steps=7)]
     assert both[1] == (f"1, {base['steps']} steps", f"{base['steps']} steps", base["steps"]) and both[-1] == ("18, 7 steps", "7 steps", 7) and len(both) == 12
     assert [row.name for row in ablate.plan([model], ["choice-temperature"])] == ["0", "1", "2", "4.5", "9", "18"]
+    temperatures = [(row.name, row.x, row.series) for row in ablate.plan([model], ["temperature"], steps=7)]
+    assert temperatures[0] == ("0.8, constant", 0.8, "constant") and temperatures[-1] == ("1.4 to 0.6", 1.4, "to 0.6") and len(temperatures) == 16
+    words = [ablate.options(dict(row.sampling)) for row in ablate.plan([model], ["temperature"], steps=7)]
+    assert "--final-temperature" not in words[0] and words[-1][words[-1].index("--final-temperature") + 1] == "0.6"
+    assert {one[one.index("--steps") + 1] for one in words} == {str(base["steps"])}, "with the recommended number of steps"
     words = ablate.options(dict(ablate.plan([model], ["guidance"])[0].sampling))
     assert words[words.index("--guidance") + 1] == "0" and "--no-guidance-ramp" in words and "--top-k" not in words
     assert words[words.index("--choice-temperature") + 1] == "4.5"

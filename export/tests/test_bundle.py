@@ -72,6 +72,7 @@ WRONG = {
     "schedule": (lambda m: m["sampling"].update(schedule="power:-1"), "sampling.schedule is 'power:-1'"),
     "sampler": (lambda m: m["sampling"].update(sampler="greedy"), "sampling.sampler"),
     "temperature": (lambda m: m["sampling"].update(temperature=float("nan")), "sampling.temperature"),
+    "final temperature": (lambda m: m["sampling"].update(final_temperature=-1.0), "sampling.final_temperature is -1.0"),
     "top k": (lambda m: m["sampling"].update(top_k=33), "sampling.top_k is 33"),
     "sampling field": (lambda m: m["sampling"].update(speed=1), "does not know: speed"),
     "path": (lambda m: m["graphs"]["decoder"].update(file="../decoder.onnx"), "plain file name"),

@@ -92,6 +92,11 @@ def test_a_bundle_is_exported_again_with_other_settings(avatars, tmp_path, capsy
     assert after == before | {"name": "again", "sampling": before["sampling"] | {"steps": 9, "top_k": 7, "guidance_ramp": True}}, "the same weights give the same graphs"
     assert main([*export[:4], str(tmp_path / "again"), *export[5:], "--top-k", "0"]) == 0
     assert read_manifest(tmp_path / "again")[0].sampling.top_k is None and read_manifest(tmp_path / "again")[0].sampling.steps == 9
+    again = [*export[:4], str(tmp_path / "again"), *export[5:]]
+    for options, expected in ((["--final-temperature", "0.25"], (1.0, 0.25)), (["--temperature", "0.5"], (0.5, None)), (["--temperature", "2", "--final-temperature", "0"], (2.0, 0.0))):
+        assert main([*again, *options]) == 0
+        sampling = read_manifest(tmp_path / "again")[0].sampling
+        assert (sampling.temperature, sampling.final_temperature) == expected
     (tmp_path / "mvtm.pt").touch()
     assert main([*export[:4], str(tmp_path / "mvtm.pt"), *export[5:]]) == 2
     assert "give --name and --licence" in capsys.readouterr().err

@@ -3,6 +3,7 @@
 import json
 import os
 import subprocess
+from dataclasses import replace
 
 import numpy as np
 import onnx
@@ -201,6 +202,19 @@ def test_the_loop_masks_what_the_paper_masks():
     codes, history = sample(logits, metadata, np.array([0, 1]), steps=4)
     assert codes.shape == (2, metadata.tokens) and (codes < metadata.codes).all()
     assert [(h[0] == metadata.mask_id).sum() for h in history] == [metadata.tokens, *masked_counts(metadata.tokens, 4)[:-1]]
+
+
+def test_the_temperature_of_the_loop_falls_to_its_last_value():
+    metadata = tiny_avatars().metadata
+    metadata = replace(metadata, sampling=replace(metadata.sampling, temperature=1e4, final_temperature=0.0))
+
+    def logits(tokens, labels):
+        return np.broadcast_to(np.arange(metadata.codes, dtype=np.float32), (len(tokens), metadata.tokens, metadata.codes))
+
+    codes, history = sample(logits, metadata, np.zeros(4, np.int64), steps=3)
+    late = history[-1] == metadata.mask_id
+    assert (codes[late] == metadata.codes - 1).all() and (codes[~late] < metadata.codes - 1).any()
+    assert [metadata.sampling.temperature_at(step, 3) for step in range(3)] == [1e4, 5e3, 0.0]
 
 
 def test_a_class_can_be_left_out():

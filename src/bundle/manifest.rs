@@ -109,6 +109,9 @@ pub struct Sampling {
     pub choice_temperature: f32,
     /// The temperature of the categorical draw, at least 0.
     pub temperature: f32,
+    /// The temperature of the draw in the last step, at least 0; between, it changes linearly. `None`: it stays `temperature`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub final_temperature: Option<f32>,
     /// Draw from the `top_k` most likely codes only, 1 to `codes`. `None`: from all.
     #[serde(default)]
     pub top_k: Option<usize>,

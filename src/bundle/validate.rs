@@ -128,14 +128,26 @@ fn names(field: &str, names: &[String], max: usize) -> Result<()> {
 
 fn sampling(m: &Manifest) -> Result<()> {
     // By field, so that a new one is not forgotten here.
-    let Sampling { steps, schedule, sampler, choice_temperature, temperature, top_k, guidance, guidance_ramp: _ } =
-        &m.sampling;
+    let Sampling {
+        steps,
+        schedule,
+        sampler,
+        choice_temperature,
+        temperature,
+        final_temperature,
+        top_k,
+        guidance,
+        guidance_ramp: _,
+    } = &m.sampling;
     range("sampling.steps", *steps, 1, MAX_STEPS)?;
     text("sampling.schedule", schedule, 1, 32)?;
     text("sampling.sampler", sampler, 1, 32)?;
-    for (field, value) in
-        [("choice_temperature", choice_temperature), ("temperature", temperature), ("guidance", guidance)]
-    {
+    for (field, value) in [
+        ("choice_temperature", choice_temperature),
+        ("temperature", temperature),
+        ("final_temperature", final_temperature.as_ref().unwrap_or(temperature)),
+        ("guidance", guidance),
+    ] {
         // `contains` is false for NaN and for what overflowed to infinity.
         if !(0.0..=MAX_TEMPERATURE).contains(value) {
             return fail(format!("sampling.{field} is {value}; it must be 0 to {MAX_TEMPERATURE}"));

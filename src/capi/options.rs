@@ -193,7 +193,8 @@ pub struct maskgit_options {
     pub sampler: *const c_char,
     /// The Gumbel noise on the confidence; below 0, the initial value: as the model recommends.
     pub choice_temperature: f32,
-    /// Divides the logits before a token is drawn; below 0, the initial value: as the model recommends.
+    /// Divides the logits before a token is drawn; below 0, the initial value: as the model recommends. It is that of all steps,
+    /// unless there is a `final_temperature`.
     pub temperature: f32,
     /// The scale of classifier-free guidance, 0 for none; below 0, the initial value: as the model recommends.
     pub guidance: f32,
@@ -213,6 +214,9 @@ pub struct maskgit_options {
     pub user_data: *mut c_void,
     /// Stops the call from another thread; may be NULL.
     pub cancel: *const maskgit_cancel,
+    /// The temperature of the last step, to which it changes linearly over the steps. Below 0, the initial value: as the model
+    /// recommends, or, where `temperature` is given, that one.
+    pub final_temperature: f32,
 }
 
 // SAFETY: `repr(C)`, the size first; numbers, pointers and functions that may be NULL.
@@ -243,6 +247,7 @@ unsafe impl Versioned for maskgit_options {
             preview: None,
             user_data: ptr::null_mut(),
             cancel: ptr::null(),
+            final_temperature: -1.0,
         }
     }
 }
@@ -288,15 +293,15 @@ impl maskgit_options {
         if let Some(text) = &texts.sampler {
             options.sampler = text.parse().map_err(|e: Error| e.context("sampler"))?;
         }
-        let set = |value: f32, place: &mut f32| {
-            // Not a number is passed on, to be refused by name.
-            if value >= 0.0 || value.is_nan() {
-                *place = value;
-            }
-        };
-        set(self.choice_temperature, &mut options.choice_temperature);
-        set(self.temperature, &mut options.temperature);
-        set(self.guidance, &mut options.guidance.scale);
+        // Not a number is passed on, to be refused by name.
+        let given = |value: f32| (value >= 0.0 || value.is_nan()).then_some(value);
+        options.choice_temperature = given(self.choice_temperature).unwrap_or(options.choice_temperature);
+        let (first, last) = (given(self.temperature), given(self.final_temperature));
+        if first.is_some() || last.is_some() {
+            options.final_temperature = last;
+        }
+        options.temperature = first.unwrap_or(options.temperature);
+        options.guidance.scale = given(self.guidance).unwrap_or(options.guidance.scale);
         if self.guidance_ramp >= 0 {
             options.guidance.ramp = self.guidance_ramp != 0;
         }

@@ -199,7 +199,7 @@ impl Step<'_> {
                 logits = &self.guided;
             }
             let draws = Draws::new(seed, step, position);
-            let (temperature, top_k) = (self.options.temperature, self.options.top_k);
+            let (temperature, top_k) = (self.options.temperature_at(step), self.options.top_k);
             // The seed and not the index of the canvas: a caller may hand over its pictures in parts.
             let found = if judged.is_some_and(|judged| judged[position]) {
                 self.categorical.log_probability(logits, guess[position] as usize)

@@ -134,6 +134,9 @@ pub struct Options {
     pub choice_temperature: f32,
     /// Divides the logits before a token is drawn; 1 is the model's own distribution, 0 takes the likeliest token.
     pub temperature: f32,
+    /// The temperature of the last step; from `temperature` in the first, it changes linearly ([`temperature_at`](Self::temperature_at)).
+    /// One that falls draws what a picture is to be from more possibilities, and its details from fewer. `None`: it stays `temperature`.
+    pub final_temperature: Option<f32>,
     /// Draws from this many of the likeliest tokens only.
     pub top_k: Option<usize>,
     /// Classifier-free guidance.
@@ -175,7 +178,16 @@ impl Options {
         }
         finite("choice_temperature", self.choice_temperature)?;
         finite("temperature", self.temperature)?;
+        finite("final_temperature", self.final_temperature.unwrap_or(self.temperature))?;
         finite("guidance", self.guidance.scale)
+    }
+
+    /// The temperature of step `step` (0-based) of the schedule: (1 - f) `temperature` + f `final_temperature`, f = step / (`steps` - 1). A
+    /// schedule of one step has `temperature`.
+    pub fn temperature_at(&self, step: usize) -> f32 {
+        let Some(last) = self.final_temperature.filter(|_| self.steps > 1) else { return self.temperature };
+        let f = step as f32 / (self.steps - 1) as f32;
+        (1.0 - f) * self.temperature + f * last
     }
 }
 

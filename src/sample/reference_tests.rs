@@ -94,6 +94,9 @@ fn reference(model: &Random, problem: &Problem, canvas: &Canvas, options: &Optio
     for step in options.start_iter..options.steps {
         let r = (step + 1) as f64 / options.steps as f64;
         let ramp = if options.guidance.ramp { r } else { 1.0 };
+        let first = f64::from(options.temperature);
+        let last = options.final_temperature.map_or(first, f64::from);
+        let temperature = first + (last - first) * step as f64 / (options.steps - 1) as f64;
         let w = f64::from(options.guidance.scale) * ramp;
         let (with, without) = (model.row(&tokens, false, n * k), model.row(&tokens, true, n * k));
         let mut confidence = vec![f64::INFINITY; n];
@@ -107,7 +110,7 @@ fn reference(model: &Random, problem: &Problem, canvas: &Canvas, options: &Optio
             let logits: Vec<f64> = (0..k).map(logit).collect();
             let draws = Draws::new(canvas.seed, step, position);
             let mut cumulative = 0.0;
-            let chances = proposal(&logits, f64::from(options.temperature), options.top_k);
+            let chances = proposal(&logits, temperature, options.top_k);
             let token = chances.iter().position(|p| {
                 cumulative += p;
                 cumulative > draws.token
@@ -159,7 +162,15 @@ fn equals_a_loop_written_from_the_papers() {
     ];
     for (number, schedule) in schedules.into_iter().enumerate() {
         for (rows, cols, codes, steps, start_iter) in [(8, 8, 16, 7, 0), (5, 7, 33, 11, 2), (9, 18, 5, 5, 0)] {
-            for (temperature, top_k) in [(1.0, None), (0.6, None), (1.5, Some(4)), (1.0, Some(3)), (0.0, None)] {
+            for (temperature, final_temperature, top_k) in [
+                (1.0, None, None),
+                (0.6, None, None),
+                (1.5, Some(0.3), Some(4)),
+                (1.0, None, Some(3)),
+                (0.0, None, None),
+                (1.2, Some(0.0), None),
+                (0.5, Some(1.1), None),
+            ] {
                 for (sampler, choice_temperature, scale, ramp) in [
                     (Sampler::Confidence, 4.5, 0.0, false),
                     (Sampler::Confidence, 0.0, 1.5, true),
@@ -174,6 +185,7 @@ fn equals_a_loop_written_from_the_papers() {
                         sampler,
                         choice_temperature,
                         temperature,
+                        final_temperature,
                         top_k,
                         guidance,
                         start_iter,
@@ -195,7 +207,7 @@ fn equals_a_loop_written_from_the_papers() {
             }
         }
     }
-    assert_eq!(cases, 600);
+    assert_eq!(cases, 840);
     assert!(failures.is_empty(), "{} of {cases}: {failures:#?}", failures.len());
 }
 
@@ -214,6 +226,7 @@ fn decoded_tokens_follow_the_guided_softmax() {
         sampler: Sampler::Confidence,
         choice_temperature: 4.5,
         temperature: 1.0,
+        final_temperature: None,
         top_k: None,
         guidance: Guidance { scale: w, ramp: false },
         start_iter: 0,

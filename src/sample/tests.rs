@@ -47,6 +47,7 @@ fn options(steps: usize) -> Options {
         sampler: Sampler::Confidence,
         choice_temperature: 4.5,
         temperature: 1.0,
+        final_temperature: None,
         top_k: None,
         guidance: Guidance::NONE,
         start_iter: 0,
@@ -351,6 +352,23 @@ fn guidance_runs_the_model_twice_and_only_when_asked() {
 }
 
 #[test]
+fn the_temperature_goes_from_the_first_to_the_last_step() {
+    let over = |steps, temperature, final_temperature| {
+        let options = Options { temperature, final_temperature, ..options(steps) };
+        (0..steps).map(|step| options.temperature_at(step)).collect::<Vec<_>>()
+    };
+    assert_eq!(over(3, 1.5, None), [1.5; 3]);
+    assert_eq!(over(5, 1.0, Some(0.0)), [1.0, 0.75, 0.5, 0.25, 0.0]);
+    assert_eq!(over(1, 2.0, Some(0.5)), [2.0]);
+    // Both ends exactly, whatever rounding does between.
+    let falling = over(24, 1.2, Some(0.4));
+    assert_eq!((falling[0], falling[23]), (1.2, 0.4));
+    assert!(falling.windows(2).all(|pair| pair[1] < pair[0]));
+    // The step counts in the whole schedule, also when the first ones are left out.
+    assert_eq!(Options { final_temperature: Some(0.0), start_iter: 2, ..options(5) }.temperature_at(2), 0.5);
+}
+
+#[test]
 fn bad_options_and_tokens_are_refused() {
     let good = options(8);
     let bad = [
@@ -360,6 +378,8 @@ fn bad_options_and_tokens_are_refused() {
         Options { choice_temperature: -1.0, ..good },
         Options { choice_temperature: f32::NAN, ..good },
         Options { temperature: f32::INFINITY, ..good },
+        Options { final_temperature: Some(f32::NAN), ..good },
+        Options { final_temperature: Some(-0.5), ..good },
         Options { top_k: Some(0), ..good },
         Options { guidance: Guidance { scale: -0.5, ramp: false }, ..good },
         Options { schedule: Schedule::Power(0.0), ..good },

@@ -1,7 +1,9 @@
 /* Drawing, editing, encoding and decoding through the installed header. Arguments: the repository, a packed bundle, a folder to write to. */
 #include "check.h"
 
+#include <math.h>
 #include <stdbool.h>
+#include <stddef.h>
 
 static const char *repository, *packed, *scratch;
 
@@ -83,6 +85,12 @@ static void test_generate(maskgit_generator *tiny) {
     options.guidance = 1;
     options.guidance_ramp = 1;
     options.top_k = 3;
+    OK(maskgit_generate(tiny, &options, &other, &error));
+    maskgit_images_free(other);
+    options.final_temperature = NAN;
+    CHECK_CODE(MASKGIT_ERROR_REQUEST, maskgit_generate(tiny, &options, &other, &error));
+    /* A program that was compiled before there was a final temperature says so by the size. */
+    options.size = offsetof(maskgit_options, final_temperature);
     OK(maskgit_generate(tiny, &options, &other, &error));
     maskgit_images_free(other);
 

@@ -95,9 +95,12 @@ pub struct Sampling {
     /// Temperature of the noise on the confidence; 0 keeps the most confident tokens
     #[arg(long, value_name = "X", allow_negative_numbers = true)]
     pub choice_temperature: Option<f32>,
-    /// Temperature of the draw of tokens; 0 draws the most likely
+    /// Temperature of the draw of tokens; 0 draws the most likely. Without --final-temperature, that of all steps
     #[arg(long, value_name = "X", allow_negative_numbers = true)]
     pub temperature: Option<f32>,
+    /// Temperature of the draw in the last step, to which it changes linearly over the steps
+    #[arg(long, value_name = "X", allow_negative_numbers = true)]
+    pub final_temperature: Option<f32>,
     /// Draw from the N most likely tokens only
     #[arg(long, value_name = "N", allow_negative_numbers = true)]
     pub top_k: Option<usize>,
@@ -128,6 +131,9 @@ impl Sampling {
         set(&mut options.schedule, &self.schedule);
         set(&mut options.choice_temperature, &self.choice_temperature);
         set(&mut options.temperature, &self.temperature);
+        if self.temperature.is_some() || self.final_temperature.is_some() {
+            options.final_temperature = self.final_temperature;
+        }
         if self.top_k.is_some() {
             options.top_k = self.top_k;
         }
@@ -156,6 +162,7 @@ mod tests {
             sampler: Sampler::Confidence,
             choice_temperature: 4.5,
             temperature: 1.0,
+            final_temperature: Some(0.5),
             top_k: None,
             guidance: Guidance::NONE,
             start_iter: 0,
@@ -171,5 +178,17 @@ mod tests {
         assert_eq!(schedule(&["--sampler", "confidence"]), Schedule::Linear);
         assert_eq!(schedule(&["--sampler", "halton"]), Schedule::Arccos);
         assert_eq!(schedule(&["--sampler", "halton", "--schedule", "square"]), Schedule::Square);
+    }
+
+    #[test]
+    fn a_temperature_alone_is_that_of_all_steps() {
+        let temperatures = |flags: &[&str]| {
+            let options = applied(flags);
+            (options.temperature, options.final_temperature)
+        };
+        assert_eq!(temperatures(&[]), (1.0, Some(0.5)));
+        assert_eq!(temperatures(&["--temperature", "0"]), (0.0, None));
+        assert_eq!(temperatures(&["--final-temperature", "0.2"]), (1.0, Some(0.2)));
+        assert_eq!(temperatures(&["--temperature", "2", "--final-temperature", "0"]), (2.0, Some(0.0)));
     }
 }

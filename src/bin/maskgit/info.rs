@@ -124,12 +124,13 @@ fn describe(path: &Path, manifest: &Manifest) -> Result<String> {
     line(
         "recommended",
         format!(
-            "{} steps, {} schedule, {} sampler, choice temperature {}, temperature {}, top-k {}, guidance {}{}",
+            "{} steps, {} schedule, {} sampler, choice temperature {}, temperature {}{}, top-k {}, guidance {}{}",
             settings.steps,
             settings.schedule,
             settings.sampler,
             settings.choice_temperature,
             settings.temperature,
+            settings.final_temperature.map_or(String::new(), |last| format!(" to {last}")),
             settings.top_k.map_or("off".to_string(), |k| k.to_string()),
             settings.guidance,
             if settings.guidance_ramp { " (ramped)" } else { "" }
