@@ -43,7 +43,7 @@ SCHEDULES = ("linear", "square", "cubic", "sqrt", "cosine", "exp", "log")
 STEPS = (1, 2, 4, 6, 8, 12, 16, 24, 32)
 CHOICE_TEMPERATURES = (0.0, 1.0, 2.0, 4.5, 9.0, 18.0)
 #: Of the first step and, where it changes, of the last.
-TEMPERATURES, FINAL_TEMPERATURES = (0.8, 1.0, 1.2, 1.4), (0.2, 0.4, 0.6)
+TEMPERATURES, FINAL_TEMPERATURES = (0.8, 1.0, 1.2, 1.4), (0.3, 0.6)
 GUIDANCE = (0.5, 1.0, 2.0, 4.0)
 #: Sampler and the schedule it comes with.
 SAMPLERS = {"confidence": "cosine", "confidence-remask": "cosine", "halton": "arccos", "halton-redraw": "arccos"}
