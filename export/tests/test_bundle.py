@@ -26,8 +26,8 @@ def test_the_manifest_has_exactly_the_documented_fields(avatars):
     raw = json.loads((avatars[1] / "bundle.json").read_text())
     documented = set(re.findall(r"^\| `(\w+)` \|", DOCUMENT.read_text(), re.M))
     fields = {*raw, *raw["sampling"], *raw["graphs"]["decoder"]}
-    # This bundle has no second names.
-    assert fields and fields | {"label_ids"} == documented
+    # This bundle has no second names, and one temperature for all steps.
+    assert fields and fields | {"label_ids", "final_temperature"} == documented
 
 
 def test_label_ids_are_read_back(avatars, tmp_path):
