@@ -196,9 +196,10 @@ ablate: own $(VENV_STAMP)
 	test -d "$(MEASURED)/ablate/fp32" || { $(EXPORT) export --tokenizer ../models/$(MODEL) --mvtm ../models/$(MODEL) -o "$(MEASURED)/ablate/fp32"; }
 	test -d "$(MEASURED)/ablate/fp16" || { $(EXPORT) half "$(MEASURED)/ablate/fp32" -o "$(MEASURED)/ablate/fp16"; }
 	$(EXPORT) ablate ../models/$(MODEL)-int8 --data "$(MEASURED)/data" --command "$(MASKGIT)" --classifier "$(MEASURED)/classifier.pt" \
-		--also "$(MEASURED)/ablate/fp32" "$(MEASURED)/ablate/fp16" --steps 8 --per-class $(ABLATE_IMAGES) --seeds 3 --threads 1 --work "$(MEASURED)/ablate/work" \
+		--also "$(MEASURED)/ablate/fp32" "$(MEASURED)/ablate/fp16" --steps 8 --per-class $(ABLATE_IMAGES) --seeds $(ABLATE_SEEDS) --threads 1 --work "$(MEASURED)/ablate/work" \
 		--page ../models/$(MODEL)/ABLATIONS.md -o ../models/$(MODEL)/evaluation
 ABLATE_IMAGES ?= 8
+ABLATE_SEEDS ?= 3
 
 # The bundles are made outside the clone; copy them over models/avatars-64 and models/avatars-64-int8 when they are as good.
 WORK = $(MASKGIT_CACHE)/avatars-64
@@ -258,7 +259,7 @@ avatars-128: own avatars-128-train
 	$(EXPORT) $(TOKENIZER_128) --perceptual-weight 0.1 --contrast-weight 0.2 --start "$(WORK_128)/tokenizer.pt" --decoder-only \
 		--images 20000 --muon-lr 0.004 --adversarial-from 0.1 --adversarial-weight 0.2 --drafts "$(WORK_128)/mvtm.pt" -o "$(WORK_128)/tokenizer-final.pt"
 	$(EXPORT) export --tokenizer "$(WORK_128)/tokenizer-final.pt" --mvtm "$(WORK_128)/mvtm.pt" --name avatars-128 --licence "CC BY 4.0; see README.md" \
-		--source "trained with maskgit-export" --steps 24 --sampler confidence-remask --choice-temperature 4.5 --temperature 1.2 --final-temperature 0.3 -o "$(WORK_128)/bundle"
+		--source "trained with maskgit-export" --steps 16 --sampler confidence-remask --choice-temperature 4.5 --temperature 1 --final-temperature 0.3 -o "$(WORK_128)/bundle"
 	$(EXPORT) verify "$(WORK_128)/bundle" --checkpoint "$(WORK_128)/tokenizer-final.pt" "$(WORK_128)/mvtm.pt" --command "$(MASKGIT)"
 	test -f "$(WORK_128)/classifier.pt" || { $(EXPORT) train-classifier --data "$(WORK_128)/data" --images 60000 -o "$(WORK_128)/classifier.pt"; }
 	rm -rf "$(WORK_128)/bundle-int8" "$(WORK_128)/bundle-fp16"
