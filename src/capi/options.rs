@@ -296,11 +296,7 @@ impl maskgit_options {
         // Not a number is passed on, to be refused by name.
         let given = |value: f32| (value >= 0.0 || value.is_nan()).then_some(value);
         options.choice_temperature = given(self.choice_temperature).unwrap_or(options.choice_temperature);
-        let (first, last) = (given(self.temperature), given(self.final_temperature));
-        if first.is_some() || last.is_some() {
-            options.final_temperature = last;
-        }
-        options.temperature = first.unwrap_or(options.temperature);
+        options.set_temperatures(given(self.temperature), given(self.final_temperature));
         options.guidance.scale = given(self.guidance).unwrap_or(options.guidance.scale);
         if self.guidance_ramp >= 0 {
             options.guidance.ramp = self.guidance_ramp != 0;

@@ -189,6 +189,7 @@ impl Step<'_> {
     ) -> Result<()> {
         let r = (step + 1) as f32 / self.options.steps as f32;
         let tau = self.options.choice_temperature * (1.0 - r);
+        let (temperature, top_k) = (self.options.temperature_at(step), self.options.top_k);
         self.drawn.clear();
         for position in (0..self.n).filter(|&position| !settled[position]) {
             let place = position * self.k..(position + 1) * self.k;
@@ -199,7 +200,6 @@ impl Step<'_> {
                 logits = &self.guided;
             }
             let draws = Draws::new(seed, step, position);
-            let (temperature, top_k) = (self.options.temperature_at(step), self.options.top_k);
             // The seed and not the index of the canvas: a caller may hand over its pictures in parts.
             let found = if judged.is_some_and(|judged| judged[position]) {
                 self.categorical.log_probability(logits, guess[position] as usize)

@@ -182,6 +182,14 @@ impl Options {
         finite("guidance", self.guidance.scale)
     }
 
+    /// Sets what was given of `temperature` and `final_temperature`: the first alone is that of all steps.
+    pub fn set_temperatures(&mut self, first: Option<f32>, last: Option<f32>) {
+        if first.is_some() || last.is_some() {
+            self.temperature = first.unwrap_or(self.temperature);
+            self.final_temperature = last;
+        }
+    }
+
     /// The temperature of step `step` (0-based) of the schedule: (1 - f) `temperature` + f `final_temperature`, f = step / (`steps` - 1). A
     /// schedule of one step has `temperature`.
     pub fn temperature_at(&self, step: usize) -> f32 {

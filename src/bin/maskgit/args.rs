@@ -130,10 +130,7 @@ impl Sampling {
         }
         set(&mut options.schedule, &self.schedule);
         set(&mut options.choice_temperature, &self.choice_temperature);
-        set(&mut options.temperature, &self.temperature);
-        if self.temperature.is_some() || self.final_temperature.is_some() {
-            options.final_temperature = self.final_temperature;
-        }
+        options.set_temperatures(self.temperature, self.final_temperature);
         if self.top_k.is_some() {
             options.top_k = self.top_k;
         }
