@@ -224,15 +224,18 @@ avatars-64: own avatars-64-train
 		--per-class 160 --heldout 60 -o "$(WORK)/evaluation-int8"
 
 # Nothing here is redone that is there already, and what was interrupted goes on: a file of a later network says that those before are finished.
-# The transformer grows: avatars-64's, then two layers more, then twice as wide; then it learns to correct its own draws, most of all in the classes that are hard, at last only in those that it is to have. A GPU takes one from nothing: see export/README.md.
+# The transformer grows: avatars-64's, then two layers more, then twice as wide; then it learns to correct its own draws, most of all in the classes that are hard, then only in those that it is to have, at last most of all in those
+# whose eyes and mouths were still out of shape. A GPU takes one from nothing: see export/README.md.
 # Two processes of one thread are faster than one of two; a GPU wants one process, TRAIN_128="python -m maskgit_export" with the Python of VENV.
 WORK_128 = $(MASKGIT_CACHE)/avatars-128
 WIDE_128 ?= --dim 384 --heads 12 --depth 8 --batch 32
 START_128 ?= --start "$(WORK_128)/mvtm-2.pt" "$(WORK_128)/tokenizer.pt"
 IMAGES_128 ?= 416000
 WITHOUT_128 ?= croodles shapes
+WEIGHTS_128 ?= adventurer=4 big-ears=4 pixel-art=4 cats=3 open-peeps=3
 TRAIN_128 ?= env OMP_NUM_THREADS=1 "$(VENV)/bin/torchrun" --nproc_per_node=$(shell nproc) -m -- maskgit_export
 MVTM_128 = train-mvtm --data "$(WORK_128)/data" --tokenizer "$(WORK_128)/tokenizer.pt" $(WIDE_128) --label-smoothing 0
+AGAIN_128 = --without $(WITHOUT_128) --drafts 0.3 --lr 0.0008 --muon-lr 0.008
 TOKENIZER_128 = train-tokenizer --data "$(WORK_128)/data" --perceptual "$(WORK_128)/perceptual.pt"
 avatars-128-train: $(VENV_STAMP)
 	"$(VENV_PYTHON)" -m pip install --quiet --disable-pip-version-check -e './export[data,evaluate]'
@@ -250,8 +253,9 @@ avatars-128-train: $(VENV_STAMP)
 		--start ../models/avatars-64 --depth 8 --per-class 2000 --label-smoothing 0 --images 224000 -o "$(WORK_128)/mvtm-1.pt"; }
 	test -f "$(WORK_128)/mvtm-3.pt" -o -z "$(firstword $(START_128))" || { cd export && $(TRAIN_128) $(MVTM_128) \
 		--start "$(WORK_128)/mvtm-1.pt" "$(WORK_128)/tokenizer-2.pt" --per-class 2000 --images 64000 -o "$(WORK_128)/mvtm-2.pt"; }
-	test -f "$(WORK_128)/mvtm.pt" || { cd export && $(TRAIN_128) $(MVTM_128) $(START_128) --drafts 0.3 --by-loss 2 --images $(IMAGES_128) -o "$(WORK_128)/mvtm-3.pt"; }
-	cd export && $(TRAIN_128) $(MVTM_128) --start "$(WORK_128)/mvtm-3.pt" "$(WORK_128)/tokenizer.pt" --without $(WITHOUT_128) --drafts 0.3 --by-loss 3 --lr 0.0008 --muon-lr 0.008 --images 137000 -o "$(WORK_128)/mvtm.pt"
+	test -f "$(WORK_128)/mvtm-4.pt" || { cd export && $(TRAIN_128) $(MVTM_128) $(START_128) --drafts 0.3 --by-loss 2 --images $(IMAGES_128) -o "$(WORK_128)/mvtm-3.pt"; }
+	test -f "$(WORK_128)/mvtm.pt" || { cd export && $(TRAIN_128) $(MVTM_128) --start "$(WORK_128)/mvtm-3.pt" "$(WORK_128)/tokenizer.pt" $(AGAIN_128) --by-loss 3 --images 137000 -o "$(WORK_128)/mvtm-4.pt"; }
+	cd export && $(TRAIN_128) $(MVTM_128) --start "$(WORK_128)/mvtm-4.pt" "$(WORK_128)/tokenizer.pt" $(AGAIN_128) --by-loss 2 --class-weights $(WEIGHTS_128) --images 260000 -o "$(WORK_128)/mvtm.pt"
 
 # The bundles are made outside the clone; copy them over models/avatars-128 (bundle-fp16) and models/avatars-128-int8 when they are as good.
 avatars-128: own avatars-128-train

@@ -9,7 +9,7 @@ when they were masked: mistakes of the kind that it makes when it draws many tok
 images, so it learns to tell which visible tokens are wrong, as a token critic does (Lezama et al. 2022). The sampler ``confidence-remask`` asks for that.
 
 With ``--by-loss POWER``, images are drawn in proportion to that power of their class's running loss, so that the classes where most is left to learn are
-seen most. ``--without CLASS...`` leaves the others all of the time.
+seen most. ``--class-weights CLASS=WEIGHT...`` says how often those of a class are drawn; ``--without CLASS...`` leaves the others all of the time.
 
 Interrupt it at any time: the same command goes on from the last checkpoint.
 """
@@ -58,6 +58,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--label-drop", type=float, default=0.1, help="part of the images that train the null label")
     parser.add_argument("--drafts", type=float, default=0.0, metavar="PART", help="replace up to this part of the visible tokens of every second image by the network's own draws, so that it learns to correct itself (0: none)")
     parser.add_argument("--by-loss", type=float, default=0.0, metavar="POWER", help="draw images in proportion to this power of the running loss of their class (0: all alike)")
+    parser.add_argument("--class-weights", nargs="*", default=[], metavar="CLASS=WEIGHT", help="draw images of these classes so many times as often (1 is that of all others)")
     parser.add_argument("--without", nargs="*", default=[], metavar="CLASS", help="classes to learn nothing of, which the model then does not have")
     parser.add_argument("--ema", type=float, default=0.999, help="decay of the averaged weights")
     parser.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda"])
@@ -97,14 +98,17 @@ class Drafts:
 
 
 class ClassLosses:
-    """The mean loss of a masked token in each class, over the last fifty or so steps that had it; at first that of a guess among all codes."""
+    """The mean loss of a masked token in each class, over the last fifty or so steps that had it; at first that of a guess among all codes.
+
+    ``weights``, float ``[classes]``, multiply how often a class is drawn.
+    """
 
     KEPT = 0.98
 
-    def __init__(self, classes: int, grid: int, codes: int, power: float):
-        self.power = power
+    def __init__(self, weights: Tensor, grid: int, codes: int, power: float):
+        self.power, self.weights = power, weights
         # Each class begins as if one image had been seen, so that none is forgotten before it is drawn.
-        self.count = torch.full((classes,), float(grid * grid))
+        self.count = torch.full((len(weights),), float(grid * grid))
         self.total = self.count * math.log(codes)
 
     def add(self, labels: Tensor, losses: Tensor) -> None:
@@ -118,10 +122,27 @@ class ClassLosses:
         self.total, self.count = kept * self.total + total, kept * self.count + count
 
     def draw(self, labels: Tensor, images: int) -> Tensor:
-        """Places of ``images`` among ``labels``, each in proportion to the power of its class's loss."""
+        """Places of ``images`` among ``labels``, each in proportion to the weight of its class times the power of its loss."""
         mean = self.total / self.count
         # Of the greatest, or a large power would be more than a float holds.
-        return torch.multinomial((mean / mean.max()).pow(self.power)[labels], images, replacement=True)
+        return torch.multinomial(((mean / mean.max()).pow(self.power) * self.weights)[labels], images, replacement=True)
+
+
+def class_weights(given: list[str], classes: list[str]) -> Tensor:
+    """The weights of ``--class-weights``, float ``[classes]``: 1 where none is given."""
+    weights = torch.ones(len(classes))
+    for text in given:
+        name, equals, value = text.rpartition("=")
+        if not equals or name not in classes:
+            raise SystemExit(f"--class-weights {text}: give CLASS=WEIGHT, of the classes {', '.join(classes)}")
+        try:
+            weight = float(value)
+        except ValueError:
+            weight = math.nan
+        if not 0 < weight < math.inf:
+            raise SystemExit(f"--class-weights {text}: give a weight above 0; --without leaves a class out")
+        weights[classes.index(name)] = weight
+    return weights
 
 
 def tokens_of(args: argparse.Namespace, data: dataset.Dataset, process: Run) -> tuple[Tensor, Tensor, int, int]:
@@ -164,6 +185,7 @@ def run(args: argparse.Namespace) -> int:
     checkpoint_path = args.output.with_name(args.output.name + ".checkpoint")
     shape = {name: getattr(args, name) for name in ("width", "dim", "depth", "heads", "blocks")}
     classes, places, (labels, heldout_labels) = keep(data, args.without)
+    weights = class_weights(args.class_weights, classes)
     state = read_checkpoint(checkpoint_path, shape=shape, labels=classes, per_class=args.per_class)
     if state:
         train, heldout, grid, codes = (state[name] for name in ("train", "heldout", "grid", "codes"))
@@ -192,7 +214,7 @@ def run(args: argparse.Namespace) -> int:
             print(f"going on from step {step} of {checkpoint_path}", file=sys.stderr)
     module = process.parallel(network)
     drafts: Drafts | None = None
-    hard = ClassLosses(len(classes), grid, codes, args.by_loss) if args.by_loss else None
+    hard = ClassLosses(weights, grid, codes, args.by_loss) if args.by_loss or args.class_weights else None
 
     def checkpoint() -> None:
         if not process.chief:

@@ -75,13 +75,16 @@ def test_images_are_drawn_by_the_power_of_the_running_loss_of_their_class():
         return torch.bincount(labels[losses.draw(labels, 50_000)], minlength=3) / 50_000
 
     # At first all images are alike, also where classes have more of them than others.
-    losses = train_mvtm.ClassLosses(3, 4, 16, 2.0)
+    losses = train_mvtm.ClassLosses(torch.ones(3), 4, 16, 2.0)
     assert torch.allclose(drawn(losses), torch.tensor([0.2, 0.2, 0.6]), atol=0.01)
     # Means of 1 and 3 in the first two, while the third is never seen and stays at the loss of a guess, ln 16.
     shown, loss = torch.tensor([0, 0, 1, 1]).repeat(50), torch.tensor([0.5, 1.5, 2.0, 4.0]).repeat(50)
     for _ in range(300):
         losses.add(shown, loss)
     weights = torch.tensor([1.0, 9.0, 3 * np.log(16) ** 2])
+    assert torch.allclose(drawn(losses), (weights / weights.sum()).float(), atol=0.01)
+    losses.weights = torch.tensor([6.0, 1.0, 0.5])
+    weights *= losses.weights
     assert torch.allclose(drawn(losses), (weights / weights.sum()).float(), atol=0.01)
     # 3 to the 1000th is more than a float holds, and no error: by far the greatest.
     losses.power = 1000.0
@@ -132,6 +135,18 @@ def test_training_by_loss_turns_to_the_class_that_is_hard(pictures, tmp_path, mo
     for power in ("-1", "nan", "inf"):
         with pytest.raises(SystemExit, match="power of at least 0"):
             main(["train-mvtm", *common, "--by-loss", power, "-o", str(tmp_path / "m.pt")])
+
+
+def test_training_draws_a_class_as_often_as_its_weight_says(pictures, tmp_path, monkeypatch, steps):
+    monkeypatch.setattr(train_mvtm, "tokens_of", lambda args, data, process: (*(torch.zeros(len(split.labels), 16, dtype=torch.int16) for split in (data.train, data.heldout)), 4, 16))
+    common = ["train-mvtm", "--data", str(pictures), *SMALL, "--batch", "32", "--images", "640", "--label-drop", "0", "-o", str(tmp_path / "m.pt")]
+    first, last = dataset.load(pictures).classes
+    assert main([*common, "--class-weights", f"{last}=4"]) == 0
+    # 640 draws with 4 of 5: a standard deviation of 0.016.
+    assert 0.74 < torch.cat([label for _, label, _ in steps]).float().mean() < 0.86
+    for given, message in ((last, "give CLASS=WEIGHT"), ("none=2", f"of the classes {first}, {last}"), (f"{last}=0", "above 0"), (f"{last}=many", "above 0"), (f"{last}=inf", "above 0")):
+        with pytest.raises(SystemExit, match=message):
+            main([*common, "--class-weights", given])
 
 
 def test_training_without_a_class_is_training_on_the_others(tmp_path, steps):
