@@ -37,7 +37,7 @@ import numpy as np
 from . import ablate_report, dataset, metrics
 from .bundle import BundleError, Metadata, validate
 from .evaluate import choose, draw, in_bundle, recognised
-from .training import write_text
+from .files import whole, write_text
 
 SCHEDULES = ("linear", "square", "cubic", "sqrt", "cosine", "exp", "log")
 STEPS = (1, 2, 4, 6, 8, 12, 16, 24, 32)
@@ -233,9 +233,8 @@ class Bench:
         path = self.work / f"heldout-{hashlib.sha256(self.heldout.tobytes()).hexdigest()[:16]}.npy"
         if not path.exists():
             found = self.network(self.heldout, what="held-out images")
-            partial = path.with_suffix(".partial.npy")
-            np.save(partial, found)
-            partial.replace(path)
+            with whole(path) as partial:
+                np.save(partial, found)
         self.held = np.load(path)
 
     def key(self, row: Row, turn: int) -> str:

@@ -9,12 +9,13 @@ import dataclasses
 import hashlib
 import json
 import math
-import os
 import re
 import unicodedata
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
+
+from .files import write_text
 
 FORMAT_VERSION = 1
 MANIFEST = "bundle.json"
@@ -177,11 +178,10 @@ def manifest_of(metadata: Metadata, folder: Path, precision: str = "fp32") -> di
 def write_manifest(metadata: Metadata, folder: str | Path, precision: str = "fp32") -> Path:
     """Hashes the graphs in ``folder`` and writes ``bundle.json`` beside them, whole or not at all."""
     folder = Path(folder)
-    target, partial = folder / MANIFEST, folder / f"{MANIFEST}.partial"
+    target = folder / MANIFEST
     text = json.dumps(manifest_of(metadata, folder, precision), indent=2, ensure_ascii=False) + "\n"
     _require(len(text.encode()) <= LIMITS["manifest bytes"], f"{target}: {len(text.encode())} bytes; at most {LIMITS['manifest bytes']} are allowed, use shorter labels")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, target)
+    write_text(target, text)
     return target
 
 

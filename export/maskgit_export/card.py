@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from .training import write_text
+from .files import write_text
 
 
 def put_section(path: Path, name: str, text: str, *, new: str = "", before: str = "") -> None:

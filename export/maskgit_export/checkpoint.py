@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import io
-import os
 import pickle
 import zipfile
 from dataclasses import dataclass
@@ -22,6 +21,8 @@ import safetensors
 import safetensors.torch
 import torch
 from torch import Tensor
+
+from .files import write_bytes
 
 #: Keys under which training programs put the weights, beside their own state.
 CONTAINERS = ("state_dict", "model_state_dict", "model")
@@ -74,26 +75,19 @@ def write_flax(path: str | Path, tensors: dict[str, Tensor]) -> None:
             node = node.setdefault(folder, {})
         array = tensor.detach().contiguous().numpy()
         node[leaf] = msgpack.ExtType(FLAX_ARRAY, msgpack.packb((array.shape, array.dtype.name, array.tobytes())))
-    _replace(path, msgpack.packb({"params": params}))
+    write_bytes(path, msgpack.packb({"params": params}))
 
 
 def write_torch(path: str | Path, content: dict) -> None:
     """``torch.save``."""
     buffer = io.BytesIO()
     torch.save(content, buffer)
-    _replace(path, buffer.getbuffer())
+    write_bytes(path, buffer.getbuffer())
 
 
 def write_safetensors(path: str | Path, tensors: dict[str, Tensor]) -> None:
     """Safetensors; tensors that share memory are stored once each."""
-    _replace(path, safetensors.torch.save({name: tensor.detach().clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()}))
-
-
-def _replace(path: str | Path, data: bytes | memoryview) -> None:
-    path = Path(path)
-    partial = path.with_name(path.name + ".partial")
-    partial.write_bytes(data)
-    os.replace(partial, path)
+    write_bytes(path, safetensors.torch.save({name: tensor.detach().clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()}))
 
 
 def _flax(path: Path) -> dict[str, Tensor]:

@@ -19,6 +19,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from .files import write_text
+
 SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}
 HELD_OUT_EVERY = 16
 
@@ -99,7 +101,7 @@ class Writer:
 
 def save_classes(classes: list[str], folder: str | Path) -> None:
     """Writes the class names in label order, which makes a data set of the folder."""
-    (Path(folder) / "classes.json").write_text(json.dumps(list(classes), indent=1) + "\n")
+    write_text(Path(folder) / "classes.json", json.dumps(list(classes), indent=1) + "\n")
 
 
 def _load_prepared(folder: Path) -> Dataset:

@@ -30,6 +30,7 @@ from .bundle import BundleError, Metadata, validate
 from .card import put_section, seen_from
 from .classifier import load_classifier
 from .features import NAME, Features
+from .files import write_text
 from .verify import OnnxRuntime
 
 SHORTLIST = 64
@@ -84,7 +85,7 @@ def run(args: argparse.Namespace) -> int:
     report = measure(args, metadata, OnnxRuntime(args.bundle, graphs, args.threads or 1), data, to_bundle, heldout, labels, samples, sample_labels)
     report["command"] = {"options": args.generate, "sampling": reports[0].get("sampling"), "seed": args.seed, "per_class": args.per_class, "contact": min(args.contact, args.per_class)}
     text = json.dumps(report, indent=2) + "\n"
-    (args.output / "metrics.json").write_text(text)
+    write_text(args.output / "metrics.json", text)
     if args.card:
         write_card(args.card, report, args.output)
     print(text, end="")

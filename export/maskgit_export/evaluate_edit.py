@@ -30,6 +30,7 @@ from .card import put_section
 from .classifier import load_classifier
 from .evaluate import choose, in_bundle, save_sheet
 from .features import NAME, Features
+from .files import write_text
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -106,7 +107,7 @@ def run(args: argparse.Namespace) -> int:
     report["command"] = {"box": list(box), "seed": args.seed, "per_class": args.per_class}
     args.output.mkdir(parents=True, exist_ok=True)
     text = json.dumps(report, indent=2) + "\n"
-    (args.output / "edit.json").write_text(text)
+    write_text(args.output / "edit.json", text)
     sheet(args.output / "edit.png", images, labels, box, results)
     if args.card:
         write_card(args.card, report)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -22,6 +21,7 @@ from torch import Tensor, nn
 from . import onnx_file
 from .adapter import Model
 from .bundle import BundleError, graph_signature
+from .files import whole
 
 OPSET = 20
 #: Weights of more bytes go from PyTorch's tensor into the file, without a copy of all of them in between.
@@ -79,12 +79,11 @@ def export_graph(model: Model, graph: str, path: Path) -> Path:
         tensor.ClearField("data_location")
     _clean(proto, outputs)
     _check(proto, weights)
-    partial = path.with_suffix(".partial")
     try:
-        onnx_file.write(proto, weights, partial)
+        with whole(path) as partial:
+            onnx_file.write(proto, weights, partial)
     except onnx_file.TooLarge as error:
         raise BundleError(f"{path}: {error} bytes of weights; one ONNX file holds at most {onnx_file.PROTOBUF_LIMIT}: export this model in fp16 or int8") from error
-    os.replace(partial, path)
     return path
 
 

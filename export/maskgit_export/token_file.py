@@ -24,8 +24,9 @@ import torch
 from torch import Tensor
 
 from . import dataset
+from .files import whole
 from .tokenizer import Tokenizer, load_tokenizer
-from .training import Run, to_tensor, whole
+from .training import Run, to_tensor
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

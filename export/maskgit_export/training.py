@@ -11,12 +11,13 @@ import os
 import sys
 import time
 from pathlib import Path
-from typing import Iterator
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from .files import whole
 
 
 class Run:
@@ -135,26 +136,11 @@ def to_tensor(images: np.ndarray | Tensor, device: torch.device | str = "cpu") -
     return images.to(device).permute(0, 3, 1, 2).float() / 255
 
 
-@contextlib.contextmanager
-def whole(path: str | Path) -> Iterator[Path]:
-    """A path to write to, whose file takes the place of ``path`` once it is written: there it is whole or not at all."""
-    path = Path(path)
-    partial = path.with_name(path.name + ".partial")
-    yield partial
-    partial.replace(path)
-
-
 def write_checkpoint(path: str | Path, state: dict) -> None:
     """Writes weights and what belongs to them, whole or not at all."""
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     with whole(path) as partial:
         torch.save(state, partial)
-
-
-def write_text(path: str | Path, text: str) -> None:
-    """Writes a text file, whole or not at all."""
-    with whole(path) as partial:
-        partial.write_text(text, encoding="utf-8")
 
 
 def read_checkpoint(path: str | Path, **expected) -> dict | None:

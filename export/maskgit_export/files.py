@@ -1,0 +1,28 @@
+"""Files that are written whole or not at all: an interrupted command leaves what was there before."""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+from typing import Iterator
+
+
+@contextlib.contextmanager
+def whole(path: str | Path) -> Iterator[Path]:
+    """A path to write to, whose file takes the place of ``path`` once it is written; it ends with the same suffix."""
+    path = Path(path)
+    partial = path.with_name(f"{path.stem}.partial{path.suffix}")
+    yield partial
+    partial.replace(path)
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Writes a text file."""
+    with whole(path) as partial:
+        partial.write_text(text, encoding="utf-8")
+
+
+def write_bytes(path: str | Path, data: bytes | memoryview) -> None:
+    """Writes a file of bytes."""
+    with whole(path) as partial:
+        partial.write_bytes(data)
