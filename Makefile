@@ -263,7 +263,7 @@ avatars-128: own avatars-128-train
 	$(EXPORT) $(TOKENIZER_128) --perceptual-weight 0.1 --contrast-weight 0.2 --start "$(WORK_128)/tokenizer.pt" --decoder-only \
 		--images 20000 --muon-lr 0.004 --adversarial-from 0.1 --adversarial-weight 0.2 --drafts "$(WORK_128)/mvtm.pt" -o "$(WORK_128)/tokenizer-final.pt"
 	$(EXPORT) export --tokenizer "$(WORK_128)/tokenizer-final.pt" --mvtm "$(WORK_128)/mvtm.pt" --name avatars-128 --licence "CC BY 4.0; see README.md" \
-		--source "trained with maskgit-export" --steps 16 --sampler confidence-remask --choice-temperature 4.5 --temperature 1 --final-temperature 0.3 -o "$(WORK_128)/bundle"
+		--source "trained with maskgit-export" --steps 32 --sampler confidence-remask --choice-temperature 4.5 --temperature 1 --final-temperature 0.3 -o "$(WORK_128)/bundle"
 	$(EXPORT) verify "$(WORK_128)/bundle" --checkpoint "$(WORK_128)/tokenizer-final.pt" "$(WORK_128)/mvtm.pt" --command "$(MASKGIT)"
 	test -f "$(WORK_128)/classifier.pt" || { $(EXPORT) train-classifier --data "$(WORK_128)/data" --images 60000 -o "$(WORK_128)/classifier.pt"; }
 	rm -rf "$(WORK_128)/bundle-int8" "$(WORK_128)/bundle-fp16"
