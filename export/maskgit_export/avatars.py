@@ -22,6 +22,7 @@ import numpy as np
 from PIL import Image
 
 from . import dataset
+from .files import write_text
 
 #: Licence and author of each drawing style.
 LICENCES = {
@@ -114,7 +115,7 @@ def run(args: argparse.Namespace) -> int:
         list(pool.map(draw, range(len(classes)), classes))
     for part, count in parts.items():
         arrays[part].finish(np.repeat(np.arange(len(classes)), count))
-    (args.output / "ATTRIBUTION.md").write_text(attribution(classes))
+    write_text(args.output / "ATTRIBUTION.md", attribution(classes))
     dataset.save_classes(classes, args.output)
     return 0
 
