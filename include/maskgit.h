@@ -205,7 +205,7 @@ typedef struct maskgit_options {
     int32_t guidance_ramp;
     // The mask schedule: linear, square, cubic, sqrt, power:X, cosine, log, exp or arccos; NULL: as the model recommends.
     const char *schedule;
-    // The sampler: confidence, confidence-remask, halton or halton-redraw; NULL: as the model recommends.
+    // The sampler: confidence, confidence-remask, predictor-corrector, halton or halton-redraw; NULL: as the model recommends.
     const char *sampler;
     // The Gumbel noise on the confidence; below 0, the initial value: as the model recommends.
     float choice_temperature;

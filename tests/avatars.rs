@@ -121,6 +121,7 @@ fn golden_tokens() {
         ("guided", Sampler::Confidence, Schedule::Square, 8, Guidance { scale: 1.5, ramp: true }),
         ("halton", Sampler::Halton, Schedule::Arccos, 16, plain),
         ("remask", Sampler::ConfidenceRemask, Schedule::Cosine, 12, plain),
+        ("corrected", Sampler::PredictorCorrector, Schedule::Cosine, 12, plain),
     ];
     for (i, (name, sampler, schedule, steps, guidance)) in cases.into_iter().enumerate() {
         let options = Options {

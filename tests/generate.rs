@@ -36,6 +36,7 @@ fn request(generator: &Generator, variant: usize) -> Request {
             request.options.schedule = Schedule::Arccos;
         }
         5 => request.options.sampler = Sampler::ConfidenceRemask,
+        6 => request.options.sampler = Sampler::PredictorCorrector,
         _ => request.options.start_iter = 3,
     }
     request
@@ -48,7 +49,7 @@ fn tokens(generated: &Generated) -> Vec<Vec<i64>> {
 #[test]
 fn a_picture_does_not_depend_on_its_batch_or_the_threads() {
     let (mut one, mut two) = (generator(1), generator(2));
-    for variant in 0..7 {
+    for variant in 0..8 {
         let mut batch = request(&one, variant);
         batch.count = 5;
         let drawn = one.generate(&batch, &mut ()).unwrap();

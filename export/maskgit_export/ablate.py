@@ -8,7 +8,7 @@ tables but the one of steps):
 - choice-temperature: the temperature of the noise on the confidence, with the recommended number of steps too;
 - temperature: that of the draw of tokens, constant and changing over the steps, with the recommended number of steps;
 - guidance: the scale of classifier-free guidance, constant and growing over the steps;
-- sampler: confidence, with remasking and without, against the Halton order, with as many steps;
+- sampler: confidence, with remasking and without, and predictor and corrector, against the Halton order, with as many steps;
 - precision: the bundle beside the ones of ``--also``.
 
 A row is drawn with several seeds; a figure is the mean over them, with the standard deviation of single draws. The figures are the kernel
@@ -46,8 +46,8 @@ CHOICE_TEMPERATURES = (0.0, 1.0, 2.0, 4.5, 9.0, 18.0)
 TEMPERATURES, FINAL_TEMPERATURES = (0.8, 1.0, 1.2, 1.4), (0.3, 0.6)
 GUIDANCE = (0.5, 1.0, 2.0, 4.0)
 #: Sampler and the schedule it comes with.
-SAMPLERS = {"confidence": "cosine", "confidence-remask": "cosine", "halton": "arccos", "halton-redraw": "arccos"}
-SAMPLER_STEPS = (4, 8, 16)
+SAMPLERS = {"confidence": "cosine", "confidence-remask": "cosine", "predictor-corrector": "cosine", "halton": "arccos", "halton-redraw": "arccos"}
+SAMPLER_STEPS = (4, 8, 16, 32)
 TABLES = ("schedule", "steps", "choice-temperature", "temperature", "guidance", "sampler", "precision")
 
 

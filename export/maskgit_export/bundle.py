@@ -22,7 +22,7 @@ MANIFEST = "bundle.json"
 #: Graph name -> whether a bundle must have it.
 GRAPHS = {"transformer": True, "decoder": True, "encoder": False}
 SCHEDULES = ("linear", "square", "cubic", "sqrt", "cosine", "log", "exp", "arccos")
-SAMPLERS = ("confidence", "confidence-remask", "halton", "halton-redraw")
+SAMPLERS = ("confidence", "confidence-remask", "predictor-corrector", "halton", "halton-redraw")
 PRECISIONS = ("fp32", "fp16", "int8")
 LIMITS = {"manifest bytes": 1 << 20, "labels": 65536, "grid": 128, "image": 4096, "codes": 1 << 20, "logits": 1 << 28, "id": 1 << 21, "steps": 4096}
 #: Bytes of UTF-8, least and most.

@@ -6,7 +6,7 @@ of the images, so that the model can be guided (Ho & Salimans 2022). What is sav
 
 With ``--drafts``, half of a step's images are those that were new in the step before, and some of their visible tokens are what the network drew there
 when they were masked: mistakes of the kind that it makes when it draws many tokens at once. It predicts the true token at every position of these
-images, so it learns to tell which visible tokens are wrong, as a token critic does (Lezama et al. 2022). The sampler ``confidence-remask`` asks for that.
+images, so it learns to tell which visible tokens are wrong, as a token critic does (Lezama et al. 2022). The samplers ``predictor-corrector`` and ``confidence-remask`` ask for that.
 
 With ``--by-loss POWER``, images are drawn in proportion to that power of their class's running loss, so that the classes where most is left to learn are
 seen most. ``--class-weights CLASS=WEIGHT...`` says how often those of a class are drawn; ``--without CLASS...`` leaves the others all of the time.

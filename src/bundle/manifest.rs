@@ -103,7 +103,7 @@ pub struct Sampling {
     pub steps: usize,
     /// The mask schedule: `cosine`, `linear`, `power:3.5`, ...
     pub schedule: String,
-    /// The sampler: `confidence`, `confidence-remask`, `halton` or `halton-redraw`.
+    /// The sampler: `confidence`, `confidence-remask`, `predictor-corrector`, `halton` or `halton-redraw`.
     pub sampler: String,
     /// The temperature of the Gumbel noise on the confidence, at least 0.
     pub choice_temperature: f32,

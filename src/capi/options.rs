@@ -189,7 +189,7 @@ pub struct maskgit_options {
     pub guidance_ramp: i32,
     /// The mask schedule: linear, square, cubic, sqrt, power:X, cosine, log, exp or arccos; NULL: as the model recommends.
     pub schedule: *const c_char,
-    /// The sampler: confidence, confidence-remask, halton or halton-redraw; NULL: as the model recommends.
+    /// The sampler: confidence, confidence-remask, predictor-corrector, halton or halton-redraw; NULL: as the model recommends.
     pub sampler: *const c_char,
     /// The Gumbel noise on the confidence; below 0, the initial value: as the model recommends.
     pub choice_temperature: f32,

@@ -66,6 +66,19 @@ impl Categorical {
         Ok(logit - max - libm::log(total) as f32)
     }
 
+    /// H, the entropy of the softmax of the logits at temperature 1, over all K, in nats: 0 where one token is sure, ln K where all are equal.
+    ///
+    /// # Errors
+    ///
+    /// As [`draw`](Self::draw).
+    pub fn entropy(&mut self, logits: &[f32]) -> Result<f32> {
+        let (max, total) = self.weigh(logits)?;
+        // A weight that is 0 may belong to a logit of -infinity, and the product would be NaN.
+        let product = |(weight, &logit): (&mut f32, &f32)| *weight *= if *weight > 0.0 { logit - max } else { 0.0 };
+        self.weights.iter_mut().zip(logits).for_each(product);
+        Ok((libm::log(total) - self.sum() / total) as f32)
+    }
+
     /// Sets the weights to exp(logit - max); gives max and their sum.
     fn weigh(&mut self, logits: &[f32]) -> Result<(f32, f64)> {
         let max = greatest(logits);
@@ -218,6 +231,20 @@ mod tests {
     }
 
     #[test]
+    fn entropy_is_that_of_the_softmax() {
+        let mut categorical = Categorical::default();
+        let logits: Vec<f32> = (0..1000).map(|i| (i as f32 * 0.7).sin() * 4.0).collect();
+        let expected: f64 = softmax(&logits, 1.0).iter().map(|p| -p * p.ln()).sum();
+        let entropy = categorical.entropy(&logits).expect("finite");
+        assert!((f64::from(entropy) - expected).abs() < 1e-5, "{entropy} for {expected}");
+        let uniform = categorical.entropy(&[7.5; 300]).expect("finite");
+        assert!((uniform - 300f32.ln()).abs() < 1e-6, "{uniform}");
+        let two = categorical.entropy(&[f32::NEG_INFINITY, 1.0, f32::NEG_INFINITY, 1.0]).expect("finite");
+        assert!((two - 2f32.ln()).abs() < 1e-6, "{two}");
+        assert_eq!(categorical.entropy(&[-3e38, 3e38, 0.0]).expect("finite"), 0.0);
+    }
+
+    #[test]
     fn extreme_but_valid_logits() {
         let mut categorical = Categorical::default();
         for uniform in [1e-10, 0.5, 1.0 - 1e-10] {
@@ -234,6 +261,8 @@ mod tests {
             let result = Categorical::default().draw(logits, 1.0, None, 0.5);
             assert_eq!(result.expect_err("no distribution").kind(), crate::ErrorKind::Engine, "{logits:?}");
             let wanted = if logits.is_empty() { crate::ErrorKind::Request } else { crate::ErrorKind::Engine };
+            let result = Categorical::default().entropy(logits);
+            assert_eq!(result.expect_err("no distribution").kind(), crate::ErrorKind::Engine, "{logits:?}");
             let result = Categorical::default().log_probability(logits, 0);
             assert_eq!(result.expect_err("no distribution").kind(), wanted, "{logits:?}");
         }

@@ -26,7 +26,7 @@ pub fn decode(
     check(problem, canvases)?;
     let (n, k) = (problem.grid.len(), problem.codes);
     let order = match options.sampler {
-        Sampler::Confidence | Sampler::ConfidenceRemask => Vec::new(),
+        Sampler::Confidence | Sampler::ConfidenceRemask | Sampler::PredictorCorrector => Vec::new(),
         Sampler::Halton | Sampler::HaltonRedraw => halton::order(problem.grid),
     };
     let starts: Vec<Start> = canvases.iter().map(|canvas| Start::new(problem, &order, canvas)).collect();
@@ -41,19 +41,17 @@ pub fn decode(
         Step { n, k, options, categorical: Categorical::default(), guided: Vec::new(), drawn: Vec::new() };
 
     for step in options.start_iter..options.steps {
-        let last = step + 1 == options.steps;
-        let remasks = options.sampler == Sampler::ConfidenceRemask && !last;
-        // Whether a revealed token may change in this step, so that its logits are read too.
-        let revisits = remasks || options.sampler == Sampler::HaltonRedraw;
-        let active: Vec<usize> =
-            (0..canvases.len()).filter(|&image| masked[image] > 0 || (revisits && starts[image].unknown > 0)).collect();
+        let plan = Plan::of(step, options);
+        let active: Vec<usize> = (0..canvases.len())
+            .filter(|&image| masked[image] > 0 || plan.remasked(starts[image].unknown) > 0)
+            .collect();
         let guidance = options.guidance.at(step, options.steps);
         let passes = if guidance == 0.0 { &[false][..] } else { &[false, true] };
         let rows: Vec<Row<'_>> = passes
             .iter()
             .flat_map(|&unconditional| active.iter().map(move |&image| (image, unconditional)))
             .filter_map(|(image, unconditional)| {
-                let settled = if revisits { given.get(image) } else { known.get(image) }?;
+                let settled = if plan.revisits() { given.get(image) } else { known.get(image) }?;
                 canvases.get(image).map(|canvas| Row { image, tokens: &canvas.tokens, settled, unconditional })
             })
             .collect();
@@ -66,17 +64,18 @@ pub fn decode(
             let row = place * n * k..(place + 1) * n * k;
             let rows = (&conditional[row.clone()], if guidance == 0.0 { None } else { unconditional.get(row) });
             let seed = canvases[image].seed;
-            let settled = if revisits { &given[image] } else { &known[image] };
-            let judged = remasks.then_some(known[image].as_slice());
-            step_state.draw(rows, guidance, (seed, step), settled, judged, &mut guesses[image])?;
-            let keep = match options.sampler {
-                _ if last => known[image].iter().map(|_| true).collect(),
-                Sampler::Confidence | Sampler::ConfidenceRemask => {
-                    step_state.confident(step, starts[image].unknown, masked[image], &known[image])
+            let settled = if plan.revisits() { &given[image] } else { &known[image] };
+            step_state.draw(rows, guidance, (seed, &plan), settled, &known[image], &mut guesses[image])?;
+            let unknown = starts[image].unknown;
+            known[image] = match plan.kind {
+                _ if plan.last => vec![true; n],
+                Kind::Confidence { .. } | Kind::Predictor => {
+                    let count = options.schedule.masked_after(plan.at, plan.of, unknown, masked[image]);
+                    step_state.without_least(count, &known[image])
                 }
-                Sampler::Halton | Sampler::HaltonRedraw => starts[image].revealed(step, options, &known[image]),
+                Kind::Corrector => step_state.without_least(plan.remasked(unknown), &vec![true; n]),
+                Kind::Halton { .. } => starts[image].revealed(step, options, &known[image]),
             };
-            known[image] = keep;
             masked[image] = known[image].iter().filter(|&&kept| !kept).count();
             for ((token, &guess), &kept) in canvases[image].tokens.iter_mut().zip(&guesses[image]).zip(&known[image]) {
                 *token = if kept { guess } else { problem.mask_id };
@@ -134,6 +133,80 @@ fn check(problem: &Problem, canvases: &[Canvas]) -> Result<()> {
     Ok(())
 }
 
+/// Corrector steps are this many fifths of all steps, rounded down.
+const CORRECTOR_FIFTHS: usize = 2;
+
+/// Corrector steps mask one in so many tokens again, times 1 - r: fewer from step to step, and none in the last.
+const CORRECTED_OF: usize = 4;
+
+/// What a step is.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Kind {
+    /// Masked positions compete by the probability of the token drawn; where it `judges`, the tokens revealed so far do too.
+    Confidence { judges: bool },
+    /// Masked positions compete by the entropy of their logits.
+    Predictor,
+    /// Masked positions are drawn and kept; the tokens revealed before compete by their probability.
+    Corrector,
+    /// Positions are revealed in the order of a sequence; where it `redraws`, the tokens revealed so far are drawn again.
+    Halton { redraws: bool },
+}
+
+/// One step of the loop.
+#[derive(Clone, Copy, Debug)]
+struct Plan {
+    kind: Kind,
+    /// The step, 0-based.
+    step: usize,
+    /// Whether it is the last one, which keeps every token.
+    last: bool,
+    /// The step among those of its kind, 0-based, and how many these are: what the schedule and the choice temperature count by.
+    at: usize,
+    of: usize,
+}
+
+impl Plan {
+    fn of(step: usize, options: &Options) -> Self {
+        let steps = options.steps;
+        let last = step + 1 == steps;
+        let correctors = steps * CORRECTOR_FIFTHS / 5;
+        let predictors = steps - correctors;
+        let (kind, at, of) = match options.sampler {
+            Sampler::Confidence => (Kind::Confidence { judges: false }, step, steps),
+            Sampler::ConfidenceRemask => (Kind::Confidence { judges: !last }, step, steps),
+            Sampler::PredictorCorrector if step < predictors => (Kind::Predictor, step, predictors),
+            Sampler::PredictorCorrector => (Kind::Corrector, step - predictors, correctors),
+            Sampler::Halton => (Kind::Halton { redraws: false }, step, steps),
+            Sampler::HaltonRedraw => (Kind::Halton { redraws: true }, step, steps),
+        };
+        Self { kind, step, last, at, of }
+    }
+
+    /// r: (step + 1) / steps, among those of its kind.
+    fn r(&self) -> f32 {
+        (self.at + 1) as f32 / self.of as f32
+    }
+
+    /// Whether a revealed token may change, so that its logits are read too.
+    fn revisits(&self) -> bool {
+        match self.kind {
+            Kind::Confidence { judges } => judges,
+            Kind::Predictor => false,
+            Kind::Corrector => !self.last,
+            Kind::Halton { redraws } => redraws,
+        }
+    }
+
+    /// How many revealed tokens of `unknown` this step may mask or draw again.
+    fn remasked(&self, unknown: usize) -> usize {
+        match self.kind {
+            Kind::Corrector => unknown * (self.of - 1 - self.at) / (CORRECTED_OF * self.of),
+            _ if self.revisits() => unknown,
+            _ => 0,
+        }
+    }
+}
+
 /// What is fixed for a canvas from the start.
 struct Start {
     /// U, the number of tokens masked at the start.
@@ -171,25 +244,26 @@ struct Step<'a> {
     options: &'a Options,
     categorical: Categorical,
     guided: Vec<f32>,
-    /// Position and confidence of each token that may be masked again after this step.
+    /// Position and confidence of each token that competes: it may be masked after this step.
     drawn: Vec<(usize, f32)>,
 }
 
 impl Step<'_> {
-    /// Draws a token for each position that is not `settled` and notes its confidence, ln p + tau (1 - r) Gumbel; those that are
-    /// `judged` keep the token of their guess.
+    /// Draws a token for each position that is not `settled`, but for those `known` whose token is only judged, and notes by what each
+    /// competes that does: ln p of its token, or, in a predictor step, minus the entropy; plus tau (1 - r) Gumbel.
     fn draw(
         &mut self,
         (conditional, unconditional): (&[f32], Option<&[f32]>),
         guidance: f32,
-        (seed, step): (u64, usize),
+        (seed, plan): (u64, &Plan),
         settled: &[bool],
-        judged: Option<&[bool]>,
+        known: &[bool],
         guess: &mut [i64],
     ) -> Result<()> {
-        let r = (step + 1) as f32 / self.options.steps as f32;
-        let tau = self.options.choice_temperature * (1.0 - r);
+        let step = plan.step;
+        let tau = if plan.kind == Kind::Corrector { 0.0 } else { self.options.choice_temperature * (1.0 - plan.r()) };
         let (temperature, top_k) = (self.options.temperature_at(step), self.options.top_k);
+        let judges = matches!(plan.kind, Kind::Confidence { judges: true } | Kind::Corrector);
         self.drawn.clear();
         for position in (0..self.n).filter(|&position| !settled[position]) {
             let place = position * self.k..(position + 1) * self.k;
@@ -200,28 +274,33 @@ impl Step<'_> {
                 logits = &self.guided;
             }
             let draws = Draws::new(seed, step, position);
-            // The seed and not the index of the canvas: a caller may hand over its pictures in parts.
-            let found = if judged.is_some_and(|judged| judged[position]) {
+            let judged = judges && known[position];
+            let found = if judged {
                 self.categorical.log_probability(logits, guess[position] as usize)
             } else {
-                self.categorical.draw(logits, temperature, top_k, draws.token).map(|drawn| {
+                // The seed and not the index of the canvas: a caller may hand over its pictures in parts.
+                self.categorical.draw(logits, temperature, top_k, draws.token).and_then(|drawn| {
                     guess[position] = drawn.token as i64;
-                    drawn.log_probability
+                    match plan.kind {
+                        Kind::Predictor => self.categorical.entropy(logits).map(|entropy| -entropy),
+                        _ => Ok(drawn.log_probability),
+                    }
                 })
             };
-            let log_probability =
+            let confidence =
                 found.map_err(|error| error.context(format!("seed {seed}, step {step}, position {position}")))?;
-            let noise = if tau > 0.0 { tau * draws.gumbel() as f32 } else { 0.0 };
-            self.drawn.push((position, log_probability + noise));
+            if judged || plan.kind != Kind::Corrector {
+                let noise = if tau > 0.0 { tau * draws.gumbel() as f32 } else { 0.0 };
+                self.drawn.push((position, confidence + noise));
+            }
         }
         Ok(())
     }
 
-    /// What is known after a step of a confidence sampler, `now` being masked before it. With L tokens to mask, the cut is the L-th
-    /// (0-based) of all confidences in ascending order, positions without one counting as +infinity; what lies strictly below it is
-    /// masked again, so ties mask fewer.
-    fn confident(&self, step: usize, unknown: usize, now: usize, known: &[bool]) -> Vec<bool> {
-        let count = self.options.schedule.masked_after(step, self.options.steps, unknown, now);
+    /// `known`, and what competed and is not among the `count` least confident. The cut is the `count`-th (0-based) of all confidences
+    /// in ascending order, positions that do not compete counting as +infinity; what lies strictly below it is masked, so ties
+    /// mask fewer.
+    fn without_least(&self, count: usize, known: &[bool]) -> Vec<bool> {
         let mut ascending: Vec<f32> = self.drawn.iter().map(|&(_, confidence)| confidence).collect();
         ascending.sort_unstable_by(f32::total_cmp);
         let any_without = ascending.len() < known.len();

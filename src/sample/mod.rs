@@ -47,7 +47,7 @@ impl Grid {
 
 /// How the positions that keep their token are chosen.
 ///
-/// Written and read as `confidence`, `confidence-remask`, `halton` and `halton-redraw`.
+/// Written and read as `confidence`, `confidence-remask`, `predictor-corrector`, `halton` and `halton-redraw`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Sampler {
@@ -56,6 +56,10 @@ pub enum Sampler {
     /// As [`Sampler::Confidence`], but the tokens revealed so far compete too, each with the probability that it has under logits that
     /// saw it: one that the rest no longer bears out is masked again (remasking: Wang et al. 2025).
     ConfidenceRemask,
+    /// First predictor steps: the positions stay where the model is surest, by the entropy of their logits, whatever token was drawn
+    /// there. Then corrector steps: all is there, and the tokens that the others bear out least are masked again and drawn anew
+    /// (discrete predictor-corrector: Lezama et al. 2023). `docs/sampler.md` has both.
+    PredictorCorrector,
     /// Positions stay in the order of a Halton sequence, whatever the confidence (Besnier et al. 2025).
     Halton,
     /// As [`Sampler::Halton`], and every position revealed so far is drawn again in each step, from logits that saw its present
@@ -67,7 +71,7 @@ impl Sampler {
     /// The mask schedule that the method was published with.
     pub fn published_schedule(self) -> Schedule {
         match self {
-            Self::Confidence | Self::ConfidenceRemask => Schedule::Cosine,
+            Self::Confidence | Self::ConfidenceRemask | Self::PredictorCorrector => Schedule::Cosine,
             Self::Halton | Self::HaltonRedraw => Schedule::Arccos,
         }
     }
@@ -80,10 +84,11 @@ impl FromStr for Sampler {
         match text {
             "confidence" => Ok(Self::Confidence),
             "confidence-remask" => Ok(Self::ConfidenceRemask),
+            "predictor-corrector" => Ok(Self::PredictorCorrector),
             "halton" => Ok(Self::Halton),
             "halton-redraw" => Ok(Self::HaltonRedraw),
             _ => Err(Error::request(format!(
-                "unknown sampler '{text}'; choose confidence, confidence-remask, halton or halton-redraw"
+                "unknown sampler '{text}'; choose confidence, confidence-remask, predictor-corrector, halton or halton-redraw"
             ))),
         }
     }
@@ -94,6 +99,7 @@ impl fmt::Display for Sampler {
         f.write_str(match self {
             Self::Confidence => "confidence",
             Self::ConfidenceRemask => "confidence-remask",
+            Self::PredictorCorrector => "predictor-corrector",
             Self::Halton => "halton",
             Self::HaltonRedraw => "halton-redraw",
         })
@@ -130,7 +136,7 @@ pub struct Options {
     /// Which tokens those are.
     pub sampler: Sampler,
     /// tau: how much Gumbel noise the confidence gets, tau (1 - r); 0 is none. The published configuration has 4.5. The
-    /// Halton samplers do not use it.
+    /// Halton samplers and corrector steps do not use it.
     pub choice_temperature: f32,
     /// Divides the logits before a token is drawn; 1 is the model's own distribution, 0 takes the likeliest token.
     pub temperature: f32,

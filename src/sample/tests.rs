@@ -6,6 +6,14 @@ use crate::ErrorKind;
 
 const MASK: i64 = 99;
 
+const SAMPLERS: [Sampler; 5] = [
+    Sampler::Confidence,
+    Sampler::ConfidenceRemask,
+    Sampler::PredictorCorrector,
+    Sampler::Halton,
+    Sampler::HaltonRedraw,
+];
+
 /// Logits that depend on every token of the row, so that an error in one step shows in the next.
 struct Mixing {
     k: usize,
@@ -237,9 +245,87 @@ fn remasking_takes_back_what_the_rest_does_not_bear_out() {
     }
 }
 
+/// 12 steps of 64 tokens are eight of the predictor, with the cosine schedule's counts for eight, and four of the corrector, which take
+/// back 64/4 times 3/4, 2/4 and 1/4; of 8 that are unknown 8/4 times that, rounded down, so that the last two have nothing to do.
+#[test]
+fn predictor_then_corrector() {
+    let problem = problem(8, 8, 11);
+    let options = Options { sampler: Sampler::PredictorCorrector, ..options(12) };
+    assert_eq!(run(&problem, &mut [blank(64, 3)], &options), [[62, 59, 53, 45, 35, 24, 12, 1, 12, 8, 4, 0]]);
+    let mut canvas = blank(64, 3);
+    canvas.tokens[8..].fill(7);
+    let (mut model, mut canvases) = (Mixing::new(11), [canvas]);
+    let outcome = decode(&problem, &mut canvases, &options, &mut model, &mut |_| ControlFlow::Continue(()));
+    assert_eq!(outcome.expect("valid").masked, [[7, 6, 5, 4, 3, 2, 1, 1, 1, 1, 0, 0]]);
+    assert_eq!(model.calls.borrow().len(), 11, "nothing is asked of the model where nothing can change");
+}
+
+/// As the test of remasking above: the corrector takes back the token that the others do not bear out, and that one alone.
+#[test]
+fn the_corrector_takes_back_what_the_rest_does_not_bear_out() {
+    /// Everything is 1, and surely so; but position 3 is taken for a 2 until six of the others are seen.
+    struct Critic;
+    impl Predict for Critic {
+        fn logits(&mut self, rows: &[Row<'_>], out: &mut [f32]) -> Result<()> {
+            for (row, out) in rows.iter().zip(out.chunks_exact_mut(8 * 4)) {
+                let seen = row.tokens.iter().filter(|&&token| token == 1).count();
+                for (position, logits) in out.chunks_exact_mut(4).enumerate() {
+                    logits.fill(0.0);
+                    logits[if position == 3 && seen < 6 { 2 } else { 1 }] = 3.0 + position as f32 / 8.0;
+                }
+            }
+            Ok(())
+        }
+    }
+    let sampler = Sampler::PredictorCorrector;
+    let options =
+        Options { sampler, choice_temperature: 0.0, temperature: 0.0, schedule: Schedule::Linear, ..options(8) };
+    let (mut canvases, mut steps) = ([blank(8, 1)], Vec::new());
+    let mut observe = |report: &StepReport<'_>| {
+        steps.push((report.tokens[0][3], report.masked[0], report.known[0][3]));
+        ControlFlow::Continue(())
+    };
+    decode(&problem(2, 4, 4), &mut canvases, &options, &mut Critic, &mut observe).expect("valid");
+    // The predictor keeps the 2; the first corrector step, which sees six others, masks it, the second draws it.
+    assert_eq!(steps[4..], [(2, 1, true), (2, 1, false), (1, 0, true), (1, 0, true)]);
+    assert_eq!(canvases[0].tokens, [1; 8]);
+}
+
+/// One token of probability 0.4 and thirty of 0.02 each, everywhere, of which those that are seen are found right. Where the token drawn
+/// decides what is kept, the likely one is drawn again and again until it is there; the predictor keeps the proportion.
+#[test]
+fn the_predictor_prefers_no_token() {
+    struct Independent;
+    impl Predict for Independent {
+        fn logits(&mut self, rows: &[Row<'_>], out: &mut [f32]) -> Result<()> {
+            for (row, out) in rows.iter().zip(out.chunks_exact_mut(64 * 31)) {
+                for (&token, logits) in row.tokens.iter().zip(out.chunks_exact_mut(31)) {
+                    logits.fill(0.02f32.ln());
+                    logits[0] = 0.4f32.ln();
+                    if let Some(seen) = logits.get_mut(token as usize) {
+                        *seen = 9.0;
+                    }
+                }
+            }
+            Ok(())
+        }
+    }
+    let likely = |sampler| {
+        let options = Options { sampler, ..options(16) };
+        let mut canvases: Vec<Canvas> = (0..64).map(|seed| blank(64, seed)).collect();
+        decode(&problem(8, 8, 31), &mut canvases, &options, &mut Independent, &mut |_| ControlFlow::Continue(()))
+            .expect("valid");
+        canvases.iter().flat_map(|canvas| &canvas.tokens).filter(|&&token| token == 0).count() as f64 / 4096.0
+    };
+    let (confidence, predictor) = (likely(Sampler::Confidence), likely(Sampler::PredictorCorrector));
+    // Six standard deviations of 4096 draws.
+    assert!((predictor - 0.4).abs() < 0.046, "{predictor}");
+    assert!(confidence > 0.6, "{confidence}");
+}
+
 #[test]
 fn known_tokens_never_change_and_all_become_known() {
-    for sampler in [Sampler::Confidence, Sampler::ConfidenceRemask, Sampler::Halton, Sampler::HaltonRedraw] {
+    for sampler in SAMPLERS {
         for keep in [0, 1, 5, 40, 62, 63, 64] {
             let problem = problem(8, 8, 11);
             let mut canvas = blank(64, 3);
@@ -247,8 +333,9 @@ fn known_tokens_never_change_and_all_become_known() {
             let before = canvas.tokens.clone();
             let mut last = 65;
             let mut observe = |report: &StepReport<'_>| {
+                let corrects = sampler == Sampler::PredictorCorrector && report.step >= 5;
                 assert!(
-                    report.masked[0] < last || last == 0 || report.masked[0] == 1,
+                    corrects || report.masked[0] < last || last == 0 || report.masked[0] == 1,
                     "{} after {last}",
                     report.masked[0]
                 );
@@ -314,6 +401,7 @@ fn a_picture_does_not_depend_on_its_batch() {
         (Sampler::Confidence, 0.0),
         (Sampler::Confidence, 1.0),
         (Sampler::ConfidenceRemask, 0.0),
+        (Sampler::PredictorCorrector, 0.5),
         (Sampler::Halton, 0.5),
     ] {
         let options = Options { sampler, guidance: Guidance { scale, ramp: true }, ..options(7) };
@@ -417,7 +505,7 @@ fn a_model_that_gives_nan_is_an_error() {
 
 #[test]
 fn options_have_names() {
-    for sampler in [Sampler::Confidence, Sampler::ConfidenceRemask, Sampler::Halton, Sampler::HaltonRedraw] {
+    for sampler in SAMPLERS {
         assert_eq!(sampler.to_string().parse::<Sampler>().expect("own name"), sampler);
     }
     assert!("random".parse::<Sampler>().is_err());
