@@ -196,7 +196,7 @@ ablate: own $(VENV_STAMP)
 	test -d "$(MEASURED)/ablate/fp32" || { $(EXPORT) export --tokenizer ../models/$(MODEL) --mvtm ../models/$(MODEL) -o "$(MEASURED)/ablate/fp32"; }
 	test -d "$(MEASURED)/ablate/fp16" || { $(EXPORT) half "$(MEASURED)/ablate/fp32" -o "$(MEASURED)/ablate/fp16"; }
 	$(EXPORT) ablate ../models/$(MODEL)-int8 --data "$(MEASURED)/data" --command "$(MASKGIT)" --classifier "$(MEASURED)/classifier.pt" \
-		--also "$(MEASURED)/ablate/fp32" "$(MEASURED)/ablate/fp16" --steps 8 --per-class $(ABLATE_IMAGES) --seeds $(ABLATE_SEEDS) --threads 1 --work "$(MEASURED)/ablate/work" \
+		--also "$(MEASURED)/ablate/fp32" "$(MEASURED)/ablate/fp16" --steps 8 --more-steps 16 --per-class $(ABLATE_IMAGES) --seeds $(ABLATE_SEEDS) --threads 1 --work "$(MEASURED)/ablate/work" \
 		--page ../models/$(MODEL)/ABLATIONS.md -o ../models/$(MODEL)/evaluation
 ABLATE_IMAGES ?= 8
 ABLATE_SEEDS ?= 3
@@ -233,6 +233,7 @@ START_128 ?= --start "$(WORK_128)/mvtm-2.pt" "$(WORK_128)/tokenizer.pt"
 IMAGES_128 ?= 416000
 WITHOUT_128 ?= croodles shapes
 WEIGHTS_128 ?= adventurer=4 big-ears=4 pixel-art=4 cats=3 open-peeps=3
+LAST_WEIGHTS_128 ?= big-ears=4 toon-head=4 open-peeps=4 pixel-art=4 fun-emoji=3 cats=2
 TRAIN_128 ?= env OMP_NUM_THREADS=1 "$(VENV)/bin/torchrun" --nproc_per_node=$(shell nproc) -m -- maskgit_export
 MVTM_128 = train-mvtm --data "$(WORK_128)/data" --tokenizer "$(WORK_128)/tokenizer.pt" $(WIDE_128) --label-smoothing 0
 AGAIN_128 = --without $(WITHOUT_128) --drafts 0.3 --lr 0.0008 --muon-lr 0.008
@@ -254,8 +255,9 @@ avatars-128-train: $(VENV_STAMP)
 	test -f "$(WORK_128)/mvtm-3.pt" -o -z "$(firstword $(START_128))" || { cd export && $(TRAIN_128) $(MVTM_128) \
 		--start "$(WORK_128)/mvtm-1.pt" "$(WORK_128)/tokenizer-2.pt" --per-class 2000 --images 64000 -o "$(WORK_128)/mvtm-2.pt"; }
 	test -f "$(WORK_128)/mvtm-4.pt" || { cd export && $(TRAIN_128) $(MVTM_128) $(START_128) --drafts 0.3 --by-loss 2 --images $(IMAGES_128) -o "$(WORK_128)/mvtm-3.pt"; }
-	test -f "$(WORK_128)/mvtm.pt" || { cd export && $(TRAIN_128) $(MVTM_128) --start "$(WORK_128)/mvtm-3.pt" "$(WORK_128)/tokenizer.pt" $(AGAIN_128) --by-loss 3 --images 137000 -o "$(WORK_128)/mvtm-4.pt"; }
-	cd export && $(TRAIN_128) $(MVTM_128) --start "$(WORK_128)/mvtm-4.pt" "$(WORK_128)/tokenizer.pt" $(AGAIN_128) --by-loss 2 --class-weights $(WEIGHTS_128) --images 260000 -o "$(WORK_128)/mvtm.pt"
+	test -f "$(WORK_128)/mvtm-5.pt" || { cd export && $(TRAIN_128) $(MVTM_128) --start "$(WORK_128)/mvtm-3.pt" "$(WORK_128)/tokenizer.pt" $(AGAIN_128) --by-loss 3 --images 137000 -o "$(WORK_128)/mvtm-4.pt"; }
+	test -f "$(WORK_128)/mvtm.pt" || { cd export && $(TRAIN_128) $(MVTM_128) --start "$(WORK_128)/mvtm-4.pt" "$(WORK_128)/tokenizer.pt" $(AGAIN_128) --by-loss 2 --class-weights $(WEIGHTS_128) --images 260000 -o "$(WORK_128)/mvtm-5.pt"; }
+	cd export && $(TRAIN_128) $(MVTM_128) --start "$(WORK_128)/mvtm-5.pt" "$(WORK_128)/tokenizer.pt" $(AGAIN_128) --by-loss 2 --class-weights $(LAST_WEIGHTS_128) --images 200000 -o "$(WORK_128)/mvtm.pt"
 
 # The bundles are made outside the clone; copy them over models/avatars-128 (bundle-fp16) and models/avatars-128-int8 when they are as good.
 avatars-128: own avatars-128-train
@@ -263,7 +265,7 @@ avatars-128: own avatars-128-train
 	$(EXPORT) $(TOKENIZER_128) --perceptual-weight 0.1 --contrast-weight 0.2 --start "$(WORK_128)/tokenizer.pt" --decoder-only \
 		--images 20000 --muon-lr 0.004 --adversarial-from 0.1 --adversarial-weight 0.2 --drafts "$(WORK_128)/mvtm.pt" -o "$(WORK_128)/tokenizer-final.pt"
 	$(EXPORT) export --tokenizer "$(WORK_128)/tokenizer-final.pt" --mvtm "$(WORK_128)/mvtm.pt" --name avatars-128 --licence "CC BY 4.0; see README.md" \
-		--source "trained with maskgit-export" --steps 32 --sampler confidence-remask --choice-temperature 4.5 --temperature 1 --final-temperature 0.3 -o "$(WORK_128)/bundle"
+		--source "trained with maskgit-export" --steps 64 --sampler predictor-corrector --choice-temperature 4.5 --temperature 1 --final-temperature 0.3 -o "$(WORK_128)/bundle"
 	$(EXPORT) verify "$(WORK_128)/bundle" --checkpoint "$(WORK_128)/tokenizer-final.pt" "$(WORK_128)/mvtm.pt" --command "$(MASKGIT)"
 	test -f "$(WORK_128)/classifier.pt" || { $(EXPORT) train-classifier --data "$(WORK_128)/data" --images 60000 -o "$(WORK_128)/classifier.pt"; }
 	rm -rf "$(WORK_128)/bundle-int8" "$(WORK_128)/bundle-fp16"

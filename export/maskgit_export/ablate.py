@@ -1,12 +1,12 @@
 """Measures what each sampling setting does, as the tables of the MaskGIT paper do, by our own command.
 
 Every table changes one setting and keeps the others as the bundle recommends them (``--steps`` changes the number of steps of all
-tables but the one of steps):
+tables but the one of steps, ``--more-steps`` that of the tables of temperatures):
 
 - schedule: the mask schedules linear, square, cubic, sqrt, cosine, exp and log;
-- steps: 1 to 32 iterations;
-- choice-temperature: the temperature of the noise on the confidence, with the recommended number of steps too;
-- temperature: that of the draw of tokens, constant and changing over the steps, with the recommended number of steps;
+- steps: 1 to 64 iterations;
+- choice-temperature: the temperature of the noise on the confidence, with more steps too;
+- temperature: that of the draw of tokens, constant and changing over the steps, with more steps;
 - guidance: the scale of classifier-free guidance, constant and growing over the steps;
 - sampler: confidence, with remasking and without, and predictor and corrector, against the Halton order, with as many steps;
 - precision: the bundle beside the ones of ``--also``.
@@ -40,14 +40,14 @@ from .evaluate import choose, draw, in_bundle, recognised
 from .files import whole, write_text
 
 SCHEDULES = ("linear", "square", "cubic", "sqrt", "cosine", "exp", "log")
-STEPS = (1, 2, 4, 6, 8, 12, 16, 24, 32)
+STEPS = (1, 2, 4, 6, 8, 12, 16, 24, 32, 64)
 CHOICE_TEMPERATURES = (0.0, 1.0, 2.0, 4.5, 9.0, 18.0)
 #: Of the first step and, where it changes, of the last.
-TEMPERATURES, FINAL_TEMPERATURES = (0.8, 1.0, 1.2, 1.4), (0.3, 0.6)
+TEMPERATURES, FINAL_TEMPERATURES = (0.8, 1.0, 1.2), (0.3, 0.6)
 GUIDANCE = (0.5, 1.0, 2.0, 4.0)
 #: Sampler and the schedule it comes with.
 SAMPLERS = {"confidence": "cosine", "confidence-remask": "cosine", "predictor-corrector": "cosine", "halton": "arccos", "halton-redraw": "arccos"}
-SAMPLER_STEPS = (4, 8, 16, 32)
+SAMPLER_STEPS = (4, 8, 16)
 TABLES = ("schedule", "steps", "choice-temperature", "temperature", "guidance", "sampler", "precision")
 
 
@@ -82,6 +82,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--also", type=Path, nargs="+", default=[], metavar="BUNDLE", help="the same model in other precisions, for the table of precisions")
     parser.add_argument("--tables", nargs="+", default=list(TABLES), choices=TABLES, metavar="TABLE", help=f"tables to make (default: all: {' '.join(TABLES)})")
     parser.add_argument("--steps", type=int, help="steps in all tables but that of the steps (default: the model's)")
+    parser.add_argument("--more-steps", type=int, help="steps of the table of temperatures, and of that of choice temperatures besides --steps (default: the model's)")
     parser.add_argument("--per-class", type=int, default=34, help="samples to draw a class and seed")
     parser.add_argument("--seeds", type=int, default=3, help="draws of a row, each with seeds of its own")
     parser.add_argument("--seed", type=int, default=20_000, help="seed of the first sample")
@@ -97,7 +98,7 @@ def run(args: argparse.Namespace) -> int:
     """Measures what is not measured yet, and writes; returns 1 when cancelled or a bundle is broken, 2 when the options do not fit together."""
     import torch
 
-    for name, least in (("per_class", 2), ("seeds", 1), ("heldout", 0), ("steps", 1)):
+    for name, least in (("per_class", 2), ("seeds", 1), ("heldout", 0), ("steps", 1), ("more_steps", 1)):
         if getattr(args, name) is not None and getattr(args, name) < least:
             print(f"--{name.replace('_', '-')} must be at least {least}", file=sys.stderr)
             return 2
@@ -112,7 +113,7 @@ def run(args: argparse.Namespace) -> int:
         if other.metadata.labels != models[0].metadata.labels or other.metadata.image_height != models[0].metadata.image_height:
             print(f"--also {other.path}: {other.metadata.name} has other classes or another size than {models[0].metadata.name}", file=sys.stderr)
             return 2
-    rows = plan(models, args.tables, args.steps)
+    rows = plan(models, args.tables, args.steps, args.more_steps)
     try:
         bench = Bench(args, models[0].metadata)
     except ValueError as error:
@@ -158,10 +159,11 @@ def open_model(path: Path) -> Model:
     return Model(path, metadata, precision, tuple(sorted((name, graph["sha256"]) for name, graph in graphs.items())))
 
 
-def plan(models: list[Model], tables: list[str], steps: int | None = None) -> list[Row]:
+def plan(models: list[Model], tables: list[str], steps: int | None = None, more_steps: int | None = None) -> list[Row]:
     """The rows of the tables, in order."""
     model = models[0]
     base = model.metadata.sampling if steps is None else replace(model.metadata.sampling, steps=steps)
+    more_steps = more_steps or model.metadata.sampling.steps
     rows: list[Row] = []
 
     def add(table: str, name: str, x: float | None = None, series: str = "", model: Model = model, **changes) -> None:
@@ -175,8 +177,8 @@ def plan(models: list[Model], tables: list[str], steps: int | None = None) -> li
             for count in STEPS:
                 add(table, str(count), count, steps=count)
         elif table == "choice-temperature":
-            # With the recommended number of steps too: how much noise is best depends on it.
-            counts = sorted({base.steps, model.metadata.sampling.steps})
+            # How much noise is best depends on the number of steps.
+            counts = sorted({base.steps, more_steps})
             for count in counts:
                 series = f"{count} steps" if len(counts) > 1 else ""
                 for value in sorted({*CHOICE_TEMPERATURES, base.choice_temperature}):
@@ -185,7 +187,7 @@ def plan(models: list[Model], tables: list[str], steps: int | None = None) -> li
             for last in (None, *sorted({*FINAL_TEMPERATURES, base.final_temperature} - {None})):
                 series = "constant" if last is None else f"to {last:g}"
                 for value in sorted({*TEMPERATURES, base.temperature}):
-                    add(table, f"{value:g}, constant" if last is None else f"{value:g} {series}", value, series, temperature=value, final_temperature=last, steps=model.metadata.sampling.steps)
+                    add(table, f"{value:g}, constant" if last is None else f"{value:g} {series}", value, series, temperature=value, final_temperature=last, steps=more_steps)
         elif table == "guidance":
             add(table, "0", 0.0, guidance=0.0, guidance_ramp=False)
             for ramp in (False, True):
@@ -294,7 +296,7 @@ def summarise(args: argparse.Namespace, models: list[Model], rows: list[Row], be
     return {
         "bundle": models[0].metadata.name,
         "yardstick": {"heldout": len(bench.heldout), "classifier_on_heldout": float(recognised(bench.classifier, bench.metadata, bench.heldout, bench.labels).mean())},
-        "command": {"per_class": args.per_class, "images": bench.count, "seeds": args.seeds, "seed": args.seed, "steps": args.steps, "threads": args.threads},
+        "command": {"per_class": args.per_class, "images": bench.count, "seeds": args.seeds, "seed": args.seed, "steps": args.steps, "more_steps": args.more_steps, "threads": args.threads},
         "recommended": asdict(models[0].metadata.sampling),
         "tables": tables,
     }

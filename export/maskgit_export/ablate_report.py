@@ -118,7 +118,8 @@ def section(report: dict, pictures: str) -> str:
     """The section of the page; ``pictures`` is the folder of the plots as seen from the page."""
     command, yardstick = report["command"], report["yardstick"]
     settings = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in report["recommended"].items() if value is not None)
-    steps = f" Here every table but those that name their steps has {command['steps']} steps." if command["steps"] else ""
+    more = command["more_steps"] or report["recommended"]["steps"]
+    steps = f" Here the table of temperatures has {more} steps, every other but those that name their steps {command['steps']}." if command["steps"] else ""
     parts = [
         f"""Recommended settings of {report["bundle"]}: {settings}. A table changes one of them and keeps the others; the row that is the recommended
 settings is bold.{steps} A row is {command["images"]} images ({command["per_class"]} a class) drawn {command["seeds"]} times with seeds of its own by `maskgit generate`; ± is the standard deviation of

@@ -128,10 +128,12 @@ def test_rows_change_one_setting_and_ask_for_all(avatars):
     assert both[1] == (f"1, {base['steps']} steps", f"{base['steps']} steps", base["steps"]) and both[-1] == ("18, 7 steps", "7 steps", 7) and len(both) == 12
     assert [row.name for row in ablate.plan([model], ["choice-temperature"])] == ["0", "1", "2", "4.5", "9", "18"]
     temperatures = [(row.name, row.x, row.series) for row in ablate.plan([model], ["temperature"], steps=7)]
-    assert temperatures[0] == ("0.8, constant", 0.8, "constant") and temperatures[-1] == ("1.4 to 0.6", 1.4, "to 0.6") and len(temperatures) == 12
+    assert temperatures[0] == ("0.8, constant", 0.8, "constant") and temperatures[-1] == ("1.2 to 0.6", 1.2, "to 0.6") and len(temperatures) == 9
     words = [ablate.options(dict(row.sampling)) for row in ablate.plan([model], ["temperature"], steps=7)]
     assert "--final-temperature" not in words[0] and words[-1][words[-1].index("--final-temperature") + 1] == "0.6"
     assert {one[one.index("--steps") + 1] for one in words} == {str(base["steps"])}, "with the recommended number of steps"
+    more = ablate.plan([model], ["temperature", "choice-temperature"], steps=7, more_steps=9)
+    assert {(row.table, dict(row.sampling)["steps"]) for row in more} == {("temperature", 9), ("choice-temperature", 7), ("choice-temperature", 9)}
     words = ablate.options(dict(ablate.plan([model], ["guidance"])[0].sampling))
     assert words[words.index("--guidance") + 1] == "0" and "--no-guidance-ramp" in words and "--top-k" not in words
     assert words[words.index("--choice-temperature") + 1] == "4.5"
