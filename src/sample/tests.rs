@@ -208,24 +208,29 @@ fn redraw_goes_on_after_all_are_revealed_and_leaves_given_tokens() {
     assert!(seen.len() > 1, "the tokens are drawn again: {seen:?}");
 }
 
-/// A model that once it sees the whole row finds the token at position 3 out of place: the plain sampler keeps it, remasking draws it again.
+/// Everything is 1, and surely so; but position 3 is taken for a 2, by `at_three`, until so many of the others are `seen`.
+struct Critic {
+    seen: usize,
+    at_three: f32,
+}
+
+impl Predict for Critic {
+    fn logits(&mut self, rows: &[Row<'_>], out: &mut [f32]) -> Result<()> {
+        for (row, out) in rows.iter().zip(out.chunks_exact_mut(8 * 4)) {
+            let seen = row.tokens.iter().filter(|&&token| token == 1).count();
+            for (position, logits) in out.chunks_exact_mut(4).enumerate() {
+                let token = if position == 3 && seen < self.seen { 2 } else { 1 };
+                logits.fill(0.0);
+                logits[token] = if position == 3 { self.at_three } else { 3.0 + position as f32 / 8.0 };
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The plain sampler keeps the token that the others find out of place, remasking draws it again.
 #[test]
 fn remasking_takes_back_what_the_rest_does_not_bear_out() {
-    struct Critic;
-    impl Predict for Critic {
-        fn logits(&mut self, rows: &[Row<'_>], out: &mut [f32]) -> Result<()> {
-            for (row, out) in rows.iter().zip(out.chunks_exact_mut(8 * 4)) {
-                // Everything is 1, and surely so; but position 3 is taken for a 2 until half of the others are seen.
-                let seen = row.tokens.iter().filter(|&&token| token == 1).count();
-                for (position, logits) in out.chunks_exact_mut(4).enumerate() {
-                    let token = if position == 3 && seen < 4 { 2 } else { 1 };
-                    logits.fill(0.0);
-                    logits[token] = if position == 3 { 9.0 } else { 3.0 + position as f32 / 8.0 };
-                }
-            }
-            Ok(())
-        }
-    }
     let problem = problem(2, 4, 4);
     for (sampler, kept, drawn) in [
         (Sampler::Confidence, [true; 8], 2),
@@ -234,11 +239,12 @@ fn remasking_takes_back_what_the_rest_does_not_bear_out() {
         let options =
             Options { sampler, choice_temperature: 0.0, temperature: 0.0, schedule: Schedule::Linear, ..options(8) };
         let (mut canvases, mut known) = ([blank(8, 1)], Vec::new());
+        let mut critic = Critic { seen: 4, at_three: 9.0 };
         let mut observe = |report: &StepReport<'_>| {
             known.push(report.known[0][3]);
             ControlFlow::Continue(())
         };
-        let outcome = decode(&problem, &mut canvases, &options, &mut Critic, &mut observe).expect("valid");
+        let outcome = decode(&problem, &mut canvases, &options, &mut critic, &mut observe).expect("valid");
         assert_eq!(outcome.masked, [[7, 6, 5, 4, 3, 2, 1, 0]], "{sampler}");
         assert_eq!(known, kept, "{sampler}");
         assert_eq!(canvases[0].tokens, [1, 1, 1, drawn, 1, 1, 1, 1], "{sampler}");
@@ -263,29 +269,16 @@ fn predictor_then_corrector() {
 /// As the test of remasking above: the corrector takes back the token that the others do not bear out, and that one alone.
 #[test]
 fn the_corrector_takes_back_what_the_rest_does_not_bear_out() {
-    /// Everything is 1, and surely so; but position 3 is taken for a 2 until six of the others are seen.
-    struct Critic;
-    impl Predict for Critic {
-        fn logits(&mut self, rows: &[Row<'_>], out: &mut [f32]) -> Result<()> {
-            for (row, out) in rows.iter().zip(out.chunks_exact_mut(8 * 4)) {
-                let seen = row.tokens.iter().filter(|&&token| token == 1).count();
-                for (position, logits) in out.chunks_exact_mut(4).enumerate() {
-                    logits.fill(0.0);
-                    logits[if position == 3 && seen < 6 { 2 } else { 1 }] = 3.0 + position as f32 / 8.0;
-                }
-            }
-            Ok(())
-        }
-    }
     let sampler = Sampler::PredictorCorrector;
     let options =
         Options { sampler, choice_temperature: 0.0, temperature: 0.0, schedule: Schedule::Linear, ..options(8) };
     let (mut canvases, mut steps) = ([blank(8, 1)], Vec::new());
+    let mut critic = Critic { seen: 6, at_three: 3.375 };
     let mut observe = |report: &StepReport<'_>| {
         steps.push((report.tokens[0][3], report.masked[0], report.known[0][3]));
         ControlFlow::Continue(())
     };
-    decode(&problem(2, 4, 4), &mut canvases, &options, &mut Critic, &mut observe).expect("valid");
+    decode(&problem(2, 4, 4), &mut canvases, &options, &mut critic, &mut observe).expect("valid");
     // The predictor keeps the 2; the first corrector step, which sees six others, masks it, the second draws it.
     assert_eq!(steps[4..], [(2, 1, true), (2, 1, false), (1, 0, true), (1, 0, true)]);
     assert_eq!(canvases[0].tokens, [1; 8]);
