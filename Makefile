@@ -225,7 +225,7 @@ avatars-64: own avatars-64-train
 
 # Nothing here is redone that is there already, and what was interrupted goes on: a file of a later network says that those before are finished.
 # The transformer grows: avatars-64's, then two layers more, then twice as wide; then it learns to correct its own draws, most of all in the classes that are hard, then only in those that it is to have, at last most of all in those
-# whose eyes and mouths were still out of shape. A GPU takes one from nothing: see export/README.md.
+# whose eyes and mouths were still out of shape. The decoder comes last, larger, on tokens that do not change any more. A GPU takes one from nothing: see export/README.md.
 # Two processes of one thread are faster than one of two; a GPU wants one process, TRAIN_128="python -m maskgit_export" with the Python of VENV.
 WORK_128 = $(MASKGIT_CACHE)/avatars-128
 WIDE_128 ?= --dim 384 --heads 12 --depth 8 --batch 32
@@ -233,6 +233,7 @@ START_128 ?= --start "$(WORK_128)/mvtm-2.pt" "$(WORK_128)/tokenizer.pt"
 IMAGES_128 ?= 416000
 WITHOUT_128 ?= croodles shapes
 WEIGHTS_128 ?= adventurer=4 big-ears=4 pixel-art=4 cats=3 open-peeps=3
+DECODER_128 ?= --blocks 12 --without $(WITHOUT_128) --square-weight 10 --contrast-weight 0.2 --muon-lr 0.015 --images 280000
 LAST_WEIGHTS_128 ?= big-ears=4 toon-head=4 open-peeps=4 pixel-art=4 fun-emoji=3 cats=2
 TRAIN_128 ?= env OMP_NUM_THREADS=1 "$(VENV)/bin/torchrun" --nproc_per_node=$(shell nproc) -m -- maskgit_export
 MVTM_128 = train-mvtm --data "$(WORK_128)/data" --tokenizer "$(WORK_128)/tokenizer.pt" $(WIDE_128) --label-smoothing 0
@@ -262,8 +263,8 @@ avatars-128-train: $(VENV_STAMP)
 # The bundles are made outside the clone; copy them over models/avatars-128 (bundle-fp16) and models/avatars-128-int8 when they are as good.
 avatars-128: own avatars-128-train
 	$(CARGO) build --release --locked
-	$(EXPORT) $(TOKENIZER_128) --perceptual-weight 0.1 --contrast-weight 0.2 --start "$(WORK_128)/tokenizer.pt" --decoder-only \
-		--images 20000 --muon-lr 0.004 --adversarial-from 0.1 --adversarial-weight 0.2 --drafts "$(WORK_128)/mvtm.pt" -o "$(WORK_128)/tokenizer-final.pt"
+	test -f "$(WORK_128)/tokens.npz" || { cd export && $(TRAIN_128) tokens --data "$(WORK_128)/data" --tokenizer "$(WORK_128)/tokenizer.pt" -o "$(WORK_128)/tokens.npz"; }
+	cd export && $(TRAIN_128) train-tokenizer --data "$(WORK_128)/data" --tokens "$(WORK_128)/tokens.npz" --start "$(WORK_128)/tokenizer.pt" --decoder-only $(DECODER_128) -o "$(WORK_128)/tokenizer-final.pt"
 	$(EXPORT) export --tokenizer "$(WORK_128)/tokenizer-final.pt" --mvtm "$(WORK_128)/mvtm.pt" --name avatars-128 --licence "CC BY 4.0; see README.md" \
 		--source "trained with maskgit-export" --steps 64 --sampler predictor-corrector --choice-temperature 4.5 --temperature 1 --final-temperature 0.3 -o "$(WORK_128)/bundle"
 	$(EXPORT) verify "$(WORK_128)/bundle" --checkpoint "$(WORK_128)/tokenizer-final.pt" "$(WORK_128)/mvtm.pt" --command "$(MASKGIT)"

@@ -68,6 +68,17 @@ def subset(split: Split, chosen: np.ndarray) -> Split:
     return split if len(chosen) == len(split.labels) else Split(split.images[chosen], split.labels[chosen])
 
 
+def without(classes: list[str], left_out: list[str]) -> list[str]:
+    """``classes`` but for those of ``--without``; ends the command where one of these is none, or none remains."""
+    unknown = [name for name in left_out if name not in classes]
+    if unknown:
+        raise SystemExit(f"--without {' '.join(unknown)}: no such class; the data has {', '.join(classes)}")
+    remaining = [name for name in classes if name not in left_out]
+    if not remaining:
+        raise SystemExit("--without: leave at least one class")
+    return remaining
+
+
 def labels_among(classes: list[str], wanted: list[str]) -> np.ndarray:
     """The label that each of ``classes`` has among the ``wanted`` ones, int64; -1 where it is none of them."""
     return np.array([wanted.index(name) if name in wanted else -1 for name in classes], np.int64)

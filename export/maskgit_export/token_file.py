@@ -84,6 +84,14 @@ def read_data(args: argparse.Namespace) -> dataset.Dataset:
 
 
 @torch.no_grad()
+def tokens_of(tokenizer: Tokenizer, image: Tensor, process: Run) -> Tensor:
+    """Tokens of a batch of images, on their device; the encoder in bfloat16 where that is fast, the search in float32, since many codes would be equally near."""
+    with process.autocast():
+        vectors = tokenizer.encoder(image)
+    return tokenizer.quantizer.tokens(vectors.float())
+
+
+@torch.no_grad()
 def tokenize(tokenizer: Tokenizer, images, process: Run, batch: int = 200) -> Tensor:
     """Tokens of all images, as int16 ``[N, tokens]`` on the CPU; every process finds its part of them, and gets all.
 
@@ -97,9 +105,7 @@ def tokenize(tokenizer: Tokenizer, images, process: Run, batch: int = 200) -> Te
             said = time.monotonic()
             print(f"tokens of {first * process.world}/{len(images)} images", file=sys.stderr, flush=True)
         last = min(first + batch, mine.stop)
-        with process.autocast():
-            vectors = tokenizer.encoder(to_tensor(images[first:last], process.device))
-        tokens[first:last] = tokenizer.quantizer.tokens(vectors.float()).cpu()
+        tokens[first:last] = tokens_of(tokenizer, to_tensor(images[first:last], process.device), process).cpu()
     if process.world > 1:
         # NCCL sums on the GPU only.
         shared = tokens.to(process.device)

@@ -7,6 +7,7 @@ int64 ``[B, rows * cols]`` in raster order.
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -171,11 +172,14 @@ class Tokenizer(nn.Module):
         """Image ``[B, 3, H, W]`` in 0..1 to tokens ``[B, N]``."""
         return self.quantizer.tokens(self.encoder(image))
 
+    def codes(self, tokens: Tensor) -> Tensor:
+        """Tokens ``[B, N]`` to their unit vectors ``[B, D, h, w]``, of a square."""
+        grid = math.isqrt(tokens.shape[1])
+        return F.embedding(tokens, self.quantizer.codebook).transpose(1, 2).reshape(-1, self.config.code_dim, grid, grid)
+
     def decode(self, tokens: Tensor) -> Tensor:
         """Tokens ``[B, N]`` to image ``[B, 3, H, W]`` in 0..1."""
-        grid = self.config.grid
-        codes = F.embedding(tokens, self.quantizer.codebook).transpose(1, 2).reshape(-1, self.config.code_dim, grid, grid)
-        return self.decoder(codes).clamp(0, 1)
+        return self.decoder(self.codes(tokens)).clamp(0, 1)
 
 
 @torch.no_grad()

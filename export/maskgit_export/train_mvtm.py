@@ -157,12 +157,7 @@ def tokens_of(args: argparse.Namespace, data: dataset.Dataset, process: Run) -> 
 
 def keep(data: dataset.Dataset, without: list[str]) -> tuple[list[str], list[Tensor], list[Tensor]]:
     """The classes that are not left out; the places of their images in the training and the held-out split, and the labels of these."""
-    unknown = [name for name in without if name not in data.classes]
-    if unknown:
-        raise SystemExit(f"--without {' '.join(unknown)}: no such class; the data has {', '.join(data.classes)}")
-    classes = [name for name in data.classes if name not in without]
-    if not classes:
-        raise SystemExit("--without: leave at least one class")
+    classes = dataset.without(data.classes, without)
     label = dataset.labels_among(data.classes, classes)
     labels = [torch.from_numpy(label[split.labels]) for split in (data.train, data.heldout)]
     places = [(of >= 0).nonzero().flatten() for of in labels]

@@ -1,10 +1,10 @@
 """Trains the VQGAN tokenizer and reports codebook use and held-out reconstruction error.
 
-Loss: L1, L1 of the image gradients (edges), the quantiser's commitment; with ``--contrast-weight`` the distance of locally normalised
-contrast; with ``--perceptual`` that in the features of a classifier; and, for the last part of the run, a hinge adversarial loss from a small patch discriminator
+Loss: L1, L1 of the image gradients (edges), the quantiser's commitment; with ``--square-weight`` the mean square error, to which a small feature that is missing is more than
+much that is a little off; with ``--contrast-weight`` the distance of locally normalised contrast; with ``--perceptual`` that in the features of a classifier; and, for the last part of the run, a hinge adversarial loss from a small patch discriminator
 whose weight adapts to the gradient of the reconstruction loss (Esser et al. 2021). Where the picture is black or white, the drawing may be
 more so: it is clipped later. With ``--decoder-only`` the encoder and the codebook stay as they are and only the decoder learns on: tokens, and so
-every transformer trained on them, stay valid. With ``--drafts`` the discriminator then judges half as many pictures more, of which a transformer drew part of
+every transformer trained on them, stay valid. ``--tokens`` then spares the encoder's work in every step. With ``--drafts`` the discriminator then judges half as many pictures more, of which a transformer drew part of
 the tokens: the decoder learns to draw a clean picture of tokens that agree with each other less than an encoder's do, as those of samples (Qiu et al. 2025
 train on tokens of that kind too, towards the original picture, which these need not have been). Interrupt it at any time: the same command goes on
 from the last checkpoint.
@@ -19,11 +19,12 @@ import time
 from dataclasses import asdict, replace
 from pathlib import Path
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from . import dataset
+from . import dataset, token_file
 from .classifier import StyleClassifier, load_classifier
 from .muon import Muon
 from .mvtm import MaskedTransformer, draw, load_mvtm
@@ -51,10 +52,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--adversarial-weight", type=float, default=0.1, help="weight of the adversarial loss relative to the reconstruction's gradient")
     parser.add_argument("--perceptual", type=Path, metavar="CLASSIFIER", help="file of `train-classifier`, whose features are to agree too; judge the model by another one")
     parser.add_argument("--perceptual-weight", type=float, default=0.1, help="weight of the distance of features")
+    parser.add_argument("--square-weight", type=float, default=0.0, help="weight of the mean square error, which wants small features more than L1 does")
     parser.add_argument("--contrast-weight", type=float, default=0.0, help="weight of the distance of local contrast, which keeps faint lines and flat areas")
     parser.add_argument("--start", type=Path, default=None, help="tokenizer file or bundle to start from; what it has less of than asked for (codes, blocks, half the size) it is grown to")
     parser.add_argument("--refine", type=int, default=32, help="channels of the block that a decoder grown to twice the size ends with")
     parser.add_argument("--decoder-only", action="store_true", help="keep encoder and codebook (needs --start)")
+    parser.add_argument("--tokens", type=Path, metavar="FILE", help="what `tokens` wrote of this data with this tokenizer, so that no step needs the encoder (needs --decoder-only, without --crop)")
+    parser.add_argument("--without", nargs="*", default=[], metavar="CLASS", help="classes to learn nothing of")
     parser.add_argument("--drafts", type=Path, metavar="MVTM", help="weights of `train-mvtm` on this tokenizer's tokens, or a bundle: let the discriminator judge pictures of tokens that it drew, too (needs --decoder-only)")
     parser.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda"])
     parser.add_argument("--threads", type=int, default=0, help="CPU threads (0: PyTorch's choice)")
@@ -110,10 +114,16 @@ def contrast_distance(drawn: Tensor, image: Tensor, levels: int = 3, floor: floa
     On each level, half the size of the one before, what differs from the mean of the 5x5 pixels around counts relative to how much the pixels of ``image``
     do so there: a faint mouth on a dark face as much as black lines on white, and stains where ``image`` is flat, by ``floor``, the most.
     """
-    def blurred(x: Tensor) -> Tensor:
-        return F.avg_pool2d(x, 5, stride=1, padding=2, count_include_pad=False)
+    def averaging(size: int) -> Tensor:
+        # Each row the mean of up to five; two products with such matrices are three times as fast on a CPU as pooling.
+        place = torch.arange(size, device=image.device)
+        near = ((place[:, None] - place).abs() <= 2).to(image.dtype)
+        return near / near.sum(1, keepdim=True)
 
-    # Three channels are pooled faster one after the other.
+    def blurred(x: Tensor) -> Tensor:
+        return averaging(x.shape[-2]) @ x @ averaging(x.shape[-1]).t()
+
+    # Channels one after the other, as matrices.
     drawn, image, total = drawn.contiguous(), image.contiguous(), drawn.new_zeros(())
     for level in range(levels):
         if level:
@@ -155,12 +165,15 @@ def run(args: argparse.Namespace) -> int:
         tokenizer = Tokenizer(TokenizerConfig(size=data.size, factor=args.factor, width=args.width, **_given(args)))
     if args.crop and (args.crop % tokenizer.config.factor or not 0 < args.crop <= data.size):
         raise SystemExit(f"--crop {args.crop}: give a multiple of the factor, {tokenizer.config.factor}, up to the size, {data.size}")
-    drafter = _drafter(args, tokenizer, data.classes).to(process.device) if args.drafts else None
+    known = _known_tokens(args, tokenizer, data) if args.tokens else None
+    classes = dataset.without(data.classes, args.without)
+    labels = dataset.labels_among(data.classes, classes)[data.train.labels]
+    kept = torch.from_numpy(np.flatnonzero(labels >= 0))
+    drafter = _drafter(args, tokenizer, classes).to(process.device) if args.drafts else None
     tokenizer.to(process.device, memory_format=torch.channels_last).train()
     if args.decoder_only:
         tokenizer.encoder.requires_grad_(False)
-        tokenizer.quantizer.eval()
-    module = process.parallel(tokenizer)
+    module = process.parallel(tokenizer.decoder if args.decoder_only else tokenizer)
     learned = [p for p in tokenizer.parameters() if p.requires_grad]
     muon = Muon([p for p in learned if p.ndim >= 2], lr=args.muon_lr)
     optimizer = torch.optim.AdamW([p for p in learned if p.ndim < 2], lr=args.lr, betas=(0.9, 0.95), weight_decay=0.0)
@@ -193,7 +206,7 @@ def run(args: argparse.Namespace) -> int:
         set_learning_rate(muon, args.muon_lr * scale)
         set_learning_rate(optimizer, args.lr * scale)
         # The images stay in their file, which may be larger than the memory.
-        pick = torch.randint(len(data.train.images), (args.batch,)).sort().values.numpy()
+        pick = kept[torch.randint(len(kept), (args.batch,))].sort().values.numpy()
         images = data.train.images[pick]
         if args.crop:
             # Where tokens begin in whole images.
@@ -201,12 +214,24 @@ def run(args: argparse.Namespace) -> int:
             top, left = torch.randint((data.size - args.crop) // factor + 1, (2,)).mul(factor).tolist()
             images = images[:, top:top + args.crop, left:left + args.crop]
         image = to_tensor(images, process.device).contiguous(memory_format=torch.channels_last)
+        commitment = None
+        if known is not None:
+            tokens = torch.from_numpy(known[pick].astype(np.int64)).to(process.device)
+        elif args.decoder_only:
+            tokens = token_file.tokens_of(tokenizer, image, process)
         with process.autocast():
-            drawn, tokens, commitment = module(image)
+            if args.decoder_only:
+                drawn = module(tokenizer.codes(tokens).contiguous(memory_format=torch.channels_last))
+            else:
+                drawn, tokens, commitment = module(image)
         drawn = clipped_with(drawn.float(), image)
         l1 = (drawn - image).abs().mean()
         reconstruction = l1 + gradient_l1(drawn, image)
-        logs = {"l1": l1.detach(), "commitment": commitment.detach()}
+        logs = {"l1": l1.detach()}
+        if args.square_weight:
+            square = (drawn - image).square().mean()
+            reconstruction = reconstruction + args.square_weight * square
+            logs["square"] = square.detach()
         if args.contrast_weight:
             distance = contrast_distance(drawn, image)
             reconstruction = reconstruction + args.contrast_weight * distance
@@ -215,12 +240,15 @@ def run(args: argparse.Namespace) -> int:
             distance = perceptual(drawn, image)
             reconstruction = reconstruction + args.perceptual_weight * distance
             logs["perceptual"] = distance.detach()
-        loss = reconstruction + 0.1 * commitment.float()
+        loss = reconstruction
+        if commitment is not None:
+            loss = loss + 0.1 * commitment.float()
+            logs["commitment"] = commitment.detach()
         # The critic joins a little before its verdict counts, so that the first verdicts mean something.
         joined, judged = fraction >= args.adversarial_from - 0.05, drawn
         if drafter and joined:
             # Every second one: neighbours are of one class.
-            label = torch.from_numpy(data.train.labels[pick[::2]]).to(process.device)
+            label = torch.from_numpy(labels[pick[::2]]).to(process.device)
             with process.autocast():
                 judged = torch.cat([drawn, tokenizer.decode(drafted(drafter, tokens[::2], label)).float()])
         if fraction >= args.adversarial_from:
@@ -262,6 +290,18 @@ def run(args: argparse.Namespace) -> int:
 def _given(args: argparse.Namespace) -> dict[str, int]:
     """The options on codes and blocks that were given; the others have the default of a new tokenizer, or what that of ``--start`` has."""
     return {name: value for name in ("codes", "blocks", "encoder_blocks") if (value := getattr(args, name)) is not None}
+
+
+def _known_tokens(args: argparse.Namespace, tokenizer: Tokenizer, data: dataset.Dataset) -> np.ndarray:
+    """The tokens of the training images that ``--tokens`` names, uint16 ``[N, tokens]``, if they are of this data and tokenizer."""
+    if not args.decoder_only or args.crop:
+        raise SystemExit("--tokens: only with --decoder-only, since what the encoder learns changes them; and without --crop, since they are of whole images")
+    tokens = token_file.read(args.tokens)
+    if tokens.encoder != token_file.fingerprint(tokenizer):
+        raise SystemExit(f"--tokens {args.tokens}: not of the encoder and codebook of {args.start}; find them with `tokens --tokenizer {args.start}`")
+    if tokens.classes != data.classes or not np.array_equal(tokens.train.labels, data.train.labels):
+        raise SystemExit(f"--tokens {args.tokens}: not of the images of {args.data}; find them with `tokens --data {args.data}`")
+    return tokens.train.images
 
 
 def _drafter(args: argparse.Namespace, tokenizer: Tokenizer, classes: list[str]) -> MaskedTransformer:

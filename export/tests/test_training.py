@@ -197,6 +197,44 @@ def test_the_discriminator_judges_pictures_of_drafts(pictures, tmp_path, monkeyp
         main(["train-tokenizer", "--data", str(pictures), "--size", "16", "--start", t1, "--adversarial-from", "0", "--decoder-only", "--drafts", m1, "-o", str(tmp_path / "t4.pt"), "--threads", "1"])
 
 
+def test_the_decoder_learns_from_known_tokens_what_it_learns_from_pictures(pictures, tmp_path, monkeypatch):
+    """--tokens is what the encoder finds; --square-weight and --without change what is learned."""
+    prepared = tmp_path / "data"
+    dataset.save(dataset.load(pictures, 16), prepared)
+    t1, t2, tokens = (str(tmp_path / name) for name in ("t1.pt", "t2.pt", "tokens.npz"))
+    common = ["--data", str(prepared), "--threads", "1", "--device", "cpu"]
+    assert main(["train-tokenizer", "--codes", "16", "--width", "16", "--images", "1600", "-o", t1, *common]) == 0
+    assert main(["train-tokenizer", "--codes", "16", "--width", "16", "--images", "16", "--seed", "1", "-o", t2, *common]) == 0
+    assert main(["tokens", "--data", str(prepared), "--tokenizer", t1, "-o", tokens]) == 0
+    train = ["train-tokenizer", "--start", t1, "--blocks", "3", "--batch", "8", "--images", "64", *common]
+    found, find = [], train_tokenizer.token_file.tokens_of
+    monkeypatch.setattr(train_tokenizer.token_file, "tokens_of", lambda *given: (found.append(len(given[1])), find(*given))[1])
+    weights = {}
+    for name, options in {"pictures": [], "tokens": ["--tokens", tokens], "square": ["--tokens", tokens, "--square-weight", "30"], "red": ["--tokens", tokens, "--without", "blue"]}.items():
+        found.clear()
+        assert main([*train, "--decoder-only", *options, "-o", str(tmp_path / f"{name}.pt")]) == 0
+        assert found == ([] if options else [8] * 8), "the encoder"
+        weights[name] = load_tokenizer(tmp_path / f"{name}.pt").decoder.state_dict()
+    assert len(weights["tokens"]) > len(load_tokenizer(t1).decoder.state_dict())
+    assert all(torch.equal(value, weights["tokens"][name]) for name, value in weights["pictures"].items())
+    assert not any(torch.equal(weights[other]["out.weight"], weights["tokens"]["out.weight"]) for other in ("square", "red"))
+    # All that it learned from was red: what it draws of blue is worse.
+    data = dataset.load(prepared)
+    errors = {}
+    for name in ("tokens", "red"):
+        tokenizer = load_tokenizer(tmp_path / f"{name}.pt")
+        errors[name] = [train_tokenizer.evaluate(tokenizer, data.train.images[data.train.labels == label], torch.device("cpu"))["heldout_l1"] for label in (0, 1)]
+    assert errors["red"][0] > errors["tokens"][0] and errors["red"][1] < errors["tokens"][1], errors
+    (tmp_path / "fewer").mkdir()
+    assert main(["tokens", "--data", str(prepared), "--tokenizer", t1, "--per-class", "2", "-o", str(tmp_path / "fewer" / "tokens.npz")]) == 0
+    for options, message in ((["--tokens", tokens], "only with --decoder-only"), (["--tokens", tokens, "--decoder-only", "--crop", "8"], "without --crop"),
+                             (["--tokens", tokens, "--decoder-only", "--start", t2], "not of the encoder and codebook of .*t2.pt"),
+                             (["--tokens", str(tmp_path / "fewer" / "tokens.npz"), "--decoder-only"], "not of the images of"),
+                             (["--without", "green"], "no such class; the data has blue, red")):
+        with pytest.raises(SystemExit, match=message):
+            main([*train, *options, "-o", str(tmp_path / "t4.pt")])
+
+
 def test_training_starts_from_a_smaller_model(pictures, tmp_path, capsys):
     """Both trainers' --start: pictures of twice the size, more codes, one more class and layer."""
     small, large = tmp_path / "small", tmp_path / "large"
