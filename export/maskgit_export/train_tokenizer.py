@@ -214,7 +214,6 @@ def run(args: argparse.Namespace) -> int:
             top, left = torch.randint((data.size - args.crop) // factor + 1, (2,)).mul(factor).tolist()
             images = images[:, top:top + args.crop, left:left + args.crop]
         image = to_tensor(images, process.device).contiguous(memory_format=torch.channels_last)
-        commitment = None
         if known is not None:
             tokens = torch.from_numpy(known[pick].astype(np.int64)).to(process.device)
         elif args.decoder_only:
@@ -241,7 +240,7 @@ def run(args: argparse.Namespace) -> int:
             reconstruction = reconstruction + args.perceptual_weight * distance
             logs["perceptual"] = distance.detach()
         loss = reconstruction
-        if commitment is not None:
+        if not args.decoder_only:
             loss = loss + 0.1 * commitment.float()
             logs["commitment"] = commitment.detach()
         # The critic joins a little before its verdict counts, so that the first verdicts mean something.
