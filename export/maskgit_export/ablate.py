@@ -13,7 +13,8 @@ tables but the one of steps, ``--more-steps`` that of the tables of temperatures
 
 A row is drawn with several seeds; a figure is the mean over them, with the standard deviation of single draws. The figures are the kernel
 distance to held-out images on EfficientNet-lite0 features (the estimate on all images; equal numbers of every class lower it by the same amount in
-every row, so compare rows only), the accuracy of an independent classifier, improved
+every row, so compare rows only), the distance of a part to the nearest training image's (as `evaluate` has it: over that of reconstructions of held-out
+images, which are the bundle's in all rows), the accuracy of an independent classifier, improved
 precision and recall on the same features (precision: samples that look like the data; recall: data that the samples cover), and
 the time that an image takes to draw. Time is the least over all calls of a row, because other programs can only add to it; where they
 ran during the draws, ``--retime`` on a quiet machine draws one class of each row again, for its time only.
@@ -36,8 +37,9 @@ import numpy as np
 
 from . import ablate_report, dataset, metrics
 from .bundle import BundleError, Metadata, validate
-from .evaluate import choose, draw, in_bundle, recognised
+from .evaluate import choose, draw, in_bundle, parts, recognised, reconstruct
 from .files import whole, write_text
+from .verify import OnnxRuntime
 
 SCHEDULES = ("linear", "square", "cubic", "sqrt", "cosine", "exp", "log")
 STEPS = (1, 2, 4, 6, 8, 12, 16, 24, 32, 64)
@@ -58,7 +60,12 @@ class Model:
     path: Path
     metadata: Metadata
     precision: str
-    weights: tuple
+    graphs: dict
+
+    @property
+    def weights(self) -> list:
+        """Name and SHA-256 of each graph."""
+        return sorted([name, graph["sha256"]] for name, graph in self.graphs.items())
 
 
 @dataclass(frozen=True)
@@ -115,7 +122,7 @@ def run(args: argparse.Namespace) -> int:
             return 2
     rows = plan(models, args.tables, args.steps, args.more_steps)
     try:
-        bench = Bench(args, models[0].metadata)
+        bench = Bench(args, models[0])
     except ValueError as error:
         print(error, file=sys.stderr)
         return 2
@@ -153,10 +160,10 @@ def run(args: argparse.Namespace) -> int:
 
 
 def open_model(path: Path) -> Model:
-    """A validated bundle, and the SHA-256 of its graphs."""
+    """A validated bundle."""
     metadata, graphs = validate(path)
     precision = json.loads((path / "bundle.json").read_text(encoding="utf-8"))["precision"]
-    return Model(path, metadata, precision, tuple(sorted((name, graph["sha256"]) for name, graph in graphs.items())))
+    return Model(path, metadata, precision, graphs)
 
 
 def plan(models: list[Model], tables: list[str], steps: int | None = None, more_steps: int | None = None) -> list[Row]:
@@ -218,30 +225,43 @@ def options(sampling: dict) -> list[str]:
 class Bench:
     """What the samples of every row are compared with, and the store of finished draws."""
 
-    def __init__(self, args: argparse.Namespace, metadata: Metadata):
+    def __init__(self, args: argparse.Namespace, model: Model):
         from .classifier import load_classifier
         from .features import Features
 
-        self.args, self.metadata = args, metadata
+        if "encoder" not in model.graphs:
+            raise ValueError(f"{model.path}: has no encoder; reconstructions, which samples are compared with, cannot be made")
+        self.args, self.metadata = args, model.metadata
         self.classifier, self.network = load_classifier(args.classifier), Features()
-        data = dataset.load(args.data, metadata.image_height)
-        self.heldout, self.labels = choose(data.heldout, in_bundle(args.data, data, metadata), args.heldout)
-        self.count = args.per_class * len(metadata.labels)
+        data = dataset.load(args.data, self.metadata.image_height)
+        to_bundle = in_bundle(args.data, data, self.metadata)
+        self.heldout, self.labels = choose(data.heldout, to_bundle, args.heldout)
+        self.count = args.per_class * len(self.metadata.labels)
         if min(self.count, len(self.heldout)) <= 3:
             raise ValueError(f"{self.count} samples and {len(self.heldout)} held-out images are too few to compare; give a larger --per-class or --heldout")
         self.work = args.work or args.output
         (self.work / "cells").mkdir(parents=True, exist_ok=True)
         self.yardstick = hashlib.sha256(self.heldout.tobytes() + args.classifier.read_bytes()).hexdigest()
-        path = self.work / f"heldout-{hashlib.sha256(self.heldout.tobytes()).hexdigest()[:16]}.npy"
+        name = hashlib.sha256(self.heldout.tobytes()).hexdigest()[:16]
+        self.held = self._kept(f"heldout-{name}", lambda: self.network(self.heldout, what="held-out images"))
+        self.parts_of = hashlib.sha256(json.dumps(model.weights).encode()).hexdigest()[:16]
+        rebuilt = self._kept(f"rebuilt-{name}-{self.parts_of}", lambda: reconstruct(OnnxRuntime(model.path, model.graphs, args.threads or 1), self.heldout)[0])
+        train = dataset.subset(data.train, np.flatnonzero(to_bundle[data.train.labels] >= 0))
+        self.known = metrics.Parts(train.images, to_bundle[train.labels])
+        self.again = self.known.means(rebuilt, self.labels)
+
+    def _kept(self, name: str, find) -> np.ndarray:
+        """What ``find`` gives, from WORK where it was found before."""
+        path = self.work / f"{name}.npy"
         if not path.exists():
-            found = self.network(self.heldout, what="held-out images")
+            found = find()
             with whole(path) as partial:
                 np.save(partial, found)
-        self.held = np.load(path)
+        return np.load(path)
 
     def key(self, row: Row, turn: int) -> str:
         """A name for one draw: the same weights, settings, seeds and yardstick have the same, whatever table they are for."""
-        asked = [row.model.weights, row.sampling, self.args.seed + turn * self.count, self.args.per_class, self.args.threads, self.yardstick]
+        asked = [row.model.weights, row.sampling, self.args.seed + turn * self.count, self.args.per_class, self.args.threads, self.yardstick, self.parts_of]
         return hashlib.sha256(json.dumps(asked).encode()).hexdigest()[:24]
 
     def stored(self, key: str) -> dict | None:
@@ -256,6 +276,7 @@ class Bench:
         precision, recall = metrics.precision_recall(made, self.held)
         figures = {
             "kid": metrics.mmd2(made, self.held),
+            "parts": parts(self.metadata, self.known, images, labels, self.again)["mean"],
             "accuracy": float(recognised(self.classifier, self.metadata, images, labels).mean()),
             "precision": precision,
             "recall": recall,
@@ -288,7 +309,7 @@ def summarise(args: argparse.Namespace, models: list[Model], rows: list[Row], be
     for row in rows:
         draws = [found for turn in range(args.seeds) if (found := bench.stored(bench.key(row, turn)))]
         entry = {"name": row.name, "x": row.x, "series": row.series, "recommended": row.sampling == recommended[row.model.path], "sampling": dict(row.sampling), "draws": len(draws)}
-        for figure in ("kid", "accuracy", "precision", "recall"):
+        for figure in ("kid", "parts", "accuracy", "precision", "recall"):
             values = [one[figure] for one in draws]
             entry[figure] = {"mean": float(np.mean(values)), "std": float(np.std(values, ddof=1)) if len(values) > 1 else None} if values else None
         entry["seconds"] = min(one["seconds"] for one in draws) if draws else None

@@ -27,11 +27,11 @@ def tables(report: dict) -> str:
 
 def table(rows: list[dict]) -> str:
     """One table in Markdown; a row that is not measured yet has dashes."""
-    lines = ["| | KID | classifier | precision | recall | time an image |", "|---|---|---|---|---|---|"]
+    lines = ["| | KID | parts | classifier | precision | recall | time an image |", "|---|---|---|---|---|---|---|"]
     for row in rows:
         name = f"**{row['name']}**" if row["recommended"] else row["name"]
         seconds = "–" if row["seconds"] is None else f"{row['seconds'] * 1000:.0f} ms"
-        lines.append(f"| {name} | {figure(row['kid'], 4)} | {figure(row['accuracy'], 1, 100)} | {figure(row['precision'], 3)} | {figure(row['recall'], 3)} | {seconds} |")
+        lines.append(f"| {name} | {figure(row['kid'], 4)} | {figure(row['parts'], 3)} | {figure(row['accuracy'], 1, 100)} | {figure(row['precision'], 3)} | {figure(row['recall'], 3)} | {seconds} |")
     return "\n".join(lines) + "\n"
 
 
@@ -82,13 +82,14 @@ def plots(report: dict, folder: Path) -> None:
         done = [row for row in rows if row["kid"]]
         if not done:
             continue
-        sheet, sides = pyplot.subplots(1, 2, figsize=(9, 3.4), layout="constrained")
-        for side, measure, scale, title in ((sides[0], "kid", 1, "KID (less is better)"), (sides[1], "recall", 1, "recall (more is better)")):
+        sheet, sides = pyplot.subplots(1, 3, figsize=(13, 3.4), layout="constrained")
+        titles = {"kid": "KID (less is better)", "parts": "parts (1 is best)", "recall": "recall (more is better)"}
+        for side, (measure, title) in zip(sides, titles.items()):
             if name in AXES:
-                _lines(side, done, measure, scale)
+                _lines(side, done, measure)
                 side.set_xlabel(AXES[name])
             else:
-                side.bar([row["name"] for row in done], [row[measure]["mean"] * scale for row in done], yerr=[(row[measure]["std"] or 0) * scale for row in done], capsize=3, color="#5b7fa6")
+                side.bar([row["name"] for row in done], [row[measure]["mean"] for row in done], yerr=[row[measure]["std"] or 0 for row in done], capsize=3, color="#5b7fa6")
                 side.tick_params(axis="x", rotation=30)
             side.set_title(title, fontsize=10)
         sheet.suptitle(f"{report['bundle']}: {TITLES[name].lower()}", fontsize=11)
@@ -106,10 +107,10 @@ def plots(report: dict, folder: Path) -> None:
         pyplot.close(sheet)
 
 
-def _lines(side, rows: list[dict], measure: str, scale: float) -> None:
+def _lines(side, rows: list[dict], measure: str) -> None:
     for series in dict.fromkeys(row["series"] for row in rows):
         points = sorted((row for row in rows if row["series"] == series), key=lambda row: row["x"])
-        side.errorbar([row["x"] for row in points], [row[measure]["mean"] * scale for row in points], yerr=[(row[measure]["std"] or 0) * scale for row in points], marker="o", capsize=3, label=series or None)
+        side.errorbar([row["x"] for row in points], [row[measure]["mean"] for row in points], yerr=[row[measure]["std"] or 0 for row in points], marker="o", capsize=3, label=series or None)
     if any(row["series"] for row in rows):
         side.legend(fontsize=8)
 
@@ -123,7 +124,9 @@ def section(report: dict, pictures: str) -> str:
     parts = [
         f"""Recommended settings of {report["bundle"]}: {settings}. A table changes one of them and keeps the others; the row that is the recommended
 settings is bold.{steps} A row is {command["images"]} images ({command["per_class"]} a class) drawn {command["seeds"]} times with seeds of its own by `maskgit generate`; ± is the standard deviation of
-single draws. KID is the {NAME.replace('KID', 'kernel distance')} to {yardstick["heldout"]} held-out images, which is no FID; the classifier's accuracy on these held-out images is {yardstick["classifier_on_heldout"]:.1%}. Precision and recall
+single draws. KID is the {NAME.replace('KID', 'kernel distance')} to {yardstick["heldout"]} held-out images, which is no FID; the classifier's accuracy on these held-out images is {yardstick["classifier_on_heldout"]:.1%}. Parts is the distance
+of a part of a sample (a window of a quarter of the side) to the nearest training image's, over that of reconstructions of the held-out images: above 1 by as much as eyes, say, are no eyes of the class; below 1 where samples are
+plainer than the images, so read it beside recall. Precision and recall
 (Kynkäänniemi et al. 2019, 3 neighbours) are on the same features. The time is the least over the calls of a row, without loading the model.
 `python -m maskgit_export ablate` measures and writes this section; the numbers are `{pictures}/ablations.json`.
 """,

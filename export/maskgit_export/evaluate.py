@@ -10,6 +10,8 @@ then by features).
 - classifier: accuracy of an independent classifier (`train-classifier`) on samples and on held-out images;
 - kid: kernel distance on EfficientNet-lite0 features, of samples and of reconstructions to held-out images (not an FID);
 - diversity: mean feature distance between two samples of a class, over the same for held-out images;
+- parts: mean distance of a part of a sample to the nearest such part of a training image of the class, over the same for reconstructions
+  of held-out images; above 1 by as much as eyes, say, are no eyes of the class;
 - neighbours: distance of samples to their nearest training image over that of held-out images; far below 1 means copying.
 """
 
@@ -107,12 +109,13 @@ def write_card(path: Path, report: dict, folder: Path) -> None:
         ("the same, reconstructions to held-out", f"{kid['reconstructions']['mean']:.4f}"),
         ("ratio of the two", f"{kid['ratio']}"),
         ("diversity within a class, samples over held-out", f"{report['diversity']['mean']}"),
+        ("distance of a part to the nearest training image's, samples over reconstructions", f"{report['parts']['mean']} (above 1: parts that the class does not have)"),
         ("distance to the nearest training image, samples over held-out", f"{nearest['ratio']} (far below 1 would be copying)"),
     ]
-    by_class = "| class | classifier: samples | classifier: held-out | diversity |\n|---|---|---|---|\n" if judged else "| class | diversity |\n|---|---|\n"
+    by_class = "| class | classifier: samples | classifier: held-out | diversity | parts |\n|---|---|---|---|---|\n" if judged else "| class | diversity | parts |\n|---|---|---|\n"
     for name, diverse in report["diversity"]["per_class"].items():
         accuracy = f"{judged['per_class'][name]:.1%} | {judged['heldout_per_class'][name]:.1%} | " if judged else ""
-        by_class += f"| {name} | {accuracy}{diverse:.3f} |\n"
+        by_class += f"| {name} | {accuracy}{diverse:.3f} | {report['parts']['per_class'].get(name, '–')} |\n"
     table = "\n".join(f"| {name} | {value} |" for name, value in rows)
     shown = report["command"]["contact"]
     sheets = "\n\n".join(f"{name}\n\n![Samples of {name}]({pictures}/samples-{name}.png)" for name in report["diversity"]["per_class"])
@@ -127,7 +130,7 @@ settings. `python -m maskgit_export evaluate` measures and writes this section; 
 {table}
 
 The kernel distance is not an FID and compares with no other network's. The classifier was trained on the training images only and shares nothing with the
-model; it is itself a small one.
+model; it is itself a small one. A part is a window of a quarter of the side, compared with those in the same place of the training images of the class.
 
 {by_class}
 Held-out images on the left, the first samples of the class on the right:
@@ -194,8 +197,10 @@ def measure(args, metadata, graphs, data, to_bundle, heldout, labels, samples, s
         "ratio": round(of_samples[0] / of_rebuilt[0], 3) if of_rebuilt[0] > 0 else None,
     }
     report["diversity"] = diversity(metadata, made, sample_labels, held, labels)
-    train = dataset.subset(data.train, np.flatnonzero(to_bundle[data.train.labels] >= 0)).images
-    report["neighbours"] = neighbours(features, train, samples, made, heldout, args.output / "neighbours.png", len(metadata.labels), args.per_class)
+    train = dataset.subset(data.train, np.flatnonzero(to_bundle[data.train.labels] >= 0))
+    known = metrics.Parts(train.images, to_bundle[train.labels])
+    report["parts"] = parts(metadata, known, samples, sample_labels, known.means(rebuilt, labels))
+    report["neighbours"] = neighbours(features, train.images, samples, made, heldout, args.output / "neighbours.png", len(metadata.labels), args.per_class)
     return report
 
 
@@ -259,6 +264,13 @@ def diversity(metadata: Metadata, made, sample_labels, held, labels) -> dict:
         real = metrics.mean_pairwise(held[labels == index])
         if real > 0:
             ratios[name] = round(metrics.mean_pairwise(made[sample_labels == index]) / real, 3)
+    return {"mean": round(float(np.mean(list(ratios.values()))), 3) if ratios else None, "per_class": ratios}
+
+
+def parts(metadata: Metadata, known: metrics.Parts, samples, labels, again: dict[int, float]) -> dict:
+    """Mean distance of a part to the nearest of a training image of the class, over that of reconstructions of held-out images, ``again``."""
+    made = known.means(samples, labels)
+    ratios = {name: round(made[index] / again[index], 3) for index, name in enumerate(metadata.labels) if again.get(index, 0) > 0}
     return {"mean": round(float(np.mean(list(ratios.values()))), 3) if ratios else None, "per_class": ratios}
 
 

@@ -1,4 +1,4 @@
-"""Distances between sets of images: kernel distance, precision and recall, spread, nearest neighbours."""
+"""Distances between sets of images: kernel distance, precision and recall, spread, nearest neighbours, parts."""
 
 from __future__ import annotations
 
@@ -69,6 +69,50 @@ def thumbnails(images: np.ndarray, side: int = 16) -> np.ndarray:
         part = images[first:first + 1024].reshape(-1, side, rows // side, side, cols // side, 3)
         out[first:first + 1024] = part.mean((2, 4), dtype=np.float32).reshape(len(part), -1) / 255
     return out
+
+
+class Parts:
+    """The parts of training images, for a distance that a wrong part shows in: an eye, say, that no image of the class has in that place.
+
+    An image is shrunk to at most 64 pixels a side; a part is a window of a quarter of the side, and windows are an eighth of it apart.
+    """
+
+    SIDE = 64
+
+    def __init__(self, images: np.ndarray, labels: np.ndarray):
+        self._shrunk = np.concatenate([self._shrink(images[first:first + 1024]) for first in range(0, len(images), 1024)])
+        self._labels = labels
+
+    def distances(self, images: np.ndarray, labels: np.ndarray) -> np.ndarray:
+        """Of images ``uint8 [N, H, W, 3]`` of these labels, float32 ``[N, windows]``: the root of the mean square difference (of values in 0..1) of each
+        window to that in the same place of the training image of the same label that is nearest there."""
+        shrunk, found = self._shrink(images), None
+        for label in np.unique(labels):
+            rows, pool = np.flatnonzero(labels == label), self._shrunk[self._labels == label]
+            if not len(pool):
+                raise ValueError(f"no training image has the label {label}")
+            of_class = np.stack([np.sqrt(squared_distances(mine, theirs).min(1) / mine.shape[1]) for mine, theirs in zip(self._windows(shrunk[rows]), self._windows(pool))], 1)
+            found = np.empty((len(images), of_class.shape[1]), np.float32) if found is None else found
+            found[rows] = of_class
+        return found
+
+    def means(self, images: np.ndarray, labels: np.ndarray) -> dict[int, float]:
+        """The mean of :meth:`distances` in each label."""
+        found = self.distances(images, labels)
+        return {int(label): float(found[labels == label].mean()) for label in np.unique(labels)}
+
+    def _shrink(self, images: np.ndarray) -> np.ndarray:
+        small = thumbnails(images, self.SIDE)
+        side = round((small.shape[1] // 3) ** 0.5)
+        return np.rint(small * 255).astype(np.uint8).reshape(len(images), side, side, 3)
+
+    @staticmethod
+    def _windows(shrunk: np.ndarray):
+        side = shrunk.shape[1]
+        size, step = max(1, side // 4), max(1, side // 8)
+        for top in range(0, side - size + 1, step):
+            for left in range(0, side - size + 1, step):
+                yield shrunk[:, top:top + size, left:left + size].reshape(len(shrunk), -1).astype(np.float32) / 255
 
 
 def nearest(queries: np.ndarray, pool: np.ndarray, k: int, chunk: int = 8192) -> tuple[np.ndarray, np.ndarray]:

@@ -16,7 +16,7 @@ import hashlib
 import sys
 import time
 import zipfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -81,6 +81,21 @@ def read_data(args: argparse.Namespace) -> dataset.Dataset:
     if args.per_class is not None:
         data.train = dataset.first(data.train, args.per_class)
     return data
+
+
+def with_more(data: dataset.Dataset, path: Path) -> Tokens:
+    """``data`` with the training images of another file in the place of its own, for the classes that this file has; the held-out ones stay."""
+    if not isinstance(data, Tokens):
+        raise SystemExit(f"--more {path}: give a file of tokens as --data too, not pictures")
+    more = read(path)
+    if (more.encoder, more.grid, more.codes) != (data.encoder, data.grid, data.codes):
+        raise SystemExit(f"--more {path}: its tokens are of another tokenizer than those of --data")
+    label = dataset.labels_among(more.classes, data.classes)
+    if (label < 0).any():
+        raise SystemExit(f"--more {path}: has classes that --data has not: {', '.join(name for name, at in zip(more.classes, label) if at < 0)}")
+    kept = ~np.isin(data.train.labels, label)
+    train = [np.concatenate([ours[kept], theirs]) for ours, theirs in ((data.train.images, more.train.images), (data.train.labels, label[more.train.labels]))]
+    return replace(data, train=dataset.Split(*train))
 
 
 @torch.no_grad()

@@ -9,7 +9,8 @@ when they were masked: mistakes of the kind that it makes when it draws many tok
 images, so it learns to tell which visible tokens are wrong, as a token critic does (Lezama et al. 2022). The samplers ``predictor-corrector`` and ``confidence-remask`` ask for that.
 
 With ``--by-loss POWER``, images are drawn in proportion to that power of their class's running loss, so that the classes where most is left to learn are
-seen most. ``--class-weights CLASS=WEIGHT...`` says how often those of a class are drawn; ``--without CLASS...`` leaves the others all of the time.
+seen most. ``--class-weights CLASS=WEIGHT...`` says how often those of a class are drawn; ``--without CLASS...`` leaves the others all of the time. ``--more TOKENS``
+has more pictures of some classes, where the network has begun to know those of a class by heart.
 
 Interrupt it at any time: the same command goes on from the last checkpoint.
 """
@@ -39,6 +40,7 @@ from .training import Progress, Run, decay_groups, in_group, learning_rate, read
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the options of ``maskgit-export train-mvtm``."""
     parser.add_argument("--data", required=True, help="a folder that `data` wrote, or one with a sub-folder of pictures a class; or a file that `tokens` wrote")
+    parser.add_argument("--more", type=Path, metavar="TOKENS", help="another file that `tokens` wrote, of more pictures of some of the classes: its training images take the place of theirs; --data is a file of tokens too")
     parser.add_argument("--tokenizer", type=Path, help="file that `train-tokenizer` wrote, or a bundle; not needed for a file of `tokens`")
     parser.add_argument("-o", "--output", required=True, type=Path, help="weights to write; OUTPUT.checkpoint holds the state to resume from")
     parser.add_argument("--start", type=Path, nargs="+", metavar=("BUNDLE", "TOKENIZER"), help="bundle to start from, or weights and the tokenizer that they were trained with: each code starts as those of its codes that stand in its place")
@@ -177,6 +179,8 @@ def run(args: argparse.Namespace) -> int:
     if args.threads:
         torch.set_num_threads(args.threads)
     data = token_file.read_data(args)
+    if args.more:
+        data = token_file.with_more(data, args.more)
     checkpoint_path = args.output.with_name(args.output.name + ".checkpoint")
     shape = {name: getattr(args, name) for name in ("width", "dim", "depth", "heads", "blocks")}
     classes, places, (labels, heldout_labels) = keep(data, args.without)

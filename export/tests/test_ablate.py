@@ -67,6 +67,7 @@ def test_the_better_setting_wins_and_the_page_keeps_what_is_not_ours(bench, caps
     best, near = ablate_report.alike(report["tables"]["steps"])
     assert best["name"] == "8" or "8" in [row["name"] for row in near]
     assert rows["8"]["kid"]["mean"] < rows["2"]["kid"]["mean"] < rows["32"]["kid"]["mean"]
+    assert 0 < rows["8"]["parts"]["mean"] < rows["32"]["parts"]["mean"], "a part of a picture in other colours is farther from all"
     assert rows["8"]["precision"]["mean"] > 0.7 > 0.3 > rows["32"]["precision"]["mean"]
     assert rows["8"]["kid"]["std"] > 0 and rows["8"]["seconds"] == pytest.approx(0.010) and rows["32"]["seconds"] == pytest.approx(0.034)
     assert [name for name, row in rows.items() if row["recommended"]] == ["4"], "the tiny bundle recommends 4 steps"

@@ -52,6 +52,25 @@ def test_thumbnails_and_spread():
     assert metrics.mean_pairwise(np.array([[0.0], [3.0], [3.0]])) == pytest.approx(2)
 
 
+def test_a_part_of_two_images_is_no_farther_than_they_are_and_one_of_another_class_is():
+    choice = np.random.default_rng(0)
+    train, labels = choice.integers(0, 256, (20, 128, 128, 3)).astype(np.uint8), np.arange(20) % 2
+    known = metrics.Parts(train, labels)
+    # Left half of one image, right half of another of its class: a new image of old parts, but for windows across the seam.
+    mixed = np.concatenate([train[2][:, :64], train[4][:, 64:]], 1)[None]
+    apart = known.distances(mixed, np.array([0])).reshape(7, 7)
+    assert (apart[:, [0, 1, 2, 4, 5, 6]] < 1e-3).all() and (apart[:, 3] > 0.05).all()
+    foreign = known.distances(mixed, np.array([1]))
+    assert (foreign > 0.05).all()
+    # By its definition, of a window in the middle.
+    small = train.reshape(20, 64, 2, 64, 2, 3).mean((2, 4)).round() / 255
+    wanted = min(np.sqrt(((small[2] - small[i])[8:24, 8:24] ** 2).mean()) for i in range(1, 20, 2))
+    assert foreign.reshape(7, 7)[1, 1] == pytest.approx(wanted, rel=1e-3)
+    assert known.means(np.concatenate([mixed, mixed]), np.array([0, 1])) == pytest.approx({0: apart.mean(), 1: foreign.mean()})
+    with pytest.raises(ValueError, match="no training image has the label 2"):
+        known.distances(mixed, np.array([2]))
+
+
 def test_codebook_and_reconstruction_error():
     assert evaluate.codebook_use(np.array([[0, 1], [2, 3]]), 8) == {"codes": 8, "used": 4, "used_part": 0.5, "perplexity": 4.0}
     images = np.full((1, 4, 4, 3), 100, np.uint8)
@@ -129,6 +148,7 @@ def test_evaluate_end_to_end(avatars, tmp_path, monkeypatch):
     # The samples come from the data's own distribution; the reconstructions of an untrained tokenizer do not.
     assert abs(report["kid"]["samples"]["mean"]) < report["kid"]["reconstructions"]["mean"]
     assert 0.5 < report["diversity"]["mean"] < 1.5 and 0.5 < report["neighbours"]["ratio"] < 1.5
+    assert report["parts"]["mean"] == pytest.approx(np.mean(list(report["parts"]["per_class"].values())), abs=1e-3) and 0 < report["parts"]["mean"] < 1
     assert report["classifier"]["heldout_per_class"] == {"cat": 1.0, "dog": 1.0}
     card = (tmp_path / "card.md").read_text()
     assert card.startswith("# tiny\n\n<!-- evaluate -->\n## Measured") and card.endswith("<!-- /evaluate -->\n\n<!-- evaluate-edit -->\nedits\n<!-- /evaluate-edit -->\n")

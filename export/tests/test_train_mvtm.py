@@ -172,6 +172,27 @@ def test_training_without_a_class_is_training_on_the_others(tmp_path, steps):
             main([*common, "--data", str(tmp_path / "three.npz"), "--without", *names, "-o", str(tmp_path / "ours.pt")])
 
 
+def test_more_pictures_of_a_class_take_the_place_of_its_own(tmp_path, monkeypatch):
+    common = {"heldout": np.full((2, 16), 15, np.uint16), "heldout_labels": np.array([0, 1]), "grid": 4, "codes": 16, "encoder": "0"}
+    tokens = lambda values: np.repeat(np.array(values, np.uint16)[:, None], 16, 1)
+    files = {"data": {"classes": ["a", "b", "c"], "train": tokens([1, 2, 3, 4]), "train_labels": np.array([0, 1, 2, 1])},
+             "more": {"classes": ["c", "b"], "train": tokens([5, 6, 7]), "train_labels": np.array([1, 0, 0])}}
+    files |= {"unknown": files["more"] | {"classes": ["c", "d"]}, "foreign": files["more"] | {"encoder": "1"}}
+    for name, values in files.items():
+        np.savez_compressed(tmp_path / f"{name}.npz", **common | values)
+    seen, keep = [], train_mvtm.tokens_of
+    monkeypatch.setattr(train_mvtm, "tokens_of", lambda args, data, process: (seen.append(data), keep(args, data, process))[1])
+    train = ["train-mvtm", *SMALL[2:], "--batch", "8", "--images", "8", "--data", str(tmp_path / "data.npz"), "-o", str(tmp_path / "m.pt"), "--more"]
+    assert main([*train, str(tmp_path / "more.npz")]) == 0
+    assert seen[0].classes == ["a", "b", "c"] and seen[0].train.images[:, 0].tolist() == [1, 5, 6, 7] and seen[0].train.labels.tolist() == [0, 1, 2, 2]
+    assert (seen[0].heldout.images == 15).all()
+    for name, message in (("unknown", "has classes that --data has not: d"), ("foreign", "of another tokenizer"), ("none", "not a file that `tokens` wrote")):
+        with pytest.raises(SystemExit, match=message):
+            main([*train, str(tmp_path / f"{name}.npz")])
+    with pytest.raises(SystemExit, match="give a file of tokens as --data"):
+        token_file.with_more(dataset.Dataset(seen[0].train, seen[0].heldout, ["a"]), tmp_path / "more.npz")
+
+
 def test_tokens_in_a_file_train_the_same_as_the_pictures(pictures, tmp_path, capsys):
     prepared, t1, other, file = tmp_path / "data", str(tmp_path / "t1.pt"), str(tmp_path / "t2.pt"), str(tmp_path / "some" / "tokens.npz")
     dataset.save(dataset.load(pictures, 16), prepared)
