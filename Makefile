@@ -225,7 +225,7 @@ avatars-64: own avatars-64-train
 
 # Nothing here is redone that is there already, and what was interrupted goes on: a file of a later network says that those before are finished.
 # The transformer grows: avatars-64's, then two layers more, then twice as wide; then it learns to correct its own draws, most of all in the classes that are hard, then only in those that it is to have, at last most of all in those
-# whose eyes and mouths were still out of shape. The decoder comes last, larger, on tokens that do not change any more. A GPU takes one from nothing: see export/README.md.
+# whose eyes and mouths were still out of shape, with more pictures of the class that it had begun to know by heart. The decoder comes last, larger, on tokens that do not change any more. A GPU takes one from nothing: see export/README.md.
 # Two processes of one thread are faster than one of two; a GPU wants one process, TRAIN_128="python -m maskgit_export" with the Python of VENV.
 WORK_128 = $(MASKGIT_CACHE)/avatars-128
 WIDE_128 ?= --dim 384 --heads 12 --depth 8 --batch 32
@@ -234,7 +234,9 @@ IMAGES_128 ?= 416000
 WITHOUT_128 ?= croodles shapes
 WEIGHTS_128 ?= adventurer=4 big-ears=4 pixel-art=4 cats=3 open-peeps=3
 DECODER_128 ?= --blocks 12 --without $(WITHOUT_128) --square-weight 10 --contrast-weight 0.2 --muon-lr 0.015 --images 280000
-LAST_WEIGHTS_128 ?= big-ears=4 toon-head=4 open-peeps=4 pixel-art=4 fun-emoji=3 cats=2
+LATER_WEIGHTS_128 ?= big-ears=4 toon-head=4 open-peeps=4 pixel-art=4 fun-emoji=3 cats=2
+LAST_WEIGHTS_128 ?= adventurer=1.25 open-peeps=5 lorelei=4 big-ears=3 big-smile=1.5 micah=1.5 heads=1.5 notionists=1.5
+MORE_128 ?= --classes adventurer --train 16000
 TRAIN_128 ?= env OMP_NUM_THREADS=1 "$(VENV)/bin/torchrun" --nproc_per_node=$(shell nproc) -m -- maskgit_export
 MVTM_128 = train-mvtm --data "$(WORK_128)/data" --tokenizer "$(WORK_128)/tokenizer.pt" $(WIDE_128) --label-smoothing 0
 AGAIN_128 = --without $(WITHOUT_128) --drafts 0.3 --lr 0.0008 --muon-lr 0.008
@@ -257,13 +259,17 @@ avatars-128-train: $(VENV_STAMP)
 		--start "$(WORK_128)/mvtm-1.pt" "$(WORK_128)/tokenizer-2.pt" --per-class 2000 --images 64000 -o "$(WORK_128)/mvtm-2.pt"; }
 	test -f "$(WORK_128)/mvtm-4.pt" || { cd export && $(TRAIN_128) $(MVTM_128) $(START_128) --drafts 0.3 --by-loss 2 --images $(IMAGES_128) -o "$(WORK_128)/mvtm-3.pt"; }
 	test -f "$(WORK_128)/mvtm-5.pt" || { cd export && $(TRAIN_128) $(MVTM_128) --start "$(WORK_128)/mvtm-3.pt" "$(WORK_128)/tokenizer.pt" $(AGAIN_128) --by-loss 3 --images 137000 -o "$(WORK_128)/mvtm-4.pt"; }
-	test -f "$(WORK_128)/mvtm.pt" || { cd export && $(TRAIN_128) $(MVTM_128) --start "$(WORK_128)/mvtm-4.pt" "$(WORK_128)/tokenizer.pt" $(AGAIN_128) --by-loss 2 --class-weights $(WEIGHTS_128) --images 260000 -o "$(WORK_128)/mvtm-5.pt"; }
-	cd export && $(TRAIN_128) $(MVTM_128) --start "$(WORK_128)/mvtm-5.pt" "$(WORK_128)/tokenizer.pt" $(AGAIN_128) --by-loss 2 --class-weights $(LAST_WEIGHTS_128) --images 200000 -o "$(WORK_128)/mvtm.pt"
+	test -f "$(WORK_128)/mvtm-6.pt" || { cd export && $(TRAIN_128) $(MVTM_128) --start "$(WORK_128)/mvtm-4.pt" "$(WORK_128)/tokenizer.pt" $(AGAIN_128) --by-loss 2 --class-weights $(WEIGHTS_128) --images 260000 -o "$(WORK_128)/mvtm-5.pt"; }
+	test -f "$(WORK_128)/mvtm.pt" || { cd export && $(TRAIN_128) $(MVTM_128) --start "$(WORK_128)/mvtm-5.pt" "$(WORK_128)/tokenizer.pt" $(AGAIN_128) --by-loss 2 --class-weights $(LATER_WEIGHTS_128) --images 200000 -o "$(WORK_128)/mvtm-6.pt"; }
+	test -f "$(WORK_128)/tokens.npz" || { cd export && $(TRAIN_128) tokens --data "$(WORK_128)/data" --tokenizer "$(WORK_128)/tokenizer.pt" -o "$(WORK_128)/tokens.npz"; }
+	test -f "$(WORK_128)/more/classes.json" || { $(EXPORT) data --set avatars-128 $(MORE_128) --work "$(WORK_128)/data/node" -o "$(WORK_128)/more"; }
+	test -f "$(WORK_128)/tokens-more.npz" || { cd export && $(TRAIN_128) tokens --data "$(WORK_128)/more" --tokenizer "$(WORK_128)/tokenizer.pt" -o "$(WORK_128)/tokens-more.npz"; }
+	cd export && $(TRAIN_128) train-mvtm --data "$(WORK_128)/tokens.npz" --more "$(WORK_128)/tokens-more.npz" $(WIDE_128) --label-smoothing 0 \
+		--start "$(WORK_128)/mvtm-6.pt" "$(WORK_128)/tokenizer.pt" $(AGAIN_128) --by-loss 2 --class-weights $(LAST_WEIGHTS_128) --images 120000 -o "$(WORK_128)/mvtm.pt"
 
 # The bundles are made outside the clone; copy them over models/avatars-128 (bundle-fp16) and models/avatars-128-int8 when they are as good.
 avatars-128: own avatars-128-train
 	$(CARGO) build --release --locked
-	test -f "$(WORK_128)/tokens.npz" || { cd export && $(TRAIN_128) tokens --data "$(WORK_128)/data" --tokenizer "$(WORK_128)/tokenizer.pt" -o "$(WORK_128)/tokens.npz"; }
 	cd export && $(TRAIN_128) train-tokenizer --data "$(WORK_128)/data" --tokens "$(WORK_128)/tokens.npz" --start "$(WORK_128)/tokenizer.pt" --decoder-only $(DECODER_128) -o "$(WORK_128)/tokenizer-final.pt"
 	$(EXPORT) export --tokenizer "$(WORK_128)/tokenizer-final.pt" --mvtm "$(WORK_128)/mvtm.pt" --name avatars-128 --licence "CC BY 4.0; see README.md" \
 		--source "trained with maskgit-export" --steps 64 --sampler predictor-corrector --choice-temperature 4.5 --temperature 1 --final-temperature 0.3 -o "$(WORK_128)/bundle"

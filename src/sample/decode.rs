@@ -134,10 +134,10 @@ fn check(problem: &Problem, canvases: &[Canvas]) -> Result<()> {
 }
 
 /// Corrector steps are this many fifths of all steps, rounded down.
-const CORRECTOR_FIFTHS: usize = 2;
+const CORRECTOR_FIFTHS: usize = 3;
 
 /// Corrector steps mask one in so many tokens again, times 1 - r: fewer from step to step, and none in the last.
-const CORRECTED_OF: usize = 4;
+const CORRECTED_OF: usize = 2;
 
 /// What a step is.
 #[derive(Clone, Copy, Debug, PartialEq)]

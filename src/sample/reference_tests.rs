@@ -99,8 +99,8 @@ fn reference(model: &Random, problem: &Problem, canvas: &Canvas, options: &Optio
         let temperature = first + (last - first) * step as f64 / (options.steps - 1) as f64;
         let w = f64::from(options.guidance.scale) * ramp;
         let (with, without) = (model.row(&tokens, false, n * k), model.row(&tokens, true, n * k));
-        // Of the predictor and corrector: three fifths of the steps, rounded up, are the predictor's.
-        let predictors = (options.steps * 3).div_ceil(5);
+        // Of the predictor and corrector: two fifths of the steps, rounded up, are the predictor's.
+        let predictors = (options.steps * 2).div_ceil(5);
         let split = options.sampler == Sampler::PredictorCorrector;
         let corrects = split && step >= predictors;
         let predicts = split && !corrects;
@@ -150,7 +150,7 @@ fn reference(model: &Random, problem: &Problem, canvas: &Canvas, options: &Optio
             let left = (options.steps - 1 - step) as f64 / (options.steps - predictors) as f64;
             let mut least: Vec<usize> = (0..n).filter(|&p| confidence[p].is_finite()).collect();
             least.sort_by(|&a, &b| confidence[a].total_cmp(&confidence[b]));
-            least.truncate((unknown as f64 / 4.0 * left + 1e-9).floor() as usize);
+            least.truncate((unknown as f64 / 2.0 * left + 1e-9).floor() as usize);
             least.sort_unstable();
             least
         } else {
@@ -182,7 +182,7 @@ fn equals_a_loop_written_from_the_papers() {
         Schedule::Arccos,
     ];
     for (number, schedule) in schedules.into_iter().enumerate() {
-        for (rows, cols, codes, steps, start_iter) in [(8, 8, 16, 7, 0), (5, 7, 33, 11, 2), (9, 18, 5, 8, 0)] {
+        for (rows, cols, codes, steps, start_iter) in [(8, 8, 16, 10, 0), (5, 7, 33, 11, 2), (9, 18, 5, 8, 0)] {
             for (temperature, final_temperature, top_k) in [
                 (1.0, None, None),
                 (0.6, None, None),

@@ -89,7 +89,7 @@ pub struct Sampling {
     #[arg(long, value_name = "S")]
     pub schedule: Option<Schedule>,
     /// Which tokens a step keeps: the most confident (confidence; confidence-remask takes back tokens kept so far that the others no
-    /// longer bear out), those where the model is surest, and then in two fifths of the steps all but the least likely
+    /// longer bear out), those where the model is surest, and then in three fifths of the steps all but the least likely
     /// (predictor-corrector), or the next in a Halton sequence (halton; halton-redraw draws those kept so far again in each step)
     #[arg(long, value_name = "SAMPLER")]
     pub sampler: Option<Sampler>,
