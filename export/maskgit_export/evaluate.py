@@ -115,7 +115,8 @@ def write_card(path: Path, report: dict, folder: Path) -> None:
     by_class = "| class | classifier: samples | classifier: held-out | diversity | parts |\n|---|---|---|---|---|\n" if judged else "| class | diversity | parts |\n|---|---|---|\n"
     for name, diverse in report["diversity"]["per_class"].items():
         accuracy = f"{judged['per_class'][name]:.1%} | {judged['heldout_per_class'][name]:.1%} | " if judged else ""
-        by_class += f"| {name} | {accuracy}{diverse:.3f} | {report['parts']['per_class'].get(name, '–')} |\n"
+        part = report["parts"]["per_class"].get(name)
+        by_class += f"| {name} | {accuracy}{diverse:.3f} | {'–' if part is None else f'{part:.3f}'} |\n"
     table = "\n".join(f"| {name} | {value} |" for name, value in rows)
     shown = report["command"]["contact"]
     sheets = "\n\n".join(f"{name}\n\n![Samples of {name}]({pictures}/samples-{name}.png)" for name in report["diversity"]["per_class"])
