@@ -147,6 +147,7 @@ def run(args: argparse.Namespace) -> int:
     except KeyboardInterrupt:
         cancelled = True
         print("cancelled; what is measured is kept, and the same command goes on from there", file=sys.stderr)
+    bench.find_parts([bench.key(row, turn) for row, turn in jobs])
     report = summarise(args, models, rows, bench)
     if not any(row["draws"] for table in report["tables"].values() for row in table):
         return 1
@@ -246,9 +247,7 @@ class Bench:
         self.held = self._kept(f"heldout-{name}", lambda: self.network(self.heldout, what="held-out images"))
         self.parts_of = hashlib.sha256(json.dumps(model.weights).encode()).hexdigest()[:16]
         rebuilt = self._kept(f"rebuilt-{name}-{self.parts_of}", lambda: reconstruct(OnnxRuntime(model.path, model.graphs, args.threads or 1), self.heldout)[0])
-        # Classes that the bundle lacks are -1 there, which no sample is; to leave them out would read all images into memory.
-        self.known = metrics.Parts(data.train.images, to_bundle[data.train.labels])
-        self.again = self.known.means(rebuilt, self.labels)
+        self.rebuilt, self.train = rebuilt, dataset.Split(data.train.images, to_bundle[data.train.labels])
 
     def _kept(self, name: str, find) -> np.ndarray:
         """What ``find`` gives, from WORK where it was found before."""
@@ -276,13 +275,34 @@ class Bench:
         precision, recall = metrics.precision_recall(made, self.held)
         figures = {
             "kid": metrics.mmd2(made, self.held),
-            "parts": parts(self.metadata, self.known, images, labels, self.again)["mean"],
             "accuracy": float(recognised(self.classifier, self.metadata, images, labels).mean()),
             "precision": precision,
             "recall": recall,
             "seconds": seconds(reports),
         }
-        write_text(self.work / "cells" / f"{self.key(row, turn)}.json", json.dumps({"row": [row.table, row.name], **figures}) + "\n")
+        cell = self.work / "cells" / f"{self.key(row, turn)}.json"
+        # To look through the training images takes as long for many draws as for one: all that is not known yet is found at the end.
+        with whole(cell.with_suffix(".npy")) as partial:
+            np.save(partial, metrics.Parts.shrink(images))
+        write_text(cell, json.dumps({"row": [row.table, row.name], **figures}) + "\n")
+
+    def find_parts(self, keys: list[str]) -> None:
+        """Finds the parts of the finished draws that lack them, all at once, and stores them."""
+        cells = [self.work / "cells" / f"{key}.json" for key in dict.fromkeys(keys)]
+        cells = [cell for cell in cells if cell.exists() and "parts" not in json.loads(cell.read_text())]
+        if not cells:
+            return
+        print(f"parts of {len(cells)} draws", file=sys.stderr, flush=True)
+        # Classes that the bundle lacks are -1 there, which no sample is; to leave them out would read all images into memory.
+        known = metrics.Parts(self.train.images, self.train.labels)
+        again = known.means(self.rebuilt, self.labels)
+        labels = np.repeat(np.arange(len(self.metadata.labels)), self.args.per_class)
+        shrunk = np.concatenate([np.load(cell.with_suffix(".npy")) for cell in cells])
+        found = known.distances(shrunk, np.tile(labels, len(cells))).mean(1).reshape(len(cells), len(labels))
+        for cell, distances in zip(cells, found):
+            made = {index: float(distances[labels == index].mean()) for index in range(len(self.metadata.labels))}
+            write_text(cell, json.dumps(json.loads(cell.read_text()) | {"parts": parts(self.metadata, made, again)["mean"]}) + "\n")
+            cell.with_suffix(".npy").unlink()
 
     def retime(self, row: Row) -> None:
         """Draws the first class of a row that has a finished draw again; where that took less time, the draw's time becomes that."""

@@ -200,7 +200,7 @@ def measure(args, metadata, graphs, data, to_bundle, heldout, labels, samples, s
     report["diversity"] = diversity(metadata, made, sample_labels, held, labels)
     train = dataset.subset(data.train, np.flatnonzero(to_bundle[data.train.labels] >= 0))
     known = metrics.Parts(train.images, to_bundle[train.labels])
-    report["parts"] = parts(metadata, known, samples, sample_labels, known.means(rebuilt, labels))
+    report["parts"] = parts(metadata, known.means(samples, sample_labels), known.means(rebuilt, labels))
     report["neighbours"] = neighbours(features, train.images, samples, made, heldout, args.output / "neighbours.png", len(metadata.labels), args.per_class)
     return report
 
@@ -268,9 +268,8 @@ def diversity(metadata: Metadata, made, sample_labels, held, labels) -> dict:
     return {"mean": round(float(np.mean(list(ratios.values()))), 3) if ratios else None, "per_class": ratios}
 
 
-def parts(metadata: Metadata, known: metrics.Parts, samples, labels, again: dict[int, float]) -> dict:
-    """Mean distance of a part to the nearest of a training image of the class, over that of reconstructions of held-out images, ``again``."""
-    made = known.means(samples, labels)
+def parts(metadata: Metadata, made: dict[int, float], again: dict[int, float]) -> dict:
+    """Mean distance of a part of a sample of each label to the nearest of a training image of the class, over that of reconstructions of held-out images."""
     ratios = {name: round(made[index] / again[index], 3) for index, name in enumerate(metadata.labels) if again.get(index, 0) > 0}
     return {"mean": round(float(np.mean(list(ratios.values()))), 3) if ratios else None, "per_class": ratios}
 

@@ -80,13 +80,13 @@ class Parts:
     SIDE = 64
 
     def __init__(self, images: np.ndarray, labels: np.ndarray):
-        self._shrunk = np.concatenate([self._shrink(images[first:first + 1024]) for first in range(0, len(images), 1024)])
+        self._shrunk = np.concatenate([self.shrink(images[first:first + 1024]) for first in range(0, len(images), 1024)])
         self._labels = labels
 
     def distances(self, images: np.ndarray, labels: np.ndarray) -> np.ndarray:
         """Of images ``uint8 [N, H, W, 3]`` of these labels, float32 ``[N, windows]``: the root of the mean square difference (of values in 0..1) of each
         window to that in the same place of the training image of the same label that is nearest there."""
-        shrunk, found = self._shrink(images), None
+        shrunk, found = self.shrink(images), None
         for label in np.unique(labels):
             rows, pool = np.flatnonzero(labels == label), self._shrunk[self._labels == label]
             if not len(pool):
@@ -101,8 +101,10 @@ class Parts:
         found = self.distances(images, labels)
         return {int(label): float(found[labels == label].mean()) for label in np.unique(labels)}
 
-    def _shrink(self, images: np.ndarray) -> np.ndarray:
-        small = thumbnails(images, self.SIDE)
+    @classmethod
+    def shrink(cls, images: np.ndarray) -> np.ndarray:
+        """All that is compared of images ``uint8 [N, H, W, 3]``: uint8, at most 64 pixels a side. What is shrunk already stays as it is."""
+        small = thumbnails(images, cls.SIDE)
         side = round((small.shape[1] // 3) ** 0.5)
         return np.rint(small * 255).astype(np.uint8).reshape(len(images), side, side, 3)
 
