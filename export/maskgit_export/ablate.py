@@ -232,7 +232,7 @@ class Bench:
 
         if "encoder" not in model.graphs:
             raise ValueError(f"{model.path}: has no encoder; reconstructions, which samples are compared with, cannot be made")
-        self.args, self.metadata = args, model.metadata
+        self.args, self.model, self.metadata = args, model, model.metadata
         self.classifier, self.network = load_classifier(args.classifier), Features()
         data = dataset.load(args.data, self.metadata.image_height)
         to_bundle = in_bundle(args.data, data, self.metadata)
@@ -243,11 +243,10 @@ class Bench:
         self.work = args.work or args.output
         (self.work / "cells").mkdir(parents=True, exist_ok=True)
         self.yardstick = hashlib.sha256(self.heldout.tobytes() + args.classifier.read_bytes()).hexdigest()
-        name = hashlib.sha256(self.heldout.tobytes()).hexdigest()[:16]
-        self.held = self._kept(f"heldout-{name}", lambda: self.network(self.heldout, what="held-out images"))
+        self.name = hashlib.sha256(self.heldout.tobytes()).hexdigest()[:16]
+        self.held = self._kept(f"heldout-{self.name}", lambda: self.network(self.heldout, what="held-out images"))
         self.parts_of = hashlib.sha256(json.dumps(model.weights).encode()).hexdigest()[:16]
-        rebuilt = self._kept(f"rebuilt-{name}-{self.parts_of}", lambda: reconstruct(OnnxRuntime(model.path, model.graphs, args.threads or 1), self.heldout)[0])
-        self.rebuilt, self.train = rebuilt, dataset.Split(data.train.images, to_bundle[data.train.labels])
+        self.train = dataset.Split(data.train.images, to_bundle[data.train.labels])
 
     def _kept(self, name: str, find) -> np.ndarray:
         """What ``find`` gives, from WORK where it was found before."""
@@ -265,8 +264,11 @@ class Bench:
 
     def stored(self, key: str) -> dict | None:
         """The figures of a finished draw."""
-        path = self.work / "cells" / f"{key}.json"
+        path = self._cell(key)
         return json.loads(path.read_text()) if path.exists() else None
+
+    def _cell(self, key: str) -> Path:
+        return self.work / "cells" / f"{key}.json"
 
     def measure(self, row: Row, turn: int) -> None:
         """Draws, measures and stores."""
@@ -280,7 +282,7 @@ class Bench:
             "recall": recall,
             "seconds": seconds(reports),
         }
-        cell = self.work / "cells" / f"{self.key(row, turn)}.json"
+        cell = self._cell(self.key(row, turn))
         # To look through the training images takes as long for many draws as for one: all that is not known yet is found at the end.
         with whole(cell.with_suffix(".npy")) as partial:
             np.save(partial, metrics.Parts.shrink(images))
@@ -288,25 +290,26 @@ class Bench:
 
     def find_parts(self, keys: list[str]) -> None:
         """Finds the parts of the finished draws that lack them, all at once, and stores them."""
-        cells = [self.work / "cells" / f"{key}.json" for key in dict.fromkeys(keys)]
-        cells = [cell for cell in cells if cell.exists() and "parts" not in json.loads(cell.read_text())]
-        if not cells:
+        lacking = {key: figures for key in keys if (figures := self.stored(key)) and "parts" not in figures}
+        if not lacking:
             return
-        print(f"parts of {len(cells)} draws", file=sys.stderr, flush=True)
+        print(f"parts of {len(lacking)} draws", file=sys.stderr, flush=True)
+        runtime = lambda: OnnxRuntime(self.model.path, self.model.graphs, self.args.threads or 1)
+        rebuilt = self._kept(f"rebuilt-{self.name}-{self.parts_of}", lambda: reconstruct(runtime(), self.heldout)[0])
         # Classes that the bundle lacks are -1 there, which no sample is; to leave them out would read all images into memory.
         known = metrics.Parts(self.train.images, self.train.labels)
-        again = known.means(self.rebuilt, self.labels)
+        again = known.means(rebuilt, self.labels)
         labels = np.repeat(np.arange(len(self.metadata.labels)), self.args.per_class)
-        shrunk = np.concatenate([np.load(cell.with_suffix(".npy")) for cell in cells])
-        found = known.distances(shrunk, np.tile(labels, len(cells))).mean(1).reshape(len(cells), len(labels))
-        for cell, distances in zip(cells, found):
-            made = {index: float(distances[labels == index].mean()) for index in range(len(self.metadata.labels))}
-            write_text(cell, json.dumps(json.loads(cell.read_text()) | {"parts": parts(self.metadata, made, again)["mean"]}) + "\n")
-            cell.with_suffix(".npy").unlink()
+        shrunk = np.concatenate([np.load(self._cell(key).with_suffix(".npy")) for key in lacking])
+        found = known.distances(shrunk, np.tile(labels, len(lacking))).reshape(len(lacking), len(labels), -1)
+        for (key, figures), distances in zip(lacking.items(), found):
+            figures["parts"] = parts(self.metadata, metrics.of_each(distances, labels), again)["mean"]
+            write_text(self._cell(key), json.dumps(figures) + "\n")
+            self._cell(key).with_suffix(".npy").unlink()
 
     def retime(self, row: Row) -> None:
         """Draws the first class of a row that has a finished draw again; where that took less time, the draw's time becomes that."""
-        path = self.work / "cells" / f"{self.key(row, 0)}.json"
+        path = self._cell(self.key(row, 0))
         if path.exists():
             figures = json.loads(path.read_text())
             one = replace(self.metadata, labels=self.metadata.labels[:1])

@@ -265,13 +265,12 @@ def diversity(metadata: Metadata, made, sample_labels, held, labels) -> dict:
         real = metrics.mean_pairwise(held[labels == index])
         if real > 0:
             ratios[name] = round(metrics.mean_pairwise(made[sample_labels == index]) / real, 3)
-    return {"mean": round(float(np.mean(list(ratios.values()))), 3) if ratios else None, "per_class": ratios}
+    return _over_classes(ratios)
 
 
 def parts(metadata: Metadata, made: dict[int, float], again: dict[int, float]) -> dict:
     """Mean distance of a part of a sample of each label to the nearest of a training image of the class, over that of reconstructions of held-out images."""
-    ratios = {name: round(made[index] / again[index], 3) for index, name in enumerate(metadata.labels) if again.get(index, 0) > 0}
-    return {"mean": round(float(np.mean(list(ratios.values()))), 3) if ratios else None, "per_class": ratios}
+    return _over_classes({name: round(made[index] / again[index], 3) for index, name in enumerate(metadata.labels) if again.get(index, 0) > 0})
 
 
 def neighbours(features: Features, train, samples, made, heldout, sheet: Path, classes: int, per_class: int) -> dict:
@@ -325,6 +324,10 @@ def choose(split: dataset.Split, to_bundle: np.ndarray, per_class: int) -> tuple
     picks = [np.flatnonzero(labels == label)[: per_class or None] for label in np.unique(labels[labels >= 0])]
     chosen = np.concatenate(picks)
     return split.images[chosen], labels[chosen]
+
+
+def _over_classes(ratios: dict[str, float]) -> dict:
+    return {"mean": round(float(np.mean(list(ratios.values()))), 3) if ratios else None, "per_class": ratios}
 
 
 def _mean_std(value: tuple[float, float]) -> dict:

@@ -62,12 +62,17 @@ def squared_distances(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 def thumbnails(images: np.ndarray, side: int = 16) -> np.ndarray:
     """``uint8 [N, H, W, 3]`` to means of squares, float32 ``[N, side * side * 3]`` in 0..1."""
+    return shrunk(images, side).reshape(len(images), -1)
+
+
+def shrunk(images: np.ndarray, side: int) -> np.ndarray:
+    """``uint8 [N, H, W, 3]`` to means of squares, float32 ``[N, side, side, 3]`` in 0..1; of fewer a side where the size is no multiple."""
     count, rows, cols, _ = images.shape
     side = next(s for s in range(min(side, rows, cols), 0, -1) if rows % s == 0 and cols % s == 0)
-    out = np.empty((count, side * side * 3), np.float32)
+    out = np.empty((count, side, side, 3), np.float32)
     for first in range(0, count, 1024):
         part = images[first:first + 1024].reshape(-1, side, rows // side, side, cols // side, 3)
-        out[first:first + 1024] = part.mean((2, 4), dtype=np.float32).reshape(len(part), -1) / 255
+        out[first:first + 1024] = part.mean((2, 4), dtype=np.float32) / 255
     return out
 
 
@@ -86,35 +91,36 @@ class Parts:
     def distances(self, images: np.ndarray, labels: np.ndarray) -> np.ndarray:
         """Of images ``uint8 [N, H, W, 3]`` of these labels, float32 ``[N, windows]``: the root of the mean square difference (of values in 0..1) of each
         window to that in the same place of the training image of the same label that is nearest there."""
-        shrunk, found = self.shrink(images), None
+        small, windows = self.shrink(images), self._windows(self._shrunk.shape[1])
+        found = np.empty((len(images), len(windows)), np.float32)
         for label in np.unique(labels):
             rows, pool = np.flatnonzero(labels == label), self._shrunk[self._labels == label]
             if not len(pool):
                 raise ValueError(f"no training image has the label {label}")
-            of_class = np.stack([np.sqrt(squared_distances(mine, theirs).min(1) / mine.shape[1]) for mine, theirs in zip(self._windows(shrunk[rows]), self._windows(pool))], 1)
-            found = np.empty((len(images), of_class.shape[1]), np.float32) if found is None else found
-            found[rows] = of_class
+            for place, window in enumerate(windows):
+                mine, theirs = (of[window].reshape(len(of), -1).astype(np.float32) / 255 for of in (small[rows], pool))
+                found[rows, place] = np.sqrt(squared_distances(mine, theirs).min(1) / mine.shape[1])
         return found
 
     def means(self, images: np.ndarray, labels: np.ndarray) -> dict[int, float]:
         """The mean of :meth:`distances` in each label."""
-        found = self.distances(images, labels)
-        return {int(label): float(found[labels == label].mean()) for label in np.unique(labels)}
+        return of_each(self.distances(images, labels), labels)
 
     @classmethod
     def shrink(cls, images: np.ndarray) -> np.ndarray:
         """All that is compared of images ``uint8 [N, H, W, 3]``: uint8, at most 64 pixels a side. What is shrunk already stays as it is."""
-        small = thumbnails(images, cls.SIDE)
-        side = round((small.shape[1] // 3) ** 0.5)
-        return np.rint(small * 255).astype(np.uint8).reshape(len(images), side, side, 3)
+        return np.rint(shrunk(images, cls.SIDE) * 255).astype(np.uint8)
 
     @staticmethod
-    def _windows(shrunk: np.ndarray):
-        side = shrunk.shape[1]
+    def _windows(side: int) -> list[tuple[slice, slice, slice]]:
         size, step = max(1, side // 4), max(1, side // 8)
-        for top in range(0, side - size + 1, step):
-            for left in range(0, side - size + 1, step):
-                yield shrunk[:, top:top + size, left:left + size].reshape(len(shrunk), -1).astype(np.float32) / 255
+        along = [slice(first, first + size) for first in range(0, side - size + 1, step)]
+        return [(slice(None), rows, columns) for rows in along for columns in along]
+
+
+def of_each(values: np.ndarray, labels: np.ndarray) -> dict[int, float]:
+    """The mean of the rows of each label."""
+    return {int(label): float(values[labels == label].mean()) for label in np.unique(labels)}
 
 
 def nearest(queries: np.ndarray, pool: np.ndarray, k: int, chunk: int = 8192) -> tuple[np.ndarray, np.ndarray]:

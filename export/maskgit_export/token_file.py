@@ -94,8 +94,8 @@ def with_more(data: dataset.Dataset, path: Path) -> Tokens:
     if (label < 0).any():
         raise SystemExit(f"--more {path}: has classes that --data has not: {', '.join(name for name, at in zip(more.classes, label) if at < 0)}")
     kept = ~np.isin(data.train.labels, label)
-    train = [np.concatenate([ours[kept], theirs]) for ours, theirs in ((data.train.images, more.train.images), (data.train.labels, label[more.train.labels]))]
-    return replace(data, train=dataset.Split(*train))
+    tokens = np.concatenate([data.train.images[kept], more.train.images])
+    return replace(data, train=dataset.Split(tokens, np.concatenate([data.train.labels[kept], label[more.train.labels]])))
 
 
 @torch.no_grad()

@@ -185,7 +185,7 @@ def run(args: argparse.Namespace) -> int:
     shape = {name: getattr(args, name) for name in ("width", "dim", "depth", "heads", "blocks")}
     classes, places, (labels, heldout_labels) = keep(data, args.without)
     weights = class_weights(args.class_weights, classes)
-    state = read_checkpoint(checkpoint_path, shape=shape, labels=classes, per_class=args.per_class)
+    state = read_checkpoint(checkpoint_path, shape=shape, labels=classes, per_class=args.per_class, pictures=len(labels))
     if state:
         train, heldout, grid, codes = (state[name] for name in ("train", "heldout", "grid", "codes"))
     else:
@@ -222,7 +222,7 @@ def run(args: argparse.Namespace) -> int:
         write_checkpoint(checkpoint_path, {
             "weights": network.state_dict(), "average": average, "optimizers": [o.state_dict() for o, _ in optimizers],
             "step": step, "spent": spent, "curve": curve, "train": train, "heldout": heldout, "grid": grid, "codes": codes,
-            "shape": shape, "labels": classes, "per_class": args.per_class})
+            "shape": shape, "labels": classes, "per_class": args.per_class, "pictures": len(labels)})
 
     batch = args.batch * process.world
     steps = max(1, args.images // batch)

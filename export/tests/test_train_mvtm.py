@@ -184,6 +184,10 @@ def test_more_pictures_of_a_class_take_the_place_of_its_own(tmp_path, monkeypatc
     monkeypatch.setattr(train_mvtm, "tokens_of", lambda args, data, process: (seen.append(data), keep(args, data, process))[1])
     train = ["train-mvtm", *SMALL[2:], "--batch", "8", "--images", "8", "--data", str(tmp_path / "data.npz"), "-o", str(tmp_path / "m.pt"), "--more"]
     assert main([*train, str(tmp_path / "more.npz")]) == 0
+    # With the labels of other pictures the tokens of the checkpoint would be of wrong classes.
+    np.savez_compressed(tmp_path / "fewer.npz", **common | files["more"] | {"train": tokens([5, 6]), "train_labels": np.array([1, 0])})
+    with pytest.raises(SystemExit, match="the state of another run .pictures 4 is not 3"):
+        main([*train, str(tmp_path / "fewer.npz")])
     assert seen[0].classes == ["a", "b", "c"] and seen[0].train.images[:, 0].tolist() == [1, 5, 6, 7] and seen[0].train.labels.tolist() == [0, 1, 2, 2]
     assert (seen[0].heldout.images == 15).all()
     for name, message in (("unknown", "has classes that --data has not: d"), ("foreign", "of another tokenizer"), ("none", "not a file that `tokens` wrote")):
