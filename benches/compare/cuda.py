@@ -2,8 +2,9 @@
 
     python benches/compare/cuda.py --command maskgit -o RESULTS-cuda.md [--torch SHAPE] BUNDLE...
 
-Ours by ``maskgit bench`` and ``maskgit generate``. With --torch, the shape's model in PyTorch, compiled, in fp32 and fp16 (``torch_runtime.py``), whose ratios follow for the
-bundles of that shape. Fails, and writes nothing, where there is no usable GPU.
+Ours by ``maskgit bench`` and ``maskgit generate``. With --torch, the shape's model in PyTorch, compiled, in fp32 and
+fp16 (``torch_runtime.py``), whose ratios follow for the bundles of that shape. Fails, and writes nothing, where there
+is no usable GPU.
 """
 
 import argparse
@@ -14,7 +15,6 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-
 
 #: Pictures that are drawn together.
 BATCHES = [1, 8]
@@ -29,7 +29,20 @@ def first_picture(command: str, bundle: str, device: str, steps: str) -> float:
     """Seconds from the start of the program to its end, with one picture drawn."""
     with tempfile.TemporaryDirectory() as folder:
         start = time.perf_counter()
-        ask(command, "generate", "--model", bundle, "--device", device, "--class", "0", "--steps", steps, "-o", str(Path(folder) / "first.png"))
+        ask(
+            command,
+            "generate",
+            "--model",
+            bundle,
+            "--device",
+            device,
+            "--class",
+            "0",
+            "--steps",
+            steps,
+            "-o",
+            str(Path(folder) / "first.png"),
+        )
         return time.perf_counter() - start
 
 
@@ -55,7 +68,11 @@ def main() -> int:
         "# On a GPU",
         "",
         f"`make bench-cuda` wrote this: {usable[0]['description']}; {platform.machine()}, {devices[0]['description']}.",
-        f"Medians of {args.runs} runs in milliseconds: opening, one run of the transformer, one of the decoder, pictures of {args.steps} steps drawn together; and once, from the start of the program to the first picture on disk.",
+        (
+            f"Medians of {args.runs} runs in milliseconds: opening, one run of the transformer, one of the decoder, "
+            f"pictures of {args.steps} steps drawn together; and once, from the start of the program to the first "
+            "picture on disk."
+        ),
         "",
         "| bundle | device | pictures | open | step | decode | pictures | first picture |",
         "|---|---|---|---|---|---|---|---|",
@@ -69,20 +86,56 @@ def main() -> int:
                 report = ask(args.command, "bench", "--model", bundle, "--device", device, "--count", str(count), *runs)
                 first = first_picture(args.command, bundle, device, args.steps)
                 ours[bundle, device, count] = {**report, "first": first}
-                lines.append(row(Path(bundle).name, report["engine"], count, ours[bundle, device, count], ("load", "step", "decode", "image", "first")))
+                lines.append(
+                    row(
+                        Path(bundle).name,
+                        report["engine"],
+                        count,
+                        ours[bundle, device, count],
+                        ("load", "step", "decode", "image", "first"),
+                    )
+                )
     if args.torch:
-        lines += ["", f"PyTorch, {args.torch}, `torch.compile`. Its step and decoding are of the whole batch; ours of one picture. Ratios: ours over PyTorch's.", "",
-                  "| bundle | pictures | step | decode | pictures | first picture | PyTorch: step | decode | pictures | first picture |", "|---|---|---|---|---|---|---|---|---|---|"]
+        lines += [
+            "",
+            (
+                f"PyTorch, {args.torch}, `torch.compile`. Its step and decoding are of the whole batch; ours of one "
+                "picture. Ratios: ours over PyTorch's."
+            ),
+            "",
+            (
+                "| bundle | pictures | step | decode | pictures | first picture | PyTorch: step | decode | pictures | "
+                "first picture |"
+            ),
+            "|---|---|---|---|---|---|---|---|---|---|",
+        ]
         for bundle in args.bundles:
             manifest = json.loads((Path(bundle) / "bundle.json").read_text())
             if not manifest["name"].startswith(args.torch):
                 continue
             precision = "fp32" if manifest["precision"] == "fp32" else "fp16"
             for count in BATCHES:
-                theirs = json.loads(subprocess.run(
-                    [sys.executable, str(Path(__file__).with_name("torch_runtime.py")), args.torch, "--precision", precision, "--count", str(count), *common], check=True, stdout=subprocess.PIPE).stdout)
+                theirs = json.loads(
+                    subprocess.run(
+                        [
+                            sys.executable,
+                            str(Path(__file__).with_name("torch_runtime.py")),
+                            args.torch,
+                            "--precision",
+                            precision,
+                            "--count",
+                            str(count),
+                            *common,
+                        ],
+                        check=True,
+                        stdout=subprocess.PIPE,
+                    ).stdout
+                )
                 mine = ours[bundle, "cuda", count]
-                ratios = " | ".join("" if count > 1 and key in ("step", "decode") else f"{mine[key] / theirs[key]:.2f}" for key in ("step", "decode", "image", "first"))
+                ratios = " | ".join(
+                    "" if count > 1 and key in ("step", "decode") else f"{mine[key] / theirs[key]:.2f}"
+                    for key in ("step", "decode", "image", "first")
+                )
                 times = " | ".join(f"{1000 * theirs[key]:.2f}" for key in ("step", "decode", "image", "first"))
                 lines.append(f"| {Path(bundle).name} | {count} | {ratios} | {times} |")
     args.output.write_text("\n".join(lines) + "\n")

@@ -1,4 +1,5 @@
-"""Times a bundle in ONNX Runtime, with the sampling loop in NumPy, and prints the same figures as ``maskgit bench --json``.
+"""Times a bundle in ONNX Runtime, with the sampling loop in NumPy, and prints the same figures as ``maskgit bench
+--json``.
 
     python runtime.py BUNDLE --threads N --runs R [--transformer FILE] [--decoder FILE]
 
@@ -22,7 +23,10 @@ from maskgit_export.sampling import sample
 
 
 def peak_memory() -> int:
-    """The largest resident set of this program. ``getrusage`` would count what its parent had when it started this one."""
+    """The largest resident set of this program.
+
+    ``getrusage`` would count what its parent had when it started this one.
+    """
     lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM"))
 
@@ -43,7 +47,9 @@ def main() -> int:
     options.inter_op_num_threads = 1
 
     def session(graph: str, other: Path | None) -> onnxruntime.InferenceSession:
-        return onnxruntime.InferenceSession(str(other or args.bundle / graphs[graph]["file"]), options, providers=["CPUExecutionProvider"])
+        return onnxruntime.InferenceSession(
+            str(other or args.bundle / graphs[graph]["file"]), options, providers=["CPUExecutionProvider"]
+        )
 
     start = time.perf_counter()
     transformer, decoder = session("transformer", args.transformer), session("decoder", args.decoder)
@@ -70,9 +76,17 @@ def main() -> int:
     def picture() -> None:
         decode(sample(logits, metadata, label, 0, args.steps)[0])
 
-    print(json.dumps({
-        "load": load, "step": median(lambda: logits(masked, label)), "decode": median(lambda: decode(codes)), "image": 0.0 if args.no_pictures else median(picture),
-        "peak_memory_bytes": peak_memory()}))
+    print(
+        json.dumps(
+            {
+                "load": load,
+                "step": median(lambda: logits(masked, label)),
+                "decode": median(lambda: decode(codes)),
+                "image": 0.0 if args.no_pictures else median(picture),
+                "peak_memory_bytes": peak_memory(),
+            }
+        )
+    )
     return 0
 
 

@@ -1,9 +1,10 @@
-"""Times a published shape with random weights in PyTorch, compiled, and prints the same figures as ``maskgit bench --json``.
+"""Times a published shape with random weights in PyTorch, compiled, and prints the same figures as ``maskgit bench
+--json``.
 
     python torch_runtime.py SHAPE --device cuda --precision fp16 [--count 8] [--runs R] [--steps S]
 
-The sampling loop is the reference's of ``maskgit_export.sampling``; its logits come from the device. ``first`` is the time from the start of this program to
-the first picture, compilation included.
+The sampling loop is the reference's of ``maskgit_export.sampling``; its logits come from the device. ``first`` is the
+time from the start of this program to the first picture, compilation included.
 """
 
 from __future__ import annotations
@@ -68,9 +69,18 @@ def main() -> int:
     masked, label = np.full((args.count, metadata.tokens), metadata.mask_id, np.int64), np.zeros(args.count, np.int64)
     codes = np.zeros((args.count, metadata.tokens), np.int64)
     memory = torch.cuda.max_memory_reserved() if args.device.startswith("cuda") else 0
-    print(json.dumps({
-        "load": load, "first": first, "step": median(lambda: logits(masked, label)), "decode": median(lambda: decode(codes)), "image": median(picture),
-        "device_memory_bytes": memory}))
+    print(
+        json.dumps(
+            {
+                "load": load,
+                "first": first,
+                "step": median(lambda: logits(masked, label)),
+                "decode": median(lambda: decode(codes)),
+                "image": median(picture),
+                "device_memory_bytes": memory,
+            }
+        )
+    )
     return 0
 
 

@@ -21,7 +21,22 @@ with tempfile.TemporaryDirectory() as scratch:
     names = [line.split()[-1] for line in labels if line.strip()]
     rows = []
     for name in names:
-        report = json.loads(maskgit("generate", "--class", name, "--seed", "1", "--count", str(SEEDS), "--scale", str(SCALE), "--json", "-o", f"{scratch}/{name}.png"))
+        report = json.loads(
+            maskgit(
+                "generate",
+                "--class",
+                name,
+                "--seed",
+                "1",
+                "--count",
+                str(SEEDS),
+                "--scale",
+                str(SCALE),
+                "--json",
+                "-o",
+                f"{scratch}/{name}.png",
+            )
+        )
         rows.append([Image.open(image["file"]).convert("RGB") for image in report["images"]])
     side = rows[0][0].width
     sheet = Image.new("RGB", (SEEDS * (side + GAP) - GAP, len(rows) * (side + GAP) - GAP), "white")
@@ -35,7 +50,22 @@ with tempfile.TemporaryDirectory() as scratch:
     names = [line.split()[-1] for line in maskgit("info", "--model", model, "--labels").split("\n") if line.strip()]
     sheet = None
     for index, name in enumerate(names):
-        report = json.loads(maskgit("generate", "--model", model, "--class", name, "--seed", "1", "--count", str(each), "--json", "-o", f"{scratch}/large-{name}.png"))
+        report = json.loads(
+            maskgit(
+                "generate",
+                "--model",
+                model,
+                "--class",
+                name,
+                "--seed",
+                "1",
+                "--count",
+                str(each),
+                "--json",
+                "-o",
+                f"{scratch}/large-{name}.png",
+            )
+        )
         for number, image in enumerate(report["images"]):
             picture = Image.open(image["file"]).convert("RGB")
             cell = picture.width + GAP
@@ -44,7 +74,21 @@ with tempfile.TemporaryDirectory() as scratch:
             sheet.paste(picture, ((index % across * each + number) * cell, index // across * cell))
     sheet.save(folder / "avatars-128.png", optimize=True)
 
-    maskgit("generate", "--class", "miniavs", "--seed", "1", "--steps", "12", "--scale", str(SCALE), "--preview", f"{scratch}/steps", "-o", f"{scratch}/last.png")
+    maskgit(
+        "generate",
+        "--class",
+        "miniavs",
+        "--seed",
+        "1",
+        "--steps",
+        "12",
+        "--scale",
+        str(SCALE),
+        "--preview",
+        f"{scratch}/steps",
+        "-o",
+        f"{scratch}/last.png",
+    )
     steps = [Image.open(file).convert("RGB") for file in sorted(Path(scratch, "steps").iterdir())]
     strip = Image.new("RGB", (len(steps) * (steps[0].width + GAP) - GAP, steps[0].height), "white")
     for i, picture in enumerate(steps):

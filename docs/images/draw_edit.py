@@ -1,4 +1,7 @@
-"""Draws the pictures of editing with the command: ``draw_edit.py MASKGIT FOLDER``, in the repository's root. Unpicked: the first seeds."""
+"""Draws the pictures of editing with the command: ``draw_edit.py MASKGIT FOLDER``, in the repository's root.
+
+Unpicked: the first seeds.
+"""
 
 import subprocess
 import sys
@@ -41,19 +44,41 @@ def boxed(picture: Image.Image, box: tuple[int, int, int, int]) -> Image.Image:
 def edit(scratch: str, name: str, box: tuple[int, int, int, int], style: str, output: str) -> None:
     """One row: the original with its box, then results of seeds 1 to 5."""
     image = EXAMPLES / f"{name}.png"
-    maskgit("edit", "--image", str(image), "--box", ",".join(map(str, box)), "--class", style, "--seed", "1", "--count", str(COUNT), "-o", f"{scratch}/{output}.png")
+    maskgit(
+        "edit",
+        "--image",
+        str(image),
+        "--box",
+        ",".join(map(str, box)),
+        "--class",
+        style,
+        "--seed",
+        "1",
+        "--count",
+        str(COUNT),
+        "-o",
+        f"{scratch}/{output}.png",
+    )
     results = [enlarged(Image.open(f"{scratch}/{output}-{i:03}.png").convert("RGB")) for i in range(COUNT)]
     row([boxed(Image.open(image).convert("RGB"), box), *results]).save(folder / f"{output}.png", optimize=True)
 
 
 def masks(name: str, output: str, scale: int = 4, cell: int = 4) -> None:
-    """From a pixel mask to tokens: the mask; the tokens it touches and the ring around them; the weights of the default feather."""
+    """From a pixel mask to tokens, in three pictures.
+
+    The mask; the tokens it touches and the ring around them; the weights of the default feather.
+    """
     picture = Image.open(EXAMPLES / f"{name}.png").convert("RGB")
     side = picture.width
     mask = Image.new("L", picture.size)
     ImageDraw.Draw(mask).ellipse((17, 11, 44, 25), fill=255)
     cells = side // cell
-    touched = {(c, r) for r in range(cells) for c in range(cells) if mask.crop((c * cell, r * cell, (c + 1) * cell, (r + 1) * cell)).getbbox()}
+    touched = {
+        (c, r)
+        for r in range(cells)
+        for c in range(cells)
+        if mask.crop((c * cell, r * cell, (c + 1) * cell, (r + 1) * cell)).getbbox()
+    }
     ring = {(c + x, r + y) for c, r in touched for x in (-1, 0, 1) for y in (-1, 0, 1)} - touched
     drawn = Image.new("L", picture.size)
     for c, r in touched | ring:
@@ -79,9 +104,37 @@ def masks(name: str, output: str, scale: int = 4, cell: int = 4) -> None:
 with tempfile.TemporaryDirectory() as scratch:
     edit(scratch, "open-peeps", (10, 0, 44, 28), "open-peeps", "edit-hair")
     edit(scratch, "open-peeps-2", (8, 0, 48, 44), "pixel-art", "edit-class")
-    maskgit("outpaint", "--image", str(EXAMPLES / "lorelei.png"), "--left", "128", "--right", "128", "--class", "lorelei", "--seed", "1", "-o", f"{scratch}/wide.png")
+    maskgit(
+        "outpaint",
+        "--image",
+        str(EXAMPLES / "lorelei.png"),
+        "--left",
+        "128",
+        "--right",
+        "128",
+        "--class",
+        "lorelei",
+        "--seed",
+        "1",
+        "-o",
+        f"{scratch}/wide.png",
+    )
     enlarged(Image.open(f"{scratch}/wide.png").convert("RGB")).save(folder / "edit-wide.png", optimize=True)
-    maskgit("vary", "--image", str(EXAMPLES / "lorelei.png"), "--strength", "0.7", "--class", "lorelei", "--seed", "1", "--count", str(COUNT), "-o", f"{scratch}/vary.png")
+    maskgit(
+        "vary",
+        "--image",
+        str(EXAMPLES / "lorelei.png"),
+        "--strength",
+        "0.7",
+        "--class",
+        "lorelei",
+        "--seed",
+        "1",
+        "--count",
+        str(COUNT),
+        "-o",
+        f"{scratch}/vary.png",
+    )
     pictures = [Image.open(EXAMPLES / "lorelei.png"), *(Image.open(f"{scratch}/vary-{i:03}.png") for i in range(COUNT))]
     row([enlarged(picture.convert("RGB")) for picture in pictures]).save(folder / "edit-vary.png", optimize=True)
     masks("open-peeps", "edit-masks")

@@ -1,8 +1,8 @@
 """Draws the avatars data sets: DiceBear styles (with Node.js) and RoboHash parts (with Pillow).
 
-Every picture is drawn by a program from parts and colours, so the set is labelled, reproducible and as large as
-wanted. What is held out are whole *combinations of parts*, never merely seeds: a held-out combination is not seen in
-training in any colour. Licences of the drawings are listed in LICENCES and belong in the card of every model trained on them.
+Every picture is drawn by a program from parts and colours, so the set is labelled, reproducible and as large as wanted.
+What is held out are whole *combinations of parts*, never merely seeds: a held-out combination is not seen in training
+in any colour. Licences of the drawings are listed in LICENCES and belong in the card of every model trained on them.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -68,13 +68,57 @@ class DataSet:
 
 #: The data sets of the models in this repository.
 SETS = {
-    "avatars-64": DataSet(["adventurer", "big-ears", "fun-emoji", "lorelei", "miniavs", "open-peeps", "personas", "pixel-art", "thumbs", "toon-head"], 64, 8000, 400),
-    # Every permitted style but `thumbs`, whose faces avatars-64 did not learn, and `rings`, which has 16 combinations of parts and so
-    # none to hold out; robots of the six colours that differ most.
+    "avatars-64": DataSet(
+        [
+            "adventurer",
+            "big-ears",
+            "fun-emoji",
+            "lorelei",
+            "miniavs",
+            "open-peeps",
+            "personas",
+            "pixel-art",
+            "thumbs",
+            "toon-head",
+        ],
+        64,
+        8000,
+        400,
+    ),
+    # Every permitted style but `thumbs`, whose faces avatars-64 did not learn, and `rings`, which has 16 combinations
+    # of parts and so none to hold out; robots of the six colours that differ most.
     "avatars-128": DataSet(
-        ["adventurer", "big-ears", "big-smile", "croodles", "dylan", "fun-emoji", "glass", "lorelei", "micah", "miniavs", "notionists", "open-peeps", "personas",
-         "pixel-art", "shapes", "toon-head", "robots-blue", "robots-green", "robots-grey", "robots-pink", "robots-red", "robots-yellow", "monsters", "heads", "cats"],
-        128, 4000, 200),
+        [
+            "adventurer",
+            "big-ears",
+            "big-smile",
+            "croodles",
+            "dylan",
+            "fun-emoji",
+            "glass",
+            "lorelei",
+            "micah",
+            "miniavs",
+            "notionists",
+            "open-peeps",
+            "personas",
+            "pixel-art",
+            "shapes",
+            "toon-head",
+            "robots-blue",
+            "robots-green",
+            "robots-grey",
+            "robots-pink",
+            "robots-red",
+            "robots-yellow",
+            "monsters",
+            "heads",
+            "cats",
+        ],
+        128,
+        4000,
+        200,
+    ),
 }
 SCRIPTS = Path(__file__).parent / "data"
 HELD_OUT_BUCKETS = 16
@@ -83,19 +127,35 @@ HELD_OUT_BUCKETS = 16
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the options of ``maskgit-export data``."""
     parser.add_argument("-o", "--output", required=True, type=Path, help="folder to write the data set into")
-    parser.add_argument("--set", default="avatars-64", choices=sorted(SETS), help="data set to draw (default: avatars-64); the options below change single parts of it")
-    parser.add_argument("--classes", nargs="+", choices=sorted(LICENCES), metavar="CLASS", help=f"styles to draw (default: those of the set; known: {' '.join(sorted(LICENCES))})")
+    parser.add_argument(
+        "--set",
+        default="avatars-64",
+        choices=sorted(SETS),
+        help="data set to draw (default: avatars-64); the options below change single parts of it",
+    )
+    parser.add_argument(
+        "--classes",
+        nargs="+",
+        choices=sorted(LICENCES),
+        metavar="CLASS",
+        help=f"styles to draw (default: those of the set; known: {' '.join(sorted(LICENCES))})",
+    )
     parser.add_argument("--size", type=int, help="image height and width in pixels (default: the set's)")
     parser.add_argument("--train", type=int, help="training images a class (default: the set's)")
     parser.add_argument("--heldout", type=int, help="held-out images a class (default: the set's)")
-    parser.add_argument("--work", type=Path, default=None, help="folder for the drawing programs' packages (default: OUTPUT/node)")
+    parser.add_argument(
+        "--work", type=Path, default=None, help="folder for the drawing programs' packages (default: OUTPUT/node)"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
     """Draws the data set and writes it as arrays, with ATTRIBUTION.md beside them."""
     wanted = SETS[args.set]
     classes, size = args.classes or wanted.classes, wanted.size if args.size is None else args.size
-    parts = {part: getattr(wanted, part) if getattr(args, part) is None else getattr(args, part) for part in ("train", "heldout")}
+    parts = {
+        part: getattr(wanted, part) if getattr(args, part) is None else getattr(args, part)
+        for part in ("train", "heldout")
+    }
     for name, value in (("--size", size), *((f"--{part}", count) for part, count in parts.items())):
         if value < 1:
             print(f"{name} must be at least 1, not {value}", file=sys.stderr)
@@ -108,8 +168,12 @@ def run(args: argparse.Namespace) -> int:
     def draw(index: int, name: str) -> None:
         function = _robohash if name in ROBOHASH else _dicebear
         for part, count in parts.items():
-            arrays[part].images[index * count:(index + 1) * count] = function(name, size, count, part, work)
-        print(f"{name}: {parts['train']} training and {parts['heldout']} held-out images ({LICENCES[name]})", file=sys.stderr, flush=True)
+            arrays[part].images[index * count : (index + 1) * count] = function(name, size, count, part, work)
+        print(
+            f"{name}: {parts['train']} training and {parts['heldout']} held-out images ({LICENCES[name]})",
+            file=sys.stderr,
+            flush=True,
+        )
 
     with ThreadPoolExecutor(2) as pool:
         list(pool.map(draw, range(len(classes)), classes))
@@ -122,14 +186,19 @@ def run(args: argparse.Namespace) -> int:
 
 def attribution(classes: list[str]) -> str:
     """A table of who drew what under which licence; it belongs in the card of every model trained on these classes."""
-    rows = "".join(f"| {name} | {LICENCES[name].split(', ', 1)[1]} | {LICENCES[name].split(', ', 1)[0]} |\n" for name in classes)
+    rows = "".join(
+        f"| {name} | {LICENCES[name].split(', ', 1)[1]} | {LICENCES[name].split(', ', 1)[0]} |\n" for name in classes
+    )
     return f"| class | by | licence |\n|---|---|---|\n{rows}"
 
 
 def _install(work: Path) -> None:
     """Installs the pinned DiceBear and resvg packages into ``work``."""
     if shutil.which("npm") is None:
-        raise SystemExit("npm not found: the DiceBear styles are drawn with Node.js; install Node.js 18 or later, or choose RoboHash classes only")
+        raise SystemExit(
+            "npm not found: the DiceBear styles are drawn with Node.js; install Node.js 18 or later, or choose "
+            "RoboHash classes only"
+        )
     work.mkdir(parents=True, exist_ok=True)
     for name in ("package.json", "package-lock.json", "dicebear.mjs"):
         shutil.copy(SCRIPTS / name, work / name)
@@ -174,20 +243,29 @@ def _robohash_root() -> Path:
     try:
         import robohash
     except ImportError as error:
-        raise SystemExit("the classes robots, monsters, heads and cats need the package robohash: pip install 'maskgit-export[data]'") from error
+        raise SystemExit(
+            "the classes robots, monsters, heads and cats need the package robohash: pip install 'maskgit-export[data]'"
+        ) from error
     return Path(robohash.__file__).parent
 
 
-@lru_cache(maxsize=None)
+@cache
 def _layers(folder: Path, size: int) -> list[list[np.ndarray]]:
     return [[_shrink(file, size) for file in files] for files in _files(folder)]
 
 
 def _files(folder: Path) -> list[list[Path]]:
     """The parts of each layer, from the lowest to the highest; the same parts in the same order for every colour."""
-    # The name after '#' is a layer's place, and a part's too: the number in front of it differs from colour to colour for the same part.
-    key = lambda entry: entry.name.split("#")[-1]
-    return [sorted(layer.glob("*.png"), key=key) for layer in sorted((entry for entry in folder.iterdir() if entry.is_dir()), key=key)]
+
+    # The name after '#' is a layer's place, and a part's too: the number in front of it differs from colour to colour
+    # for the same part.
+    def key(entry: Path) -> str:
+        return entry.name.split("#")[-1]
+
+    return [
+        sorted(layer.glob("*.png"), key=key)
+        for layer in sorted((entry for entry in folder.iterdir() if entry.is_dir()), key=key)
+    ]
 
 
 def _shrink(file: Path, size: int) -> np.ndarray:

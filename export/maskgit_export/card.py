@@ -1,4 +1,6 @@
-"""Sections of Markdown pages that commands write: between ``<!-- NAME -->`` and ``<!-- /NAME -->``, the rest of the page is its author's."""
+"""Sections of Markdown pages that commands write: between ``<!-- NAME -->`` and ``<!-- /NAME -->``, the rest of the
+page is its author's.
+"""
 
 from __future__ import annotations
 
@@ -11,8 +13,8 @@ from .files import write_text
 def put_section(path: Path, name: str, text: str, *, new: str = "", before: str = "") -> None:
     """Puts ``text`` between the marks of ``name``, in place of what an earlier run put there.
 
-    A page without them gets the section in front of the heading ``before`` where it has that, else at its end; a page that does not
-    exist is ``new`` first.
+    A page without them gets the section in front of the heading ``before`` where it has that, else at its end; a page
+    that does not exist is ``new`` first.
     """
     start, end = f"<!-- {name} -->", f"<!-- /{name} -->"
     page = path.read_text(encoding="utf-8") if path.exists() else new

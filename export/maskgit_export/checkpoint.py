@@ -1,8 +1,8 @@
 """Reads and writes the files that published weights come in, without running anything that a file brings along.
 
-Flax checkpoints are msgpack (``flax.serialization.to_bytes``); PyTorch ones a zip or an old pickle, opened with ``weights_only``, or
-safetensors. Which of them a file is, its first bytes say; its name does not matter. A checkpoint becomes a flat dictionary: name to
-float32 tensor, Flax names joined by ``/``.
+Flax checkpoints are msgpack (``flax.serialization.to_bytes``); PyTorch ones a zip or an old pickle, opened with
+``weights_only``, or safetensors. Which of them a file is, its first bytes say; its name does not matter. A checkpoint
+becomes a flat dictionary: name to float32 tensor, Flax names joined by ``/``.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ from math import prod
 from pathlib import Path
 
 import msgpack
-import numpy as np
 import safetensors
 import safetensors.torch
 import torch
@@ -62,7 +61,9 @@ def read(path: str | Path) -> Checkpoint:
     # A map of 1 to 15 entries, or one with a length of two or four bytes.
     if head and (0x81 <= head[0] <= 0x8F or head[0] in (0xDE, 0xDF)):
         return Checkpoint(path, "flax", _tensors(path, _flax(path)))
-    raise CheckpointError(f"{path}: neither a Flax checkpoint (msgpack), nor a PyTorch one, nor safetensors; was it downloaded whole?")
+    raise CheckpointError(
+        f"{path}: neither a Flax checkpoint (msgpack), nor a PyTorch one, nor safetensors; was it downloaded whole?"
+    )
 
 
 def write_flax(path: str | Path, tensors: dict[str, Tensor]) -> None:
@@ -87,7 +88,12 @@ def write_torch(path: str | Path, content: dict) -> None:
 
 def write_safetensors(path: str | Path, tensors: dict[str, Tensor]) -> None:
     """Safetensors; tensors that share memory are stored once each."""
-    write_bytes(path, safetensors.torch.save({name: tensor.detach().clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()}))
+    write_bytes(
+        path,
+        safetensors.torch.save(
+            {name: tensor.detach().clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()}
+        ),
+    )
 
 
 def _flax(path: Path) -> dict[str, Tensor]:
@@ -100,7 +106,11 @@ def _flax(path: Path) -> dict[str, Tensor]:
             raise ValueError(f"an array that is not of {', '.join(FLAX_DTYPES)}")
         if any(not isinstance(size, int) or size < 0 for size in shape) or prod(shape) * dtype.itemsize != len(values):
             raise ValueError(f"an array of shape {shape} with {len(values)} bytes")
-        return torch.frombuffer(bytearray(values), dtype=dtype).reshape(shape) if values else torch.empty(shape, dtype=dtype)
+        return (
+            torch.frombuffer(bytearray(values), dtype=dtype).reshape(shape)
+            if values
+            else torch.empty(shape, dtype=dtype)
+        )
 
     try:
         content = msgpack.unpackb(path.read_bytes(), ext_hook=array, raw=False)
@@ -109,7 +119,9 @@ def _flax(path: Path) -> dict[str, Tensor]:
     if not isinstance(content.get("params"), dict):
         raise CheckpointError(f"{path}: has no 'params', which hold the weights; it has {_some(content)}")
     if len(content) > 1:
-        raise CheckpointError(f"{path}: has more than 'params': {_some(set(content) - {'params'})}; save the parameters alone")
+        raise CheckpointError(
+            f"{path}: has more than 'params': {_some(set(content) - {'params'})}; save the parameters alone"
+        )
     flat: dict = {}
 
     def walk(prefix: str, node: dict) -> None:
@@ -129,9 +141,14 @@ def _torch(path: Path) -> dict:
         with torch.serialization.safe_globals([argparse.Namespace]):
             content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except pickle.UnpicklingError as error:
-        raise CheckpointError(f"{path}: holds Python objects beside tensors. It is not opened, since that would run code of the file: save its state_dict alone, or as safetensors") from error
+        raise CheckpointError(
+            f"{path}: holds Python objects beside tensors. It is not opened, since that would run code of the file: "
+            "save its state_dict alone, or as safetensors"
+        ) from error
     except Exception as error:  # of a damaged file, torch.load raises nearly anything
-        raise CheckpointError(f"{path}: a damaged PyTorch file: {str(error).splitlines()[0] if str(error) else type(error).__name__}") from error
+        raise CheckpointError(
+            f"{path}: a damaged PyTorch file: {str(error).splitlines()[0] if str(error) else type(error).__name__}"
+        ) from error
     for key in CONTAINERS:
         if isinstance(content, dict) and isinstance(content.get(key), dict):
             content = content[key]

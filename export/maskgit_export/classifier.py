@@ -33,7 +33,7 @@ class StyleClassifier(nn.Module):
     def predict(self, images: np.ndarray, batch: int = 256) -> np.ndarray:
         """Class index of each image of ``uint8 [N, H, W, 3]``."""
         self.eval()
-        parts = [self(to_tensor(images[first:first + batch])).argmax(1) for first in range(0, len(images), batch)]
+        parts = [self(to_tensor(images[first : first + batch])).argmax(1) for first in range(0, len(images), batch)]
         return torch.cat(parts).numpy() if parts else np.zeros(0, np.int64)
 
 
@@ -46,7 +46,7 @@ def augment(image: Tensor) -> Tensor:
     reach = max(1, image.shape[-1] // 10)
     top, left = torch.randint(0, 2 * reach + 1, (2,)).tolist()
     rows, cols = image.shape[2:]
-    image = F.pad(image, (reach,) * 4, mode="replicate")[:, :, top:top + rows, left:left + cols]
+    image = F.pad(image, (reach,) * 4, mode="replicate")[:, :, top : top + rows, left : left + cols]
     gain = 0.8 + 0.4 * torch.rand(len(image), 3, 1, 1)
     return (image * gain + 0.04 * torch.randn_like(image)).clamp(0, 1)
 

@@ -29,7 +29,9 @@ COMMANDS = {
 def main(argv: list[str] | None = None) -> int:
     """Runs one command; returns the exit status (0 done, 1 failed, 2 wrong usage)."""
     argv = sys.argv[1:] if argv is None else argv
-    parser = argparse.ArgumentParser(prog="maskgit-export", description="Trains, converts and checks models for the maskgit runtime.")
+    parser = argparse.ArgumentParser(
+        prog="maskgit-export", description="Trains, converts and checks models for the maskgit runtime."
+    )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, module_name in COMMANDS.items():
         if argv[:1] != [name] and argv[:1] not in ([], ["-h"], ["--help"]):
@@ -38,7 +40,9 @@ def main(argv: list[str] | None = None) -> int:
             continue
         module = importlib.import_module(f".{module_name}", __package__)
         summary = (module.__doc__ or "").strip().split("\n")[0]
-        sub = commands.add_parser(name, help=summary, description=module.__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+        sub = commands.add_parser(
+            name, help=summary, description=module.__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        )
         module.add_arguments(sub)
         sub.set_defaults(run=module.run)
     args = parser.parse_args(argv)

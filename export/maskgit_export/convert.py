@@ -1,7 +1,8 @@
 """Turns published weights into a bundle: Google's MaskGIT, or Halton-MaskGIT with LlamaGen's tokenizer.
 
-Takes the files as their authors published them (docs/models.md says where): Flax checkpoints, PyTorch files, or safetensors. Nothing that
-a file holds is run. What each file was taken for is printed; a tensor that is missing, superfluous or of another shape is an error.
+Takes the files as their authors published them (docs/models.md says where): Flax checkpoints, PyTorch files, or
+safetensors. Nothing that a file holds is run. What each file was taken for is printed; a tensor that is missing,
+superfluous or of another shape is an error.
 """
 
 from __future__ import annotations
@@ -30,16 +31,37 @@ FORMAT_NAMES = {"flax": "Flax", "torch": "PyTorch"}
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the options of ``maskgit-export convert``."""
     models = parser.add_subparsers(dest="model", required=True, metavar="MODEL")
-    for name, title in (("google-maskgit", "Google's MaskGIT for ImageNet, 256 or 512 pixels"), ("halton-maskgit", "Halton-MaskGIT v2 for ImageNet, with LlamaGen's VQ-16")):
+    for name, title in (
+        ("google-maskgit", "Google's MaskGIT for ImageNet, 256 or 512 pixels"),
+        ("halton-maskgit", "Halton-MaskGIT v2 for ImageNet, with LlamaGen's VQ-16"),
+    ):
         sub = models.add_parser(name, help=title, description=f"{title}.")
-        sub.add_argument("--transformer", required=True, type=Path, metavar="FILE", help="checkpoint of the transformer")
+        sub.add_argument(
+            "--transformer", required=True, type=Path, metavar="FILE", help="checkpoint of the transformer"
+        )
         sub.add_argument("--tokenizer", required=True, type=Path, metavar="FILE", help="checkpoint of the tokenizer")
         sub.add_argument("-o", "--output", required=True, type=Path, help="folder of the bundle")
         if name == "google-maskgit":
-            sub.add_argument("--size", type=int, choices=sorted(google.PUBLISHED), help="height and width of the picture (default: as the transformer has it)")
-            sub.add_argument("--gelu", choices=["tanh", "erf"], help="form of GELU (default: tanh, which the weights were trained with, for Flax files; erf, which the converted model's own code computes, for PyTorch files)")
+            sub.add_argument(
+                "--size",
+                type=int,
+                choices=sorted(google.PUBLISHED),
+                help="height and width of the picture (default: as the transformer has it)",
+            )
+            sub.add_argument(
+                "--gelu",
+                choices=["tanh", "erf"],
+                help="form of GELU (default: tanh, which the weights were trained with, for Flax files; erf, which "
+                "the converted model's own code computes, for PyTorch files)",
+            )
         else:
-            sub.add_argument("--variant", default="auto", choices=["auto", *halton.PUBLISHED], metavar="VARIANT", help=f"auto (by the shapes), or one of {', '.join(halton.PUBLISHED)}")
+            sub.add_argument(
+                "--variant",
+                default="auto",
+                choices=["auto", *halton.PUBLISHED],
+                metavar="VARIANT",
+                help=f"auto (by the shapes), or one of {', '.join(halton.PUBLISHED)}",
+            )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -53,11 +75,17 @@ def run(args: argparse.Namespace) -> int:
     except (CheckpointError, BundleError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    print(f"{args.output}: {model.metadata.name}; check it with: verify {args.output} --{args.model} {args.transformer} {args.tokenizer}", file=sys.stderr)
+    print(
+        f"{args.output}: {model.metadata.name}; check it with: verify {args.output} --{args.model} {args.transformer} "
+        f"{args.tokenizer}",
+        file=sys.stderr,
+    )
     return 0
 
 
-def google_maskgit(transformer: Path, tokenizer: Path, size: int | None = None, gelu: str | None = None) -> google.GoogleMaskGit:
+def google_maskgit(
+    transformer: Path, tokenizer: Path, size: int | None = None, gelu: str | None = None
+) -> google.GoogleMaskGit:
     """Google's MaskGIT from two checkpoints. ``size`` and ``gelu`` as the options. Raises :class:`CheckpointError`."""
     first, layout = _read(transformer, layouts.GOOGLE, "transformer")
     size = _google_size(first) if size is None else size
@@ -65,11 +93,18 @@ def google_maskgit(transformer: Path, tokenizer: Path, size: int | None = None, 
     name = f"maskgit-imagenet{size}"
     names, synsets = imagenet.classes()
     with torch.device("meta"):
-        metadata = google.metadata(config, name, "Apache-2.0", GOOGLE_SOURCE, names[: config.classes], synsets[: config.classes])
+        metadata = google.metadata(
+            config, name, "Apache-2.0", GOOGLE_SOURCE, names[: config.classes], synsets[: config.classes]
+        )
         model = google.GoogleMaskGit(config, metadata)
     _load(layout, model, first, f"{name}, {config.gelu} GELU")
     second, layout = _read(tokenizer, layouts.GOOGLE, "tokenizer")
-    _load(layout, model, second, f"{name} (256 and 512 have tokenizers of one shape: this file must be the one published with the transformer)")
+    _load(
+        layout,
+        model,
+        second,
+        f"{name} (256 and 512 have tokenizers of one shape: this file must be the one published with the transformer)",
+    )
     return model.eval()
 
 
@@ -81,7 +116,9 @@ def halton_maskgit(transformer: Path, tokenizer: Path, variant: str = "auto") ->
     name = f"halton-maskgit-{variant}"
     names, synsets = imagenet.classes()
     with torch.device("meta"):
-        metadata = halton.metadata(config, name, "MIT", HALTON_SOURCE, names[: config.classes], synsets[: config.classes])
+        metadata = halton.metadata(
+            config, name, "MIT", HALTON_SOURCE, names[: config.classes], synsets[: config.classes]
+        )
         model = halton.HaltonMaskGit(config, metadata)
     _load(layout, model, first, name)
     model.network.tie()
@@ -95,7 +132,9 @@ def _read(path: Path, title: str, part: str) -> tuple[Checkpoint, layouts.Layout
     found = checkpoint.read(path)
     layout = layouts.identify(found)
     if (layout.title, layout.part) != (title, part):
-        raise CheckpointError(f"{path}: this is the {layout.part} of {layout.title}; --{part} asks for the {part} of {title}")
+        raise CheckpointError(
+            f"{path}: this is the {layout.part} of {layout.title}; --{part} asks for the {part} of {title}"
+        )
     return found, layout
 
 
@@ -107,7 +146,11 @@ def _load(layout: layouts.Layout, model: torch.nn.Module, found: Checkpoint, wha
 
 def _google_size(found: Checkpoint) -> int:
     """The size whose number of positions the file has; 256 where it has none, so that loading names what is wrong."""
-    rows = {tensor.shape[0] for name in ("Embed_0/position_embeddings/embedding", "pos_emb") if (tensor := found.tensors.get(name)) is not None and tensor.ndim}
+    rows = {
+        tensor.shape[0]
+        for name in ("Embed_0/position_embeddings/embedding", "pos_emb")
+        if (tensor := found.tensors.get(name)) is not None and tensor.ndim
+    }
     return next((size for size, config in google.PUBLISHED.items() if config.grid**2 + 1 in rows), 256)
 
 
@@ -116,11 +159,17 @@ def _halton_variant(found: Checkpoint) -> str:
     names = ("tok_emb.weight", "pos_emb.weight")
     tokens, positions = (found.tensors.get(name) for name in names)
     if tokens is None or positions is None or tokens.ndim != 2 or positions.ndim != 2:
-        raise CheckpointError(f"{found.path}: taken for the transformer of {layouts.HALTON}, but it lacks {' or '.join(names)}, or they are no matrices: give --variant to see all that is wrong")
+        raise CheckpointError(
+            f"{found.path}: taken for the transformer of {layouts.HALTON}, but it lacks {' or '.join(names)}, or they "
+            "are no matrices: give --variant to see all that is wrong"
+        )
     layers = [int(match[1]) for name in found.tensors if (match := re.match(r"transformer\.layers\.(\d{1,4})\.", name))]
     shape = (tokens.shape[1], max(layers) + 1, positions.shape[0])
     known = {(config.dim, config.depth, config.grid**2): variant for variant, config in halton.PUBLISHED.items()}
     if shape not in known:
         listed = ", ".join(f"{variant} {shape}" for shape, variant in known.items())
-        raise CheckpointError(f"{found.path}: taken for the transformer of {layouts.HALTON}, but none was published of (width, layers, positions) {shape}; known: {listed}")
+        raise CheckpointError(
+            f"{found.path}: taken for the transformer of {layouts.HALTON}, but none was published of (width, layers, "
+            f"positions) {shape}; known: {listed}"
+        )
     return known[shape]

@@ -51,7 +51,9 @@ def load(folder: str | Path, size: int = 64) -> Dataset:
     """Loads a prepared data set, or a folder of pictures resized to ``size`` pixels."""
     folder = Path(folder)
     if not folder.is_dir():
-        raise SystemExit(f"{folder}: no such folder; give a folder that `data` wrote, or one with a sub-folder of pictures a class")
+        raise SystemExit(
+            f"{folder}: no such folder; give a folder that `data` wrote, or one with a sub-folder of pictures a class"
+        )
     if (folder / "classes.json").exists():
         return _load_prepared(folder)
     return _load_pictures(folder, size)
@@ -59,12 +61,17 @@ def load(folder: str | Path, size: int = 64) -> Dataset:
 
 def first(split: Split, per_class: int) -> Split:
     """The first ``per_class`` images of every class, in the order of the split."""
-    chosen = np.sort(np.concatenate([np.flatnonzero(split.labels == label)[:per_class] for label in np.unique(split.labels)]))
+    chosen = np.sort(
+        np.concatenate([np.flatnonzero(split.labels == label)[:per_class] for label in np.unique(split.labels)])
+    )
     return subset(split, chosen)
 
 
 def subset(split: Split, chosen: np.ndarray) -> Split:
-    """The images of these ascending indices; of all of them the split itself, whose images stay in their file, which may be larger than the memory."""
+    """The images of these ascending indices.
+
+    Where these are all, it is the split itself, whose images stay in their file, which may be larger than the memory.
+    """
     return split if len(chosen) == len(split.labels) else Split(split.images[chosen], split.labels[chosen])
 
 
@@ -95,14 +102,18 @@ def save(dataset: Dataset, folder: str | Path) -> None:
 
 
 class Writer:
-    """Writes one split of a prepared data set whose images need not fit into memory: fill ``images``, then call :meth:`finish`."""
+    """Writes one split of a prepared data set whose images need not fit into memory: fill ``images``, then call
+    :meth:`finish`.
+    """
 
     def __init__(self, folder: str | Path, split: str, count: int, size: int):
         self._folder, self._split = Path(folder), split
         self._folder.mkdir(parents=True, exist_ok=True)
         # Without the class names the folder does not count as a data set: a run that was cut short leaves none.
         (self._folder / "classes.json").unlink(missing_ok=True)
-        self.images = np.lib.format.open_memmap(self._folder / f"{split}_images.npy", mode="w+", dtype=np.uint8, shape=(count, size, size, 3))
+        self.images = np.lib.format.open_memmap(
+            self._folder / f"{split}_images.npy", mode="w+", dtype=np.uint8, shape=(count, size, size, 3)
+        )
 
     def finish(self, labels: np.ndarray) -> None:
         """Writes the labels, and what is left of the images."""
@@ -122,7 +133,10 @@ def _load_prepared(folder: Path) -> Dataset:
         images = np.load(folder / f"{name}_images.npy", mmap_mode="r")
         labels = np.load(folder / f"{name}_labels.npy")
         if images.ndim != 4 or images.shape[3] != 3 or images.dtype != np.uint8 or len(images) != len(labels):
-            raise SystemExit(f"{folder}: {name}_images.npy is {images.dtype} {images.shape} for {len(labels)} labels; expected uint8 [N, H, W, 3] and N labels")
+            raise SystemExit(
+                f"{folder}: {name}_images.npy is {images.dtype} {images.shape} for {len(labels)} labels; expected "
+                "uint8 [N, H, W, 3] and N labels"
+            )
         if len(labels) and not 0 <= labels.min() <= labels.max() < len(classes):
             raise SystemExit(f"{folder}: {name}_labels.npy has a label outside 0..{len(classes) - 1}")
         splits[name] = Split(images, labels)

@@ -1,18 +1,20 @@
 """Measures a bundle: draws with our own command, compares with held-out images.
 
-Writes metrics.json and sheets of pictures: ``samples-CLASS.png`` (a contact sheet a class), ``beside.png`` (a row a class: held-out images on the
-left, the first samples on the right), ``reconstructions.png`` (held-out images above,
-their reconstructions below) and ``neighbours.png`` (samples in the first column, then the nearest training images by pixels,
-then by features).
+Writes metrics.json and sheets of pictures: ``samples-CLASS.png`` (a contact sheet a class), ``beside.png`` (a row a
+class: held-out images on the left, the first samples on the right), ``reconstructions.png`` (held-out images above,
+their reconstructions below) and ``neighbours.png`` (samples in the first column, then the nearest training images by
+pixels, then by features).
 
 - reconstruction: mean absolute error and PSNR of held-out images through encoder and decoder, in ONNX Runtime;
 - codebook: part of the codes used by held-out images, and perplexity;
 - classifier: accuracy of an independent classifier (`train-classifier`) on samples and on held-out images;
-- kid: kernel distance on EfficientNet-lite0 features, of samples and of reconstructions to held-out images (not an FID);
+- kid: kernel distance on EfficientNet-lite0 features, of samples and of reconstructions to held-out images (not an
+  FID);
 - diversity: mean feature distance between two samples of a class, over the same for held-out images;
-- parts: mean distance of a part of a sample to the nearest such part of a training image of the class, over the same for reconstructions
-  of held-out images; above 1 by as much as eyes, say, are no eyes of the class;
-- neighbours: distance of samples to their nearest training image over that of held-out images; far below 1 means copying.
+- parts: mean distance of a part of a sample to the nearest such part of a training image of the class, over the same
+  for reconstructions of held-out images; above 1 by as much as eyes, say, are no eyes of the class;
+- neighbours: distance of samples to their nearest training image over that of held-out images; far below 1 means
+  copying.
 """
 
 from __future__ import annotations
@@ -50,9 +52,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--per-class", type=int, default=100, help="samples to draw a class")
     parser.add_argument("--heldout", type=int, default=0, help="held-out images a class to use (0: all)")
     parser.add_argument("--seed", type=int, default=1000, help="seed of the first sample")
-    parser.add_argument("--generate", default="", metavar="OPTIONS", help="more options for `maskgit generate`, in one text")
+    parser.add_argument(
+        "--generate", default="", metavar="OPTIONS", help="more options for `maskgit generate`, in one text"
+    )
     parser.add_argument("--threads", type=int, default=0, help="CPU threads (0: PyTorch's choice)")
-    parser.add_argument("--contact", type=int, default=64, help="samples on each class's contact sheet, the first ones (0: no sheets)")
+    parser.add_argument(
+        "--contact", type=int, default=64, help="samples on each class's contact sheet, the first ones (0: no sheets)"
+    )
     parser.add_argument("--card", type=Path, help="model card whose section 'Measured' is written anew")
     parser.add_argument("-o", "--output", required=True, type=Path, help="folder for metrics.json and the sheets")
 
@@ -83,9 +89,27 @@ def run(args: argparse.Namespace) -> int:
         return 2
     args.output.mkdir(parents=True, exist_ok=True)
     heldout, labels = choose(data.heldout, to_bundle, args.heldout)
-    samples, sample_labels, reports = draw(args.command, args.bundle, metadata, args.generate.split(), args.per_class, args.seed)
-    report = measure(args, metadata, OnnxRuntime(args.bundle, graphs, args.threads or 1), data, to_bundle, heldout, labels, samples, sample_labels)
-    report["command"] = {"options": args.generate, "sampling": reports[0].get("sampling"), "seed": args.seed, "per_class": args.per_class, "contact": min(args.contact, args.per_class)}
+    samples, sample_labels, reports = draw(
+        args.command, args.bundle, metadata, args.generate.split(), args.per_class, args.seed
+    )
+    report = measure(
+        args,
+        metadata,
+        OnnxRuntime(args.bundle, graphs, args.threads or 1),
+        data,
+        to_bundle,
+        heldout,
+        labels,
+        samples,
+        sample_labels,
+    )
+    report["command"] = {
+        "options": args.generate,
+        "sampling": reports[0].get("sampling"),
+        "seed": args.seed,
+        "per_class": args.per_class,
+        "contact": min(args.contact, args.per_class),
+    }
     text = json.dumps(report, indent=2) + "\n"
     write_text(args.output / "metrics.json", text)
     if args.card:
@@ -96,42 +120,76 @@ def run(args: argparse.Namespace) -> int:
 
 def write_card(path: Path, report: dict, folder: Path) -> None:
     """Puts the figures and the sheets of ``folder`` into the card, in place of what an earlier run put there."""
-    pictures, images, rebuilt, kid, nearest = seen_from(path, folder), report["images"], report["reconstruction"], report["kid"], report["neighbours"]
+    pictures, images, rebuilt, kid, nearest = (
+        seen_from(path, folder),
+        report["images"],
+        report["reconstruction"],
+        report["kid"],
+        report["neighbours"],
+    )
     rows = [
         ("reconstruction of held-out images", f"L1 {rebuilt['l1']:.5f}, PSNR {rebuilt['psnr_db']:.2f} dB"),
-        ("codebook", f"{report['codebook']['used']} of {report['codebook']['codes']} codes used, perplexity {report['codebook']['perplexity']}"),
+        (
+            "codebook",
+            (
+                f"{report['codebook']['used']} of {report['codebook']['codes']} codes used, perplexity "
+                f"{report['codebook']['perplexity']}"
+            ),
+        ),
     ]
     judged = report.get("classifier")
     if judged:
-        rows.append(("classifier's accuracy on samples", f"{judged['samples']:.1%} (on held-out images {judged['heldout']:.1%})"))
+        rows.append(
+            (
+                "classifier's accuracy on samples",
+                f"{judged['samples']:.1%} (on held-out images {judged['heldout']:.1%})",
+            )
+        )
     rows += [
         (f"{kid['name']}, samples to held-out", f"{kid['samples']['mean']:.4f} ± {kid['samples']['std']:.4f}"),
         ("the same, reconstructions to held-out", f"{kid['reconstructions']['mean']:.4f}"),
         ("ratio of the two", f"{kid['ratio']}"),
         ("diversity within a class, samples over held-out", f"{report['diversity']['mean']}"),
-        ("distance of a part to the nearest training image's, samples over reconstructions", f"{report['parts']['mean']} (above 1: parts that the class does not have)"),
-        ("distance to the nearest training image, samples over held-out", f"{nearest['ratio']} (far below 1 would be copying)"),
+        (
+            "distance of a part to the nearest training image's, samples over reconstructions",
+            f"{report['parts']['mean']} (above 1: parts that the class does not have)",
+        ),
+        (
+            "distance to the nearest training image, samples over held-out",
+            f"{nearest['ratio']} (far below 1 would be copying)",
+        ),
     ]
-    by_class = "| class | classifier: samples | classifier: held-out | diversity | parts |\n|---|---|---|---|---|\n" if judged else "| class | diversity | parts |\n|---|---|---|\n"
+    by_class = (
+        "| class | classifier: samples | classifier: held-out | diversity | parts |\n|---|---|---|---|---|\n"
+        if judged
+        else "| class | diversity | parts |\n|---|---|---|\n"
+    )
     for name, diverse in report["diversity"]["per_class"].items():
         accuracy = f"{judged['per_class'][name]:.1%} | {judged['heldout_per_class'][name]:.1%} | " if judged else ""
         part = report["parts"]["per_class"].get(name)
         by_class += f"| {name} | {accuracy}{diverse:.3f} | {'–' if part is None else f'{part:.3f}'} |\n"
     table = "\n".join(f"| {name} | {value} |" for name, value in rows)
     shown = report["command"]["contact"]
-    sheets = "\n\n".join(f"{name}\n\n![Samples of {name}]({pictures}/samples-{name}.png)" for name in report["diversity"]["per_class"])
+    sheets = "\n\n".join(
+        f"{name}\n\n![Samples of {name}]({pictures}/samples-{name}.png)" for name in report["diversity"]["per_class"]
+    )
     contact = f"\nThe first {shown} samples of each class, unpicked:\n\n{sheets}\n" if shown else ""
-    put_section(path, "evaluate", f"""## Measured
+    put_section(
+        path,
+        "evaluate",
+        f"""## Measured
 
-On {images["heldout"]:,} held-out images and {images["samples"]:,} unpicked samples drawn by `maskgit generate` with the recommended
-settings. `python -m maskgit_export evaluate` measures and writes this section; the numbers are `{pictures}/metrics.json`.
+On {images["heldout"]:,} held-out images and {images["samples"]:,} unpicked samples drawn by `maskgit generate` with the
+recommended settings. `python -m maskgit_export evaluate` measures and writes this section; the numbers are
+`{pictures}/metrics.json`.
 
 | | |
 |---|---|
 {table}
 
-The kernel distance is not an FID and compares with no other network's. The classifier was trained on the training images only and shares nothing with the
-model; it is itself a small one. A part is a window of a quarter of the side, compared with those in the same place of the training images of the class.
+The kernel distance is not an FID and compares with no other network's. The classifier was trained on the training
+images only and shares nothing with the model; it is itself a small one. A part is a window of a quarter of the side,
+compared with those in the same place of the training images of the class.
 
 {by_class}
 Held-out images on the left, the first samples of the class on the right:
@@ -145,11 +203,21 @@ Samples (first column), then the five nearest training images by thumbnails and 
 Held-out images above, reconstructions below:
 
 ![Reconstructions]({pictures}/reconstructions.png)
-{contact}""", before="<!-- evaluate-edit -->")
+{contact}""",
+        before="<!-- evaluate-edit -->",
+    )
 
 
-def draw(command: str, bundle: Path, metadata: Metadata, options: list[str], per_class: int, first_seed: int, quiet: bool = False) -> tuple[np.ndarray, np.ndarray, list[dict]]:
-    """``per_class`` samples of every class through ``maskgit generate``: images, labels, and what the command reported."""
+def draw(
+    command: str,
+    bundle: Path,
+    metadata: Metadata,
+    options: list[str],
+    per_class: int,
+    first_seed: int,
+    quiet: bool = False,
+) -> tuple[np.ndarray, np.ndarray, list[dict]]:
+    """``per_class`` samples of every class through ``maskgit generate``: images, labels, the command's reports."""
     images, reports = [], []
     for index, name in enumerate(metadata.labels):
         if not quiet:
@@ -157,13 +225,30 @@ def draw(command: str, bundle: Path, metadata: Metadata, options: list[str], per
         with tempfile.TemporaryDirectory() as scratch:
             # Every class has seeds of its own, so that no two samples share their noise.
             seed = first_seed + index * per_class
-            call = [command, "generate", "--model", str(bundle), "--class", str(index), "--seed", str(seed), "--count", str(per_class), *options, "--json", "-o", f"{scratch}/sample.png"]
+            call = [
+                command,
+                "generate",
+                "--model",
+                str(bundle),
+                "--class",
+                str(index),
+                "--seed",
+                str(seed),
+                "--count",
+                str(per_class),
+                *options,
+                "--json",
+                "-o",
+                f"{scratch}/sample.png",
+            ]
             try:
-                done = subprocess.run(call, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+                done = subprocess.run(call, capture_output=True, text=True)
             except OSError as error:
                 raise SystemExit(f"--command {command}: cannot be started: {error}") from error
             if done.returncode != 0:
-                raise SystemExit(f"{command} generate --class {name} failed with status {done.returncode}: {done.stderr.strip()}")
+                raise SystemExit(
+                    f"{command} generate --class {name} failed with status {done.returncode}: {done.stderr.strip()}"
+                )
             report = json.loads(done.stdout)
             files = [image["file"] for image in report["images"]]
             if len(files) != per_class:
@@ -177,19 +262,33 @@ def draw(command: str, bundle: Path, metadata: Metadata, options: list[str], per
 def measure(args, metadata, graphs, data, to_bundle, heldout, labels, samples, sample_labels) -> dict:
     """All metrics, and the sheets."""
     for index, name in enumerate(metadata.labels if args.contact else []):
-        save_sheet(samples[sample_labels == index][:args.contact], args.output / f"samples-{name}.png", columns=8)
-    save_sheet(beside(samples, sample_labels, heldout, labels, len(metadata.labels)), args.output / "beside.png", columns=2 * BESIDE + 1)
+        save_sheet(samples[sample_labels == index][: args.contact], args.output / f"samples-{name}.png", columns=8)
+    save_sheet(
+        beside(samples, sample_labels, heldout, labels, len(metadata.labels)),
+        args.output / "beside.png",
+        columns=2 * BESIDE + 1,
+    )
     rebuilt, tokens = reconstruct(graphs, heldout)
     every = max(1, len(heldout) // 12)
     shown = slice(0, every * 12, every)
-    save_sheet(np.concatenate([heldout[shown], rebuilt[shown]]), args.output / "reconstructions.png", columns=len(heldout[shown]))
+    save_sheet(
+        np.concatenate([heldout[shown], rebuilt[shown]]),
+        args.output / "reconstructions.png",
+        columns=len(heldout[shown]),
+    )
     report = {"bundle": metadata.name, "images": {"samples": len(samples), "heldout": len(heldout)}}
     report["reconstruction"] = reconstruction_error(heldout, rebuilt)
     report["codebook"] = codebook_use(tokens, metadata.codes)
     if args.classifier:
-        report["classifier"] = judge(load_classifier(args.classifier), metadata, samples, sample_labels, heldout, labels)
+        report["classifier"] = judge(
+            load_classifier(args.classifier), metadata, samples, sample_labels, heldout, labels
+        )
     features = Features()
-    held, made, again = features(heldout, what="held-out images"), features(samples, what="samples"), features(rebuilt, what="reconstructions")
+    held, made, again = (
+        features(heldout, what="held-out images"),
+        features(samples, what="samples"),
+        features(rebuilt, what="reconstructions"),
+    )
     of_samples, of_rebuilt = metrics.kid(made, held), metrics.kid(again, held)
     report["kid"] = {
         "name": NAME,
@@ -201,16 +300,27 @@ def measure(args, metadata, graphs, data, to_bundle, heldout, labels, samples, s
     train = dataset.subset(data.train, np.flatnonzero(to_bundle[data.train.labels] >= 0))
     known = metrics.Parts(train.images, to_bundle[train.labels])
     report["parts"] = parts(metadata, known.means(samples, sample_labels), known.means(rebuilt, labels))
-    report["neighbours"] = neighbours(features, train.images, samples, made, heldout, args.output / "neighbours.png", len(metadata.labels), args.per_class)
+    report["neighbours"] = neighbours(
+        features,
+        train.images,
+        samples,
+        made,
+        heldout,
+        args.output / "neighbours.png",
+        len(metadata.labels),
+        args.per_class,
+    )
     return report
 
 
-def beside(samples: np.ndarray, sample_labels: np.ndarray, heldout: np.ndarray, labels: np.ndarray, classes: int) -> np.ndarray:
+def beside(
+    samples: np.ndarray, sample_labels: np.ndarray, heldout: np.ndarray, labels: np.ndarray, classes: int
+) -> np.ndarray:
     """For every class the first held-out images, a white one, and the first samples; white where there are too few."""
     rows = np.full((classes, 2 * BESIDE + 1, *samples.shape[1:]), 255, np.uint8)
     for index, row in enumerate(rows):
         for first, images in ((0, heldout[labels == index]), (BESIDE + 1, samples[sample_labels == index])):
-            row[first:first + min(BESIDE, len(images))] = images[:BESIDE]
+            row[first : first + min(BESIDE, len(images))] = images[:BESIDE]
     return rows.reshape(-1, *samples.shape[1:])
 
 
@@ -218,7 +328,7 @@ def reconstruct(graphs: OnnxRuntime, images: np.ndarray, batch: int = 50) -> tup
     """Images through encoder and decoder: rounded to bytes as the command would write them, and their tokens."""
     rebuilt, tokens = [], []
     for first in range(0, len(images), batch):
-        image = np.ascontiguousarray(images[first:first + batch].transpose(0, 3, 1, 2), np.float32) / np.float32(255)
+        image = np.ascontiguousarray(images[first : first + batch].transpose(0, 3, 1, 2), np.float32) / np.float32(255)
         found = graphs.encode(image)
         tokens.append(found)
         rebuilt.append(np.rint(np.clip(graphs.decode(found), 0, 1) * 255).astype(np.uint8).transpose(0, 2, 3, 1))
@@ -236,7 +346,12 @@ def codebook_use(tokens: np.ndarray, codes: int) -> dict:
     """Part of the codes that occur, and the perplexity of their distribution."""
     count = np.bincount(tokens.ravel(), minlength=codes).astype(np.float64)
     p = count[count > 0] / count.sum()
-    return {"codes": codes, "used": int((count > 0).sum()), "used_part": round(float((count > 0).mean()), 4), "perplexity": round(float(np.exp(-(p * np.log(p)).sum())), 1)}
+    return {
+        "codes": codes,
+        "used": int((count > 0).sum()),
+        "used_part": round(float((count > 0).mean()), 4),
+        "perplexity": round(float(np.exp(-(p * np.log(p)).sum())), 1),
+    }
 
 
 def recognised(classifier, metadata: Metadata, images: np.ndarray, labels: np.ndarray) -> np.ndarray:
@@ -249,12 +364,19 @@ def recognised(classifier, metadata: Metadata, images: np.ndarray, labels: np.nd
 
 def judge(classifier, metadata: Metadata, samples, sample_labels, heldout, labels) -> dict:
     """Accuracy of the classifier on samples (all, and a class) and on held-out images."""
-    right, right_heldout = recognised(classifier, metadata, samples, sample_labels), recognised(classifier, metadata, heldout, labels)
+    right, right_heldout = (
+        recognised(classifier, metadata, samples, sample_labels),
+        recognised(classifier, metadata, heldout, labels),
+    )
     return {
         "samples": round(float(right.mean()), 4),
         "heldout": round(float(right_heldout.mean()), 4),
-        "per_class": {name: round(float(right[sample_labels == index].mean()), 4) for index, name in enumerate(metadata.labels)},
-        "heldout_per_class": {name: round(float(right_heldout[labels == index].mean()), 4) for index, name in enumerate(metadata.labels)},
+        "per_class": {
+            name: round(float(right[sample_labels == index].mean()), 4) for index, name in enumerate(metadata.labels)
+        },
+        "heldout_per_class": {
+            name: round(float(right_heldout[labels == index].mean()), 4) for index, name in enumerate(metadata.labels)
+        },
     }
 
 
@@ -269,8 +391,16 @@ def diversity(metadata: Metadata, made, sample_labels, held, labels) -> dict:
 
 
 def parts(metadata: Metadata, made: dict[int, float], again: dict[int, float]) -> dict:
-    """Mean distance of a part of a sample of each label to the nearest of a training image of the class, over that of reconstructions of held-out images."""
-    return _over_classes({name: round(made[index] / again[index], 3) for index, name in enumerate(metadata.labels) if again.get(index, 0) > 0})
+    """Mean distance of a part of a sample of each label to the nearest of a training image of the class, over that of
+    reconstructions of held-out images.
+    """
+    return _over_classes(
+        {
+            name: round(made[index] / again[index], 3)
+            for index, name in enumerate(metadata.labels)
+            if again.get(index, 0) > 0
+        }
+    )
 
 
 def neighbours(features: Features, train, samples, made, heldout, sheet: Path, classes: int, per_class: int) -> dict:
@@ -285,8 +415,8 @@ def neighbours(features: Features, train, samples, made, heldout, sheet: Path, c
     found, _ = metrics.nearest(metrics.thumbnails(samples[shown]), pool, SHORTLIST)
     rows = []
     for sample, candidates in zip(shown, found):
-        by_features, _ = metrics.nearest(made[sample:sample + 1], features(train[candidates]), SHOWN)
-        rows += [samples[sample:sample + 1], train[candidates[:SHOWN]], train[candidates[by_features[0]]]]
+        by_features, _ = metrics.nearest(made[sample : sample + 1], features(train[candidates]), SHOWN)
+        rows += [samples[sample : sample + 1], train[candidates[:SHOWN]], train[candidates[by_features[0]]]]
     width = 1 + min(SHOWN, len(train)) * 2
     save_sheet(np.concatenate(rows), sheet, columns=width)
     medians = [float(np.median(d)) for d in (of_samples, of_heldout)]
@@ -306,15 +436,21 @@ def save_sheet(images: np.ndarray, path: Path, columns: int, gap: int = 2) -> No
     sheet = np.full((lines * (rows + gap) - gap, columns * (cols + gap) - gap, 3), 255, np.uint8)
     for index, image in enumerate(images):
         top, left = index // columns * (rows + gap), index % columns * (cols + gap)
-        sheet[top:top + rows, left:left + cols] = image
+        sheet[top : top + rows, left : left + cols] = image
     Image.fromarray(sheet).save(path, optimize=True)
 
 
 def in_bundle(folder: str | Path, data: dataset.Dataset, metadata: Metadata) -> np.ndarray:
-    """The bundle's label of each class of the data, -1 where the bundle lacks it; refuses data that lack a class or have another size."""
+    """The bundle's label of each class of the data, -1 where the bundle lacks it.
+
+    Refuses data that lack a class or have another size.
+    """
     missing = [name for name in metadata.labels if name not in data.classes]
     if missing or data.size != metadata.image_height:
-        raise ValueError(f"{folder}: {data.size} pixels and classes {', '.join(data.classes)}; the bundle has {metadata.image_height} pixels and {', '.join(missing) or 'the same classes'}")
+        raise ValueError(
+            f"{folder}: {data.size} pixels and classes {', '.join(data.classes)}; the bundle has "
+            f"{metadata.image_height} pixels and {', '.join(missing) or 'the same classes'}"
+        )
     return dataset.labels_among(data.classes, metadata.labels)
 
 

@@ -1,15 +1,17 @@
 """Measures inpainting: our own command repaints the centre box of held-out images.
 
-Writes edit.json and edit.png (columns: original, hole, repainted as its class, repainted without a class, drawn without the surroundings):
+Writes edit.json and edit.png (columns: original, hole, repainted as its class, repainted without a class, drawn without
+the surroundings):
 
-- unmasked: with a hard edge, how many results keep every unmasked pixel (all must), and with the default feather, how many pixels
-  change beyond the feather's reach (none may);
-- classifier: part of results, repainted as their class with the default feather, whose style the independent classifier names, by class too;
-  and the same of the untouched originals;
-- error: mean absolute error (0..1) inside the hole against the original, of results as their class and without one; against that of fills that
-  do not see the surroundings: pictures drawn from nothing with the same seeds, without a class (unconditional) and of the class;
-- holes: the same images with centred holes of several sizes (``--holes``), several seeds each: error inside, kernel distance to other held-out
-  images, the classifier's accuracy, precision and recall.
+- unmasked: with a hard edge, how many results keep every unmasked pixel (all must), and with the default feather, how
+  many pixels change beyond the feather's reach (none may);
+- classifier: part of results, repainted as their class with the default feather, whose style the independent classifier
+  names, by class too; and the same of the untouched originals;
+- error: mean absolute error (0..1) inside the hole against the original, of results as their class and without one;
+  against that of fills that do not see the surroundings: pictures drawn from nothing with the same seeds, without a
+  class (unconditional) and of the class;
+- holes: the same images with centred holes of several sizes (``--holes``), several seeds each: error inside, kernel
+  distance to other held-out images, the classifier's accuracy, precision and recall.
 """
 
 from __future__ import annotations
@@ -41,7 +43,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--classifier", type=Path, required=True, help="file that `train-classifier` wrote")
     parser.add_argument("--per-class", type=int, default=20, help="held-out images a class")
     parser.add_argument("--seed", type=int, default=5000, help="seed of the first result")
-    parser.add_argument("--holes", type=float, nargs="*", default=list(holes.AREAS), metavar="AREA", help=f"parts of the picture that holes take (default: {' '.join(map(str, holes.AREAS))}; no value: none)")
+    parser.add_argument(
+        "--holes",
+        type=float,
+        nargs="*",
+        default=list(holes.AREAS),
+        metavar="AREA",
+        help=f"parts of the picture that holes take (default: {' '.join(map(str, holes.AREAS))}; no value: none)",
+    )
     parser.add_argument("--seeds", type=int, default=3, help="draws of each size of hole, each with seeds of its own")
     parser.add_argument("--card", type=Path, help="model card whose section 'Editing' is written anew")
     parser.add_argument("-o", "--output", required=True, type=Path, help="folder for edit.json and edit.png")
@@ -68,10 +77,16 @@ def run(args: argparse.Namespace) -> int:
         return 2
     # The first half of each class is repainted, the second is what the kernel distance compares with.
     chosen, chosen_labels = choose(data.heldout, to_bundle, 2 * args.per_class if args.holes else args.per_class)
-    first = np.concatenate([np.flatnonzero(chosen_labels == label)[:args.per_class] for label in np.unique(chosen_labels)])
+    first = np.concatenate(
+        [np.flatnonzero(chosen_labels == label)[: args.per_class] for label in np.unique(chosen_labels)]
+    )
     images, labels, others = chosen[first], chosen_labels[first], np.delete(chosen, first, axis=0)
     if args.holes and len(others) < len(images):
-        print(f"{args.data}: too few held-out images for --per-class {args.per_class}: as many again are compared with; give fewer, or --holes without values", file=sys.stderr)
+        print(
+            f"{args.data}: too few held-out images for --per-class {args.per_class}: as many again are compared with; "
+            "give fewer, or --holes without values",
+            file=sys.stderr,
+        )
         return 2
     height, width = images.shape[1:3]
     box = (width // 4, height // 4, width // 2, height // 2)
@@ -100,10 +115,23 @@ def run(args: argparse.Namespace) -> int:
                 repainted = []
                 for index, (image, label) in enumerate(zip(images, labels)):
                     Image.fromarray(np.asarray(image)).save(f"{scratch}/in.png")
-                    repainted += edit(args, fills(box, int(label))["same"], args.seed + turn * len(images) + index, 1, scratch)
+                    repainted += edit(
+                        args, fills(box, int(label))["same"], args.seed + turn * len(images) + index, 1, scratch
+                    )
                 return np.stack(repainted)
 
-            report["holes"] = holes.measure(repaint, np.asarray(images), labels, others, results["conditional"], args.holes, args.seeds, classifier, known, Features())
+            report["holes"] = holes.measure(
+                repaint,
+                np.asarray(images),
+                labels,
+                others,
+                results["conditional"],
+                args.holes,
+                args.seeds,
+                classifier,
+                known,
+                Features(),
+            )
     report["command"] = {"box": list(box), "seed": args.seed, "per_class": args.per_class}
     args.output.mkdir(parents=True, exist_ok=True)
     text = json.dumps(report, indent=2) + "\n"
@@ -112,7 +140,9 @@ def run(args: argparse.Namespace) -> int:
     if args.card:
         write_card(args.card, report)
     print(text, end="")
-    return 0 if report["unmasked"]["identical"] == len(images) and report["unmasked"]["changed_beyond_feather"] == 0 else 1
+    return (
+        0 if report["unmasked"]["identical"] == len(images) and report["unmasked"]["changed_beyond_feather"] == 0 else 1
+    )
 
 
 def fills(box: tuple, label: int) -> dict[str, list[str]]:
@@ -128,13 +158,30 @@ def fills(box: tuple, label: int) -> dict[str, list[str]]:
 
 def edit(args: argparse.Namespace, options: list[str], seed: int, count: int, scratch: str) -> list[np.ndarray]:
     """Results of ``maskgit edit`` on ``in.png``."""
-    call = [args.command, "edit", "--model", str(args.bundle), "--image", f"{scratch}/in.png", *options, "--seed", str(seed), "--count", str(count), "--json", "-o", f"{scratch}/out.png"]
+    call = [
+        args.command,
+        "edit",
+        "--model",
+        str(args.bundle),
+        "--image",
+        f"{scratch}/in.png",
+        *options,
+        "--seed",
+        str(seed),
+        "--count",
+        str(count),
+        "--json",
+        "-o",
+        f"{scratch}/out.png",
+    ]
     try:
-        done = subprocess.run(call, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        done = subprocess.run(call, capture_output=True, text=True)
     except OSError as error:
         raise SystemExit(f"--command {args.command}: cannot be started: {error}") from error
     if done.returncode != 0:
-        raise SystemExit(f"{args.command} edit {' '.join(options)} failed with status {done.returncode}: {done.stderr.strip()}")
+        raise SystemExit(
+            f"{args.command} edit {' '.join(options)} failed with status {done.returncode}: {done.stderr.strip()}"
+        )
     results = []
     for result in json.loads(done.stdout)["images"]:
         with Image.open(result["file"]) as picture:
@@ -143,7 +190,7 @@ def edit(args: argparse.Namespace, options: list[str], seed: int, count: int, sc
 
 
 def reach(metadata) -> int:
-    """How far the default feather reaches: the rest of a cell, one ring, three standard deviations (docs/editing.md)."""
+    """How far the default feather reaches: the rest of a cell, a ring, three standard deviations (docs/editing.md)."""
     across, down = -(-metadata.image_width // metadata.grid_cols), -(-metadata.image_height // metadata.grid_rows)
     deviation = max(0.0, min(metadata.image_width, metadata.image_height) / 16 - 1)
     return 2 * max(across, down) - 1 + int(np.ceil(3 * deviation))
@@ -153,9 +200,9 @@ def measure(images, labels, box, results, classifier, names: list[str], reach: i
     """The figures."""
     left, top, width, height = box
     hole = np.zeros(images.shape[1:3], bool)
-    hole[top:top + height, left:left + width] = True
+    hole[top : top + height, left : left + width] = True
     near = np.zeros_like(hole)
-    near[max(0, top - reach):top + height + reach, max(0, left - reach):left + width + reach] = True
+    near[max(0, top - reach) : top + height + reach, max(0, left - reach) : left + width + reach] = True
     hard = (results["hard"] != images).any(3)
     soft = (results["same"] != images).any(3)
     known = np.array([classifier.classes.index(name) for name in names])[labels]
@@ -176,9 +223,16 @@ def measure(images, labels, box, results, classifier, names: list[str], reach: i
         "classifier": {
             "repainted": round(float(right.mean()), 4),
             "originals": round(float((classifier.predict(np.asarray(images)) == known).mean()), 4),
-            "per_class": {name: round(float(right[labels == i].mean()), 4) for i, name in enumerate(names) if (labels == i).any()},
+            "per_class": {
+                name: round(float(right[labels == i].mean()), 4) for i, name in enumerate(names) if (labels == i).any()
+            },
         },
-        "error_in_hole": {**errors, "ratio_to_unconditional": round(errors["same"] / errors["unconditional"], 3) if errors["unconditional"] else None},
+        "error_in_hole": {
+            **errors,
+            "ratio_to_unconditional": round(errors["same"] / errors["unconditional"], 3)
+            if errors["unconditional"]
+            else None,
+        },
     }
 
 
@@ -189,8 +243,12 @@ def sheet(path: Path, images, labels, box, results) -> None:
     for label in np.unique(labels):
         index = int(np.flatnonzero(labels == label)[0])
         masked = np.array(images[index])
-        masked[top:top + height, left:left + width] = 127
-        rows += [np.asarray(images[index]), masked, *(results[name][index] for name in ("same", "free", "unconditional"))]
+        masked[top : top + height, left : left + width] = 127
+        rows += [
+            np.asarray(images[index]),
+            masked,
+            *(results[name][index] for name in ("same", "free", "unconditional")),
+        ]
     save_sheet(np.stack(rows), path, columns=5)
 
 
@@ -200,29 +258,46 @@ def by_size(report: dict) -> str:
         return ""
     of = report["holes"]
     return f"""
-The same images with a centred square hole of several sizes, repainted as their class {of["seeds"]} times with seeds of their own; ± is the standard deviation of
-single draws. KID is the {NAME.replace('KID', 'kernel distance')} to {of["others"]} other held-out images; precision and recall are on the same features.
+The same images with a centred square hole of several sizes, repainted as their class {of["seeds"]} times with seeds of
+their own; ± is the standard deviation of single draws. KID is the {NAME.replace("KID", "kernel distance")} to
+{of["others"]} other held-out images; precision and recall are on the same features.
 
 {holes.table(of)}"""
 
 
 def write_card(path: Path, report: dict) -> None:
-    """Puts the figures into the card, in place of what an earlier run put there, else in front of its section 'How it was made'."""
+    """Puts the figures into the card, in place of what an earlier run put there, else in front of its section 'How it
+    was made'.
+    """
     unmasked, classifier, error = report["unmasked"], report["classifier"], report["error_in_hole"]
+    rows = [
+        (
+            "with a hard edge, every unmasked pixel is the same",
+            f"{unmasked['identical']} of {report['images']} images",
+        ),
+        (
+            f"with the default feather, pixels changed farther than {unmasked['reach']} from the box",
+            unmasked["changed_beyond_feather"],
+        ),
+        (
+            "style classifier names the style, repainted as its class",
+            f"{classifier['repainted']:.1%} (aim: over 95%; untouched: {classifier['originals']:.1%})",
+        ),
+        ("mean absolute error inside the box, repainted as its class", error["same"]),
+        ("the same without a class", error["free"]),
+        ("drawn without the surroundings, of the class", error["conditional"]),
+        ("drawn without the surroundings or a class", error["unconditional"]),
+    ]
+    table = "\n".join(f"| {name} | {value} |" for name, value in rows)
     section = f"""## Editing
 
-The centre box (half the width and height) of {report["images"]} held-out images, repainted by `maskgit edit` with the recommended settings.
-`python -m maskgit_export evaluate-edit` measures and writes this section; the numbers are `evaluation/edit.json`.
+The centre box (half the width and height) of {report["images"]} held-out images, repainted by `maskgit edit` with the
+recommended settings. `python -m maskgit_export evaluate-edit` measures and writes this section; the numbers are
+`evaluation/edit.json`.
 
 | | |
 |---|---|
-| with a hard edge, every unmasked pixel is the same | {unmasked["identical"]} of {report["images"]} images |
-| with the default feather, pixels changed farther than {unmasked["reach"]} from the box | {unmasked["changed_beyond_feather"]} |
-| style classifier names the style, repainted as its class | {classifier["repainted"]:.1%} (aim: over 95%; untouched: {classifier["originals"]:.1%}) |
-| mean absolute error inside the box, repainted as its class | {error["same"]} |
-| the same without a class | {error["free"]} |
-| drawn without the surroundings, of the class | {error["conditional"]} |
-| drawn without the surroundings or a class | {error["unconditional"]} |
+{table}
 
 Original, hole, repainted as its class, without a class, and drawn from nothing:
 

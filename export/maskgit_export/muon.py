@@ -1,7 +1,8 @@
 """The Muon optimiser (Jordan et al. 2024).
 
-PyTorch's own ``torch.optim.Muon`` iterates in bfloat16 everywhere, which is several times slower on CPUs without bfloat16
-units, and takes no convolution kernels; here a kernel ``[out, in, h, w]`` counts as the matrix ``[out, in * h * w]``.
+PyTorch's own ``torch.optim.Muon`` iterates in bfloat16 everywhere, which is several times slower on CPUs without
+bfloat16 units, and takes no convolution kernels; here a kernel ``[out, in, h, w]`` counts as the matrix ``[out, in * h
+* w]``.
 """
 
 from __future__ import annotations
@@ -32,7 +33,8 @@ def orthogonalize(matrix: Tensor, iterations: int = 5, dtype: torch.dtype = torc
 class Muon(torch.optim.Optimizer):
     """Nesterov momentum whose update is orthogonalised, scaled by sqrt(max(1, rows / columns)).
 
-    Where several processes train together, each orthogonalises some of the matrices, and all get all; they must have the same gradients.
+    Where several processes train together, each orthogonalises some of the matrices, and all get all; they must have
+    the same gradients.
     """
 
     def __init__(self, params, lr: float = 0.02, momentum: float = 0.95, weight_decay: float = 0.0):
@@ -62,7 +64,12 @@ def _orthogonalized(matrices: list[Tensor]) -> list[Tensor]:
         owner[index] = work.index(min(work))
         work[owner[index]] += _work(matrices[index])
     # The iteration forgives errors: singular values are to come out near one, no more.
-    updates = [orthogonalize(one, dtype=torch.bfloat16 if fast_bf16(one.device) else torch.float32) if owner[index] == rank else torch.zeros_like(one) for index, one in enumerate(matrices)]
+    updates = [
+        orthogonalize(one, dtype=torch.bfloat16 if fast_bf16(one.device) else torch.float32)
+        if owner[index] == rank
+        else torch.zeros_like(one)
+        for index, one in enumerate(matrices)
+    ]
     if world > 1 and updates:
         flat = torch.cat([one.flatten() for one in updates])
         torch.distributed.all_reduce(flat)

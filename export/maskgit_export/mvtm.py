@@ -1,12 +1,13 @@
 """The bidirectional transformer of masked visual token modelling (Chang et al. 2022), with an hourglass around it.
 
 Tokens are embedded on their grid; a convolutional block looks at their neighbourhood; 2x2 tokens are folded into one
-position of the transformer, whose pre-norm layers let every position see every other; the result is unfolded, joined with what
-the embedding stage saw, refined by convolutional blocks, and read out at every token. This is the U-ViT form of aMUSEd
-(Patil et al. 2024): attention over a quarter of the positions, for a third of the arithmetic of a plain transformer.
+position of the transformer, whose pre-norm layers let every position see every other; the result is unfolded, joined
+with what the embedding stage saw, refined by convolutional blocks, and read out at every token. This is the U-ViT form
+of aMUSEd (Patil et al. 2024): attention over a quarter of the positions, for a third of the arithmetic of a plain
+transformer.
 
-``tokens`` int64 ``[B, N]`` with ``mask_id`` (= ``codes``) where masked, ``label`` int64 ``[B]`` where ``len(labels)`` is the null label; the
-result is float logits ``[B, N, codes]``.
+``tokens`` int64 ``[B, N]`` with ``mask_id`` (= ``codes``) where masked, ``label`` int64 ``[B]`` where ``len(labels)``
+is the null label; the result is float logits ``[B, N, codes]``.
 """
 
 from __future__ import annotations
@@ -72,7 +73,9 @@ class TransformerLayer(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         n, dim = x.shape[1:]
-        q, k, v = self.qkv(self.norm1(x)).reshape(-1, n, 3, self.heads, dim // self.heads).permute(2, 0, 3, 1, 4).unbind(0)
+        q, k, v = (
+            self.qkv(self.norm1(x)).reshape(-1, n, 3, self.heads, dim // self.heads).permute(2, 0, 3, 1, 4).unbind(0)
+        )
         attended = F.scaled_dot_product_attention(q, k, v)
         x = x + self.proj(attended.transpose(1, 2).reshape(-1, n, dim))
         return x + self.fc2(F.gelu(self.fc1(self.norm2(x))))
@@ -114,7 +117,9 @@ class MaskedTransformer(nn.Module):
         label = self.label_embedding(label)
         x = self.token_embedding(tokens) + self.position + self.label_outer(label).unsqueeze(1)
         outer = self.enter(x.transpose(1, 2).reshape(-1, width, grid, grid))
-        folded = outer.reshape(-1, width, half, 2, half, 2).permute(0, 2, 4, 3, 5, 1).reshape(-1, half * half, 4 * width)
+        folded = (
+            outer.reshape(-1, width, half, 2, half, 2).permute(0, 2, 4, 3, 5, 1).reshape(-1, half * half, 4 * width)
+        )
         inner = self.fold(folded) + self.inner_position + label.unsqueeze(1)
         for layer in self.layers:
             inner = layer(inner)
@@ -146,10 +151,12 @@ def without_labels(network: MaskedTransformer, names: list[str]) -> MaskedTransf
 
 @torch.no_grad()
 def grown(network: MaskedTransformer, config: MvtmConfig, together: Tensor) -> MaskedTransformer:
-    """A start for training on with other codes, more classes or layers, or twice the width and heads: what ``network`` predicts, as far as it goes.
+    """A start for training on with other codes, more classes or layers, or twice the width and heads: what ``network``
+    predicts, as far as it goes.
 
-    ``together`` is float ``[config.codes, old codes]``: how often each code stands where each of the old ones does. A code starts as the mean of those, and
-    has its part of their probability. A class of the same name is the same, a new one starts as the null label; new layers, after the old, change nothing yet.
+    ``together`` is float ``[config.codes, old codes]``: how often each code stands where each of the old ones does. A
+    code starts as the mean of those, and has its part of their probability. A class of the same name is the same, a new
+    one starts as the null label; new layers, after the old, change nothing yet.
     """
     old = network.config
     double = config.dim == 2 * old.dim and config.heads == 2 * old.heads
@@ -157,9 +164,12 @@ def grown(network: MaskedTransformer, config: MvtmConfig, together: Tensor) -> M
     if double:
         like = replace(like, dim=config.dim, heads=config.heads)
     if like != config or config.depth < old.depth:
-        raise ValueError(f"a network of {old} cannot grow to {config}: only codes, labels and depth may differ, depth not be less, and dim be twice as large with twice the heads")
+        raise ValueError(
+            f"a network of {old} cannot grow to {config}: only codes, labels and depth may differ, depth not be less, "
+            "and dim be twice as large with twice the heads"
+        )
     larger, weights = MaskedTransformer(config), network.state_dict()
-    for layer in larger.layers[old.depth:]:
+    for layer in larger.layers[old.depth :]:
         nn.init.zeros_(layer.proj.bias)
         nn.init.zeros_(layer.fc2.bias)
     # A code that was never seen stands for everything, and seldom.
@@ -168,7 +178,9 @@ def grown(network: MaskedTransformer, config: MvtmConfig, together: Tensor) -> M
     meaning = together / together.sum(1, keepdim=True)
     part = together / together.sum(0, keepdim=True).clamp_min(1e-12)
     label = {name: index for index, name in enumerate(old.labels)}
-    weights["label_embedding.weight"] = weights["label_embedding.weight"][[*(label.get(name, old.null_label) for name in config.labels), old.null_label]]
+    weights["label_embedding.weight"] = weights["label_embedding.weight"][
+        [*(label.get(name, old.null_label) for name in config.labels), old.null_label]
+    ]
     embedding = weights["token_embedding.weight"]
     weights["token_embedding.weight"] = torch.cat([meaning @ embedding[:-1], embedding[-1:]])
     weights["head.weight"] = meaning @ weights["head.weight"]
@@ -180,14 +192,19 @@ def grown(network: MaskedTransformer, config: MvtmConfig, together: Tensor) -> M
 
 
 #: Layers whose input, and those whose output, is as wide as the transformer.
-_READ, _WRITE = ("label_outer", "unfold", "label_leave", "qkv", "proj", "fc1", "fc2"), ("fold", "qkv", "proj", "fc1", "fc2")
+_READ, _WRITE = (
+    ("label_outer", "unfold", "label_leave", "qkv", "proj", "fc1", "fc2"),
+    ("fold", "qkv", "proj", "fc1", "fc2"),
+)
 _ALONG = ("norm1", "norm2", "inner_norm", "label_embedding", "inner_position")
 
 
 def _doubled(name: str, value: Tensor, dim: int) -> Tensor:
-    """A parameter of the network of twice the width in which every channel and head inside the transformer is there twice (Chen et al. 2016, Net2WiderNet).
+    """A parameter of the network of twice the width in which every channel and head inside the transformer is there
+    twice (Chen et al. 2016, Net2WiderNet).
 
-    LayerNorm takes both copies alike. What reads the two has half the weight for each, plus and minus noise as large as that, so that the copies come to differ.
+    LayerNorm takes both copies alike. What reads the two has half the weight for each, plus and minus noise as large as
+    that, so that the copies come to differ.
     """
     layer, kind = name.split(".")[-2:] if "." in name else (name, "")
     if layer in _ALONG:

@@ -1,7 +1,8 @@
 """PyTorch to ONNX: one graph for each of a model's three methods, with a symbolic batch dimension.
 
-Opset 20 has LayerNormalization and Gelu as single operators, which the runtime fuses; attention stays MatMul, Softmax, MatMul.
-The graphs carry no stack traces or paths of the machine that made them, so the same weights give the same bytes.
+Opset 20 has LayerNormalization and Gelu as single operators, which the runtime fuses; attention stays MatMul, Softmax,
+MatMul. The graphs carry no stack traces or paths of the machine that made them, so the same weights give the same
+bytes.
 """
 
 from __future__ import annotations
@@ -51,7 +52,11 @@ def example_inputs(model: Model, graph: str, batch: int = 2) -> tuple[Tensor, ..
         return tokens, torch.arange(batch) % len(metadata.labels)
     if graph == "decoder":
         return (tokens,)
-    return (torch.linspace(0, 1, batch * 3 * metadata.image_height * metadata.image_width).reshape(batch, 3, metadata.image_height, metadata.image_width),)
+    return (
+        torch.linspace(0, 1, batch * 3 * metadata.image_height * metadata.image_width).reshape(
+            batch, 3, metadata.image_height, metadata.image_width
+        ),
+    )
 
 
 def export_graphs(model: Model, folder: str | Path) -> list[Path]:
@@ -70,8 +75,15 @@ def export_graph(model: Model, graph: str, path: Path) -> Path:
     method = _Method(model.eval(), METHODS[graph])
     with torch.no_grad(), _quiet(), _plain_attention():
         program = torch.onnx.export(
-            method, examples, dynamo=True, opset_version=OPSET, input_names=[name for name, _, _ in inputs], output_names=[name for name, _, _ in outputs], verbose=False,
-            dynamic_shapes={"inputs": tuple({0: batch} for _ in examples)})
+            method,
+            examples,
+            dynamo=True,
+            opset_version=OPSET,
+            input_names=[name for name, _, _ in inputs],
+            output_names=[name for name, _, _ in outputs],
+            verbose=False,
+            dynamic_shapes={"inputs": tuple({0: batch} for _ in examples)},
+        )
     weights = _take_weights(program.model)
     proto = program.model_proto
     for tensor in proto.graph.initializer:
@@ -83,12 +95,15 @@ def export_graph(model: Model, graph: str, path: Path) -> Path:
         with whole(path) as partial:
             onnx_file.write(proto, weights, partial)
     except onnx_file.TooLarge as error:
-        raise BundleError(f"{path}: {error} bytes of weights; one ONNX file holds at most {onnx_file.PROTOBUF_LIMIT}: export this model in fp16 or int8") from error
+        raise BundleError(
+            f"{path}: {error} bytes of weights; one ONNX file holds at most {onnx_file.PROTOBUF_LIMIT}: export this "
+            "model in fp16 or int8"
+        ) from error
     return path
 
 
 def _take_weights(model: ir.Model) -> dict[str, tuple[int, Callable[[], bytes]]]:
-    """Puts empty tensors in the place of the large initializers. Returns these: number of bytes, and what gives them."""
+    """Puts empty tensors in the place of the large initializers. Returns their numbers of bytes and what gives them."""
     weights = {}
     for name, value in model.graph.initializers.items():
         tensor = value.const_value
@@ -116,11 +131,21 @@ def _check(proto: onnx.ModelProto, weights: dict) -> None:
 def _plain_attention():
     """Lets ``scaled_dot_product_attention`` be traced as MatMul, Softmax, MatMul.
 
-    The exporter's own translation transposes the keys through shapes that are computed at run time: eight more operators a layer.
+    The exporter's own translation transposes the keys through shapes that are computed at run time: eight more
+    operators a layer.
     """
     fused = F.scaled_dot_product_attention
 
-    def plain(query: Tensor, key: Tensor, value: Tensor, attn_mask=None, dropout_p: float = 0.0, is_causal: bool = False, scale: float | None = None, enable_gqa: bool = False) -> Tensor:
+    def plain(
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        attn_mask=None,
+        dropout_p: float = 0.0,
+        is_causal: bool = False,
+        scale: float | None = None,
+        enable_gqa: bool = False,
+    ) -> Tensor:
         if is_causal or enable_gqa or dropout_p or (attn_mask is not None and attn_mask.dtype == torch.bool):
             return fused(query, key, value, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa)
         scores = (query * (query.shape[-1] ** -0.5 if scale is None else scale)) @ key.transpose(-2, -1)
@@ -165,10 +190,14 @@ def _clean(proto: onnx.ModelProto, outputs: list[tuple]) -> None:
     for port, (_, _, shape) in zip(graph.output, outputs):
         dims = port.type.tensor_type.shape.dim
         if len(dims) != len(shape) + 1:
-            raise BundleError(f"output {port.name} has {len(dims)} dimensions; expected [batch, {', '.join(map(str, shape))}]")
+            raise BundleError(
+                f"output {port.name} has {len(dims)} dimensions; expected [batch, {', '.join(map(str, shape))}]"
+            )
         for dim, size in zip(list(dims)[1:], shape):
             if dim.dim_value not in (0, size):
-                raise BundleError(f"output {port.name} has a dimension of {dim.dim_value} where the metadata asks for {size}")
+                raise BundleError(
+                    f"output {port.name} has a dimension of {dim.dim_value} where the metadata asks for {size}"
+                )
             dim.dim_value = size
 
 

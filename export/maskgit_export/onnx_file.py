@@ -16,7 +16,8 @@ import onnx
 # Field numbers of onnx.proto, and the wire type of what has a length.
 MODEL_GRAPH, GRAPH_INITIALIZER, TENSOR_RAW_DATA = 7, 5, 9
 LENGTH_DELIMITED = 2
-#: Fields that come before a model's graph, a graph's initializers and a tensor's weights in the order of field numbers, in which protobuf writes them.
+#: Fields that come before a model's graph, a graph's initializers and a tensor's weights in the order of field numbers,
+#: in which protobuf writes them.
 TENSOR_BEFORE = ("dims", "data_type", "segment", "float_data", "int32_data", "string_data", "int64_data", "name")
 GRAPH_BEFORE = ("node", "name")
 MODEL_BEFORE = ("ir_version", "producer_name", "producer_version", "domain", "model_version", "doc_string")
@@ -31,7 +32,8 @@ class TooLarge(Exception):
 def write(proto: onnx.ModelProto, weights: dict[str, tuple[int, Callable[[], bytes]]], path: Path) -> None:
     """Writes ``proto`` with weights that it lacks: initializer's name to number of bytes, and what gives them.
 
-    The file is the one that ``proto.SerializeToString(deterministic=True)`` would give with the weights in it. Raises :class:`TooLarge`.
+    The file is the one that ``proto.SerializeToString(deterministic=True)`` would give with the weights in it. Raises
+    :class:`TooLarge`.
     """
     # What comes before an initializer's weights, their number of bytes, what gives them, what comes after.
     entries: list[tuple[bytes, int, Callable[[], bytes] | None, bytes]] = []
@@ -46,7 +48,11 @@ def write(proto: onnx.ModelProto, weights: dict[str, tuple[int, Callable[[], byt
         entries.append((_prefix(GRAPH_INITIALIZER, len(before) + size + len(after)) + before, size, data, after))
     model_before, model_after = _split(proto, MODEL_BEFORE, "graph")
     graph_before, graph_after = _split(proto.graph, GRAPH_BEFORE, "initializer")
-    length = len(graph_before) + sum(len(before) + size + len(after) for before, size, _, after in entries) + len(graph_after)
+    length = (
+        len(graph_before)
+        + sum(len(before) + size + len(after) for before, size, _, after in entries)
+        + len(graph_after)
+    )
     start = model_before + _prefix(MODEL_GRAPH, length) + graph_before
     total = len(start) + length - len(graph_before) + len(model_after)
     if total > PROTOBUF_LIMIT:
@@ -75,7 +81,9 @@ def read_without_weights(path: Path) -> onnx.ModelProto:
                 if number != MODEL_GRAPH:
                     kept += data[start:end]
                     continue
-                graph = b"".join(data[a:b] for inner, a, _, b in _fields(data, value, end) if inner != GRAPH_INITIALIZER)
+                graph = b"".join(
+                    data[a:b] for inner, a, _, b in _fields(data, value, end) if inner != GRAPH_INITIALIZER
+                )
                 kept += _prefix(MODEL_GRAPH, len(graph)) + graph
     try:
         return onnx.ModelProto.FromString(bytes(kept))

@@ -46,7 +46,12 @@ def add_measuring_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the options that say what ``quantize`` and ``half`` measure on, and with what."""
     parser.add_argument("--command", help="the maskgit program, to measure with our engine")
     parser.add_argument("--steps", type=int, help="steps of the pictures drawn to measure on (default: the model's)")
-    parser.add_argument("--pictures", type=_count, default=PICTURES, help=f"number of these pictures (default: {PICTURES}); fewer take less time and say less")
+    parser.add_argument(
+        "--pictures",
+        type=_count,
+        default=PICTURES,
+        help=f"number of these pictures (default: {PICTURES}); fewer take less time and say less",
+    )
 
 
 def _count(text: str) -> int:
@@ -56,38 +61,70 @@ def _count(text: str) -> int:
     return value
 
 
-def real_inputs(folder: Path, metadata: Metadata, graphs: dict, seed: int = 0, steps: int | None = None, pictures: int = PICTURES) -> Inputs:
-    """Draws pictures with the model itself, in ONNX Runtime, and takes one step of each: from an early one to the last, or of one picture one in the middle."""
+def real_inputs(
+    folder: Path, metadata: Metadata, graphs: dict, seed: int = 0, steps: int | None = None, pictures: int = PICTURES
+) -> Inputs:
+    """Draws pictures with the model itself, in ONNX Runtime, and takes one step of each: from an early one to the last,
+    or of one picture one in the middle.
+    """
     runtime = OnnxRuntime(folder, {"transformer": graphs["transformer"]})
     labels = np.random.default_rng(seed).integers(0, len(metadata.labels), pictures)
-    rows = [sample(lambda t, l: np.concatenate([runtime.logits(t[i:i + 1], l[i:i + 1]) for i in range(len(t))]), metadata, labels[i:i + 1], seed + i, steps) for i in range(pictures)]
+    rows = [
+        sample(
+            lambda tokens, label: np.concatenate(
+                [runtime.logits(tokens[i : i + 1], label[i : i + 1]) for i in range(len(tokens))]
+            ),
+            metadata,
+            labels[i : i + 1],
+            seed + i,
+            steps,
+        )
+        for i in range(pictures)
+    ]
     parts = np.linspace(0.1, 1, pictures) if pictures > 1 else [0.55]
     places = [min(len(history) - 1, round(part * (len(history) - 1))) for part, (_, history) in zip(parts, rows)]
-    return Inputs(np.concatenate([history[place] for place, (_, history) in zip(places, rows)]), labels, np.concatenate([codes for codes, _ in rows]))
+    return Inputs(
+        np.concatenate([history[place] for place, (_, history) in zip(places, rows)]),
+        labels,
+        np.concatenate([codes for codes, _ in rows]),
+    )
 
 
 class Comparison:
-    """How far the graphs of other bundles are from those of ``reference``: by our engine with ``command``, else by ONNX Runtime.
+    """How far the graphs of other bundles are from those of ``reference``: by our engine with ``command``, else by ONNX
+    Runtime.
 
-    ONNX Runtime computes fp32 activations, so for int8 its figures know the error of the weights only. What the reference computes, and what
-    graphs computed that have not changed since, is not computed again: at full size, that is minutes.
+    ONNX Runtime computes fp32 activations, so for int8 its figures know the error of the weights only. What the
+    reference computes, and what graphs computed that have not changed since, is not computed again: at full size, that
+    is minutes.
     """
 
     def __init__(self, reference: Path, inputs: Inputs, command: str | None):
         self.metadata, graphs = read_manifest(reference)
         self._inputs, self._command = inputs, command
         # One graph at a time, for the memory.
-        self._logits = self._run(OnnxRuntime(reference, {"transformer": graphs["transformer"]}), "transformer").astype(np.float64)
+        self._logits = self._run(OnnxRuntime(reference, {"transformer": graphs["transformer"]}), "transformer").astype(
+            np.float64
+        )
         self._image = self._run(OnnxRuntime(reference, {"decoder": graphs["decoder"]}), "decoder")
-        self._encoded = self._run(OnnxRuntime(reference, {"encoder": graphs["encoder"]}), "encoder") if "encoder" in graphs else None
+        self._encoded = (
+            self._run(OnnxRuntime(reference, {"encoder": graphs["encoder"]}), "encoder")
+            if "encoder" in graphs
+            else None
+        )
         self.report: dict = {"measured_by": "maskgit" if command else "ONNX Runtime (weights only)"}
 
     def measure(self, changed: Path, *only: str) -> dict:
-        """The report on ``changed``, of which at most the graphs ``only`` are others than in the call before; all, where none is named."""
+        """The report on ``changed``, of which at most the graphs ``only`` are others than in the call before.
+
+        Where none is named, all are measured.
+        """
         _, graphs = read_manifest(changed)
         for graph in only or graphs:
             one = {graph: graphs[graph]}
-            runtime = Command(self._command, changed, self.metadata, one) if self._command else OnnxRuntime(changed, one)
+            runtime = (
+                Command(self._command, changed, self.metadata, one) if self._command else OnnxRuntime(changed, one)
+            )
             self.report |= getattr(self, f"_{graph}")(self._run(runtime, graph))
         return dict(self.report)
 
@@ -98,7 +135,7 @@ class Comparison:
             "decoder": (runtime.decode, (self._inputs.codes,)),
             "encoder": (runtime.encode, (getattr(self, "_image", None),)),
         }[graph]
-        return np.concatenate([call(*(array[i:i + 1] for array in arrays)) for i in range(len(self._inputs.codes))])
+        return np.concatenate([call(*(array[i : i + 1] for array in arrays)) for i in range(len(self._inputs.codes))])
 
     def _transformer(self, found: np.ndarray) -> dict:
         a, b = self._logits, found.astype(np.float64)
@@ -129,7 +166,7 @@ class Writer:
         self.metadata = dataclasses.replace(metadata, name=name)
         self.precision = precision
 
-    def __enter__(self) -> "Writer":
+    def __enter__(self) -> Writer:
         return self
 
     def manifest(self) -> None:
@@ -149,5 +186,7 @@ class Writer:
 
 def show(report: dict, size: int, output: Path) -> None:
     """Prints what became of a bundle."""
-    figures = "  ".join(f"{name} {value:.6f}" if isinstance(value, float) else f"{name} {value}" for name, value in report.items())
+    figures = "  ".join(
+        f"{name} {value:.6f}" if isinstance(value, float) else f"{name} {value}" for name, value in report.items()
+    )
     print(f"{output}: {size / 1e6:.1f} MB\n{figures}", file=sys.stderr)

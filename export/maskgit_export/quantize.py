@@ -1,14 +1,16 @@
 """Writes an int8 bundle from an fp32 one: a quarter of the file, and the integer kernels of the engine.
 
 The weights of dense layers and convolutions become symmetric int8, one scale for each output channel, behind a standard
-``DequantizeLinear``, so that every runtime opens the graphs. Our engine keeps them in int8 and quantises activations to 8 bits as it
-runs, each row (each picture, for a convolution) with its own range. Neighbouring weights of a product are chosen so that their sum leaves room in 16 bits (``in_pairs``),
-for x86-64 processors without VNNI; --full-range does without. Large embeddings become int8 too, one scale for each row, and a head that is
-tied to one shares its numbers. Small embeddings, positions, norms and biases stay fp32.
+``DequantizeLinear``, so that every runtime opens the graphs. Our engine keeps them in int8 and quantises activations to
+8 bits as it runs, each row (each picture, for a convolution) with its own range. Neighbouring weights of a product are
+chosen so that their sum leaves room in 16 bits (``in_pairs``), for x86-64 processors without VNNI; --full-range does
+without. Large embeddings become int8 too, one scale for each row, and a head that is tied to one shares its numbers.
+Small embeddings, positions, norms and biases stay fp32.
 
-Each layer is simulated so on real inputs, tokens with masks as they occur while the model draws; one whose relative error is above
---max-error stays fp32, as does the decoder's last, whose error is in the pixels as it is; and the worst of the transformer's and of the decoder's do until logits (--min-cosine) and pictures (--min-psnr) are
-near enough. The report, ``quantization.json``, has every layer's error, and the whole's.
+Each layer is simulated so on real inputs, tokens with masks as they occur while the model draws; one whose relative
+error is above --max-error stays fp32, as does the decoder's last, whose error is in the pixels as it is; and the worst
+of the transformer's and of the decoder's do until logits (--min-cosine) and pictures (--min-psnr) are near enough. The
+report, ``quantization.json``, has every layer's error, and the whole's.
 """
 
 from __future__ import annotations
@@ -44,16 +46,41 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-o", "--output", required=True, type=Path, help="folder to write; it must not exist")
     parser.add_argument("--name", help="name in the manifest (default: the bundle's, with -int8)")
     parser.add_argument("--max-error", type=float, default=0.05, help="largest relative error (L2) of a layer in int8")
-    parser.add_argument("--min-cosine", type=float, default=0.9999, help="cosine of the logits to reach; else the transformer's worst layers stay fp32, at most a tenth of its weights")
-    parser.add_argument("--min-psnr", type=float, default=50.0, help="PSNR in dB of decoded pictures against fp32 to reach; else the decoder's worst layers stay fp32, at most a quarter of its weights")
-    parser.add_argument("--min-agreement", type=float, default=0.99, help="part of the encoder's tokens that must stay; else the encoder stays fp32")
-    parser.add_argument("--full-range", action="store_true", help="let neighbouring weights be as large as they like: a little nearer to fp32, and slower on x86-64 processors without VNNI")
+    parser.add_argument(
+        "--min-cosine",
+        type=float,
+        default=0.9999,
+        help="cosine of the logits to reach; else the transformer's worst layers stay fp32, at most a tenth of its "
+        "weights",
+    )
+    parser.add_argument(
+        "--min-psnr",
+        type=float,
+        default=50.0,
+        help="PSNR in dB of decoded pictures against fp32 to reach; else the decoder's worst layers stay fp32, at "
+        "most a quarter of its weights",
+    )
+    parser.add_argument(
+        "--min-agreement",
+        type=float,
+        default=0.99,
+        help="part of the encoder's tokens that must stay; else the encoder stays fp32",
+    )
+    parser.add_argument(
+        "--full-range",
+        action="store_true",
+        help="let neighbouring weights be as large as they like: a little nearer to fp32, and slower on x86-64 "
+        "processors without VNNI",
+    )
     add_measuring_arguments(parser)
 
 
 @dataclass
 class Layer:
-    """A dense layer, convolution or embedding, and what becomes of it. ``axis`` is the weight's axis of output channels, or of an embedding's rows."""
+    """A dense layer, convolution or embedding, and what becomes of it.
+
+    ``axis`` is the weight's axis of output channels, or of an embedding's rows.
+    """
 
     graph: str
     node: str
@@ -72,7 +99,8 @@ def _attribute(node, name: str, default):
 def _rows_transposed(model, name: str):
     """Whether a value is the transpose of rows of an initializer, as a head that is tied to an embedding has it.
 
-    Returns the initializer's name, the first and the last row but one, and the node that reads it; or None. Every value on the way is read once.
+    Returns the initializer's name, the first and the last row but one, and the node that reads it; or None. Every value
+    on the way is read once.
     """
     from onnx import numpy_helper
 
@@ -84,9 +112,17 @@ def _rows_transposed(model, name: str):
     first, end, source = 0, None, node.input[0]
     if source in makers:
         cut = makers[source]
-        if cut.op_type != "Slice" or sum(source in n.input for n in model.graph.node) != 1 or not all(i in tensors for i in cut.input[1:]):
+        if (
+            cut.op_type != "Slice"
+            or sum(source in n.input for n in model.graph.node) != 1
+            or not all(i in tensors for i in cut.input[1:])
+        ):
             return None
-        starts, ends, axes, steps = (numpy_helper.to_array(tensors[i]).ravel().tolist() for i in [*cut.input[1:3], *cut.input[3:5]]) if len(cut.input) == 5 else (None,) * 4
+        starts, ends, axes, steps = (
+            (numpy_helper.to_array(tensors[i]).ravel().tolist() for i in [*cut.input[1:3], *cut.input[3:5]])
+            if len(cut.input) == 5
+            else (None,) * 4
+        )
         if starts is None or len(starts) != 1 or axes != [0] or steps != [1] or starts[0] < 0 or ends[0] < 0:
             return None
         first, end, node, source = starts[0], ends[0], cut, cut.input[0]
@@ -131,14 +167,21 @@ def find_layers(graph: str, model) -> list[Layer]:
 
 
 def fold_transposes(model) -> None:
-    """Replaces ``Transpose`` of an initializer that only products read by the transposed initializer; not of a table, whose numbers are shared."""
+    """Replaces ``Transpose`` of an initializer that only products read by the transposed initializer.
+
+    A table keeps its own, because its numbers are shared.
+    """
     from onnx import TensorProto, numpy_helper
 
     tensors = {t.name: t for t in model.graph.initializer if t.data_type == TensorProto.FLOAT and len(t.dims) == 2}
     for node in [n for n in model.graph.node if n.op_type == "Transpose" and n.input[0] in tensors]:
         readers = [n for n in model.graph.node if node.output[0] in n.input]
         tied = any(n.op_type == "Gather" and node.input[0] in n.input for n in model.graph.node)
-        if readers and not tied and all(n.op_type in ("MatMul", "Gemm") and n.input[1] == node.output[0] for n in readers):
+        if (
+            readers
+            and not tied
+            and all(n.op_type in ("MatMul", "Gemm") and n.input[1] == node.output[0] for n in readers)
+        ):
             values = numpy_helper.to_array(tensors[node.input[0]]).T
             model.graph.initializer.append(numpy_helper.from_array(np.ascontiguousarray(values), node.output[0]))
             model.graph.node.remove(node)
@@ -155,11 +198,13 @@ def quantize_weight(values: np.ndarray, axis: int) -> tuple[np.ndarray, np.ndarr
 
 
 def in_pairs(values: np.ndarray, axis: int) -> tuple[np.ndarray, np.ndarray]:
-    """As ``quantize_weight``, but of each two neighbours along the inner axis, if their signs are the same, magnitudes add up to ``MAX_PAIR`` at most.
+    """As ``quantize_weight``, but of each two neighbours along the inner axis, if their signs are the same, magnitudes
+    add up to ``MAX_PAIR`` at most.
 
-    AVX2 multiplies unsigned by signed bytes and adds two neighbouring products in 16 bits, saturating: 255 times 128 fits. Each channel gets
-    the scale, of ``PAIR_SCALES`` times the usual, that leaves the least squared error; of a pair that is too large both become smaller.
-    The inner axis is the other one of a matrix, and that of a convolution's input channels.
+    AVX2 multiplies unsigned by signed bytes and adds two neighbouring products in 16 bits, saturating: 255 times 128
+    fits. Each channel gets the scale, of ``PAIR_SCALES`` times the usual, that leaves the least squared error; of a
+    pair that is too large both become smaller. The inner axis is the other one of a matrix, and that of a convolution's
+    input channels.
     """
     inner = 0 if axis == 1 else 1
     ordered = np.moveaxis(values, (axis, inner), (0, 1)).astype(np.float32)
@@ -167,14 +212,14 @@ def in_pairs(values: np.ndarray, axis: int) -> tuple[np.ndarray, np.ndarray]:
     levels, scales = np.empty(channels.shape, np.int8), np.empty(len(channels), np.float32)
     together = max(1, PAIR_CHUNK // channels[0].size)
     for first in range(0, len(channels), together):
-        part = channels[first:first + together]
+        part = channels[first : first + together]
         usual = np.abs(part).max((1, 2)) / np.float32(127)
         usual[usual == 0] = 1
         least = np.full(len(part), np.inf, np.float32)
         for multiple in PAIR_SCALES:
             scale = usual * np.float32(multiple)
             q = np.clip(np.rint(part / scale[:, None, None]), -127, 127)
-            a, b = q[:, 0:q.shape[1] // 2 * 2:2], q[:, 1::2]
+            a, b = q[:, 0 : q.shape[1] // 2 * 2 : 2], q[:, 1::2]
             over = np.where(a * b > 0, np.maximum(np.abs(a) + np.abs(b) - MAX_PAIR, 0), 0)
             half = np.ceil(over / 2)
             a -= np.sign(a) * half
@@ -182,8 +227,8 @@ def in_pairs(values: np.ndarray, axis: int) -> tuple[np.ndarray, np.ndarray]:
             error = np.square(q * scale[:, None, None] - part).sum((1, 2))
             better = error < least
             least[better] = error[better]
-            levels[first:first + together][better] = q[better]
-            scales[first:first + together][better] = scale[better]
+            levels[first : first + together][better] = q[better]
+            scales[first : first + together][better] = scale[better]
     return np.ascontiguousarray(np.moveaxis(levels.reshape(ordered.shape), (0, 1), (axis, inner))), scales
 
 
@@ -207,12 +252,16 @@ class Levels:
         """Its levels and scales."""
         key = (layer.weight, layer.axis)
         if key not in self._known:
-            self._known[key] = (in_pairs if layer.weight in self._pairs else quantize_weight)(self.fp32(layer), layer.axis)
+            self._known[key] = (in_pairs if layer.weight in self._pairs else quantize_weight)(
+                self.fp32(layer), layer.axis
+            )
         return self._known[key]
 
 
 def quantize_activations(values: np.ndarray, rows: bool) -> np.ndarray:
-    """What is left of activations after the way to 8 bits and back: each row of the last axis with its own range, or each picture."""
+    """What is left of activations after the way to 8 bits and back: each row of the last axis with its own range, or
+    each picture.
+    """
     flat = values.reshape(-1, values.shape[-1]) if rows else values.reshape(len(values), -1)
     low, high = np.minimum(flat.min(1, keepdims=True), 0), np.maximum(flat.max(1, keepdims=True), 0)
     scale = np.maximum((high - low) / np.float32(255), np.finfo(np.float32).tiny)
@@ -230,7 +279,12 @@ def _product(node, x: np.ndarray, w: np.ndarray) -> np.ndarray:
     attributes = {a.name: list(a.ints) for a in node.attribute if a.ints}
     top, left, bottom, right = attributes.get("pads", [0, 0, 0, 0])
     padded = F.pad(torch.from_numpy(x), (left, right, top, bottom))
-    return F.conv2d(padded, torch.from_numpy(np.array(w)), stride=attributes.get("strides", 1), dilation=attributes.get("dilations", 1)).numpy()
+    return F.conv2d(
+        padded,
+        torch.from_numpy(np.array(w)),
+        stride=attributes.get("strides", 1),
+        dilation=attributes.get("dilations", 1),
+    ).numpy()
 
 
 def measure_layers(model, layers: list[Layer], feeds: list[dict], levels: Levels) -> None:
@@ -291,9 +345,15 @@ def quantize_graph(model, layers: list[Layer], levels: Levels) -> None:
         if key not in added:
             values, scales = levels.int8(layer)
             base = f"{layer.weight}.int8" if layer.axis == 1 else f"{layer.weight}.int8.axis{layer.axis}"
-            model.graph.initializer.extend([numpy_helper.from_array(values, base), numpy_helper.from_array(scales, f"{base}.scale")])
+            model.graph.initializer.extend(
+                [numpy_helper.from_array(values, base), numpy_helper.from_array(scales, f"{base}.scale")]
+            )
             added[key] = f"{base}.dequantized"
-            front.append(helper.make_node("DequantizeLinear", [base, f"{base}.scale"], [added[key]], name=f"{base}.node", axis=layer.axis))
+            front.append(
+                helper.make_node(
+                    "DequantizeLinear", [base, f"{base}.scale"], [added[key]], name=f"{base}.node", axis=layer.axis
+                )
+            )
         node = nodes[layer.node]
         if layer.op == "Gather":
             node.input[0] = added[key]
@@ -312,9 +372,9 @@ def quantize_graph(model, layers: list[Layer], levels: Levels) -> None:
 def _feeds(graph: str, inputs: Inputs, images: np.ndarray) -> list[dict]:
     rows = range(len(inputs.codes))
     return {
-        "transformer": [{"tokens": inputs.tokens[i:i + 1], "label": inputs.labels[i:i + 1]} for i in rows],
-        "decoder": [{"tokens": inputs.codes[i:i + 1]} for i in rows],
-        "encoder": [{"image": images[i:i + 1]} for i in rows],
+        "transformer": [{"tokens": inputs.tokens[i : i + 1], "label": inputs.labels[i : i + 1]} for i in rows],
+        "decoder": [{"tokens": inputs.codes[i : i + 1]} for i in rows],
+        "encoder": [{"image": images[i : i + 1]} for i in rows],
     }[graph]
 
 
@@ -341,7 +401,7 @@ def run(args: argparse.Namespace) -> int:
         metadata, graphs = open_fp32(args.bundle, args.output)
         inputs = real_inputs(args.bundle, metadata, graphs, steps=args.steps, pictures=args.pictures)
         decoder = OnnxRuntime(args.bundle, {"decoder": graphs["decoder"]})
-        images = np.concatenate([decoder.decode(inputs.codes[i:i + 1]) for i in range(len(inputs.codes))])
+        images = np.concatenate([decoder.decode(inputs.codes[i : i + 1]) for i in range(len(inputs.codes))])
         with Writer(args.bundle, args.output, metadata, "int8", args.name or f"{metadata.name}-int8") as writer:
             layers: list[Layer] = []
             levels: dict[str, Levels] = {}
@@ -367,7 +427,9 @@ def run(args: argparse.Namespace) -> int:
             for graph, figure, aim in aims:
                 while report[figure] < aim and (layer := _worst(graph, layers)) is not None:
                     layer.kept = f"{figure} was {report[figure]:.6g}, below {aim:g}"
-                    print(f"{graph}: {figure} {report[figure]:.6g}, {layer.node} stays fp32", file=sys.stderr, flush=True)
+                    print(
+                        f"{graph}: {figure} {report[figure]:.6g}, {layer.node} stays fp32", file=sys.stderr, flush=True
+                    )
                     model = onnx.load(args.bundle / graphs[graph]["file"])
                     fold_transposes(model)
                     quantize_graph(model, [layer for layer in layers if layer.graph == graph], levels[graph])
@@ -388,7 +450,10 @@ def run(args: argparse.Namespace) -> int:
         print(f"maskgit-export quantize: {error}", file=sys.stderr)
         return 1
     for layer in sorted((layer for layer in layers if layer.kept is None), key=lambda layer: -layer.error)[:5]:
-        print(f"{layer.graph:12} {layer.op:7} {layer.shape}  relative error {layer.error:.4f}  {layer.node}", file=sys.stderr)
+        print(
+            f"{layer.graph:12} {layer.op:7} {layer.shape}  relative error {layer.error:.4f}  {layer.node}",
+            file=sys.stderr,
+        )
     for layer in (layer for layer in layers if layer.kept is not None):
         print(f"{layer.graph:12} {layer.op:7} {layer.shape}  fp32: {layer.kept}  {layer.node}", file=sys.stderr)
     show(report, sum(file.stat().st_size for file in args.output.glob("*.onnx")), args.output)

@@ -1,12 +1,13 @@
-"""The decoding loop in NumPy, around any function that gives logits: to calibrate a quantiser, and to time other runtimes.
+"""The decoding loop in NumPy, around any function that gives logits: to calibrate a quantiser, and to time other
+runtimes.
 
-Confidence sampling with the schedules ``cosine`` and ``linear``, temperatures and guidance, as docs/sampler.md has it. Its noise is
-NumPy's, so its pictures are not those of the runtime.
+Confidence sampling with the schedules ``cosine`` and ``linear``, temperatures and guidance, as docs/sampler.md has it.
+Its noise is NumPy's, so its pictures are not those of the runtime.
 """
 
 from __future__ import annotations
 
-from typing import Callable
+from collections.abc import Callable
 
 import numpy as np
 
@@ -26,7 +27,13 @@ def masked_counts(total: int, steps: int, schedule: str = "cosine") -> list[int]
     return counts
 
 
-def sample(logits: Callable[[np.ndarray, np.ndarray], np.ndarray], metadata: Metadata, labels: np.ndarray, seed: int = 0, steps: int | None = None) -> tuple[np.ndarray, list[np.ndarray]]:
+def sample(
+    logits: Callable[[np.ndarray, np.ndarray], np.ndarray],
+    metadata: Metadata,
+    labels: np.ndarray,
+    seed: int = 0,
+    steps: int | None = None,
+) -> tuple[np.ndarray, list[np.ndarray]]:
     """Draws one picture a label. Returns its tokens ``[B, N]``, and the masked tokens before each step.
 
     ``logits`` takes tokens ``[B, N]`` and labels ``[B]``. With guidance, both passes go to it as one batch.
@@ -42,7 +49,10 @@ def sample(logits: Callable[[np.ndarray, np.ndarray], np.ndarray], metadata: Met
         history.append(tokens.copy())
         guidance = s.guidance * ((step / max(1, steps - 1)) if s.guidance_ramp else 1.0)
         if guidance:
-            both = logits(np.concatenate([tokens, tokens]), np.concatenate([labels, np.full(batch, metadata.null_label, np.int64)]))
+            both = logits(
+                np.concatenate([tokens, tokens]),
+                np.concatenate([labels, np.full(batch, metadata.null_label, np.int64)]),
+            )
             conditional, unconditional = both[:batch], both[batch:]
             scores = conditional + np.float32(guidance) * (conditional - unconditional)
         else:

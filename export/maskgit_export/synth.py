@@ -1,10 +1,12 @@
-"""Writes a bundle with random weights in a published architecture, for benchmarks without weights; or checkpoints of such weights.
+"""Writes a bundle with random weights in a published architecture, for benchmarks without weights; or checkpoints of
+such weights.
 
 Shapes: maskgit-imagenet256, maskgit-imagenet512 (Google), halton-{t,s,b,l}-{256,384} (Halton-MaskGIT v2 with LlamaGen's
 VQ-16). The same shape and seed give the same weights. Its pictures are noise.
 
-With --checkpoint, two files in the layout and under the names that the weights are published with, for ``convert``: ``flax`` (Google),
-``torch`` (Halton-MaskGIT, and the PyTorch conversion of Google's), or the latter's tensors as ``safetensors``.
+With --checkpoint, two files in the layout and under the names that the weights are published with, for ``convert``:
+``flax`` (Google), ``torch`` (Halton-MaskGIT, and the PyTorch conversion of Google's), or the latter's tensors as
+``safetensors``.
 """
 
 from __future__ import annotations
@@ -23,19 +25,30 @@ from .bundle import BundleError
 from .export import write_bundle
 from .published import google, halton, layouts
 
-SHAPES = ["maskgit-imagenet256", "maskgit-imagenet512", *(f"halton-{size}-{pixels}" for size in halton.SIZES for pixels in (256, 384))]
+SHAPES = [
+    "maskgit-imagenet256",
+    "maskgit-imagenet512",
+    *(f"halton-{size}-{pixels}" for size in halton.SIZES for pixels in (256, 384)),
+]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the options of ``maskgit-export synth``."""
     parser.add_argument("--shape", required=True, choices=SHAPES, metavar="SHAPE", help=", ".join(SHAPES))
     parser.add_argument("--seed", type=int, default=0, help="seed of the weights")
-    parser.add_argument("--checkpoint", choices=["flax", "torch", "safetensors"], help="write checkpoints in this format instead of a bundle")
+    parser.add_argument(
+        "--checkpoint",
+        choices=["flax", "torch", "safetensors"],
+        help="write checkpoints in this format instead of a bundle",
+    )
     parser.add_argument("-o", "--output", required=True, type=Path, help="folder of the bundle, or of the checkpoints")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Writes the bundle or the checkpoints; returns 0, 1 when that fails, 2 for a format that the shape is not published in."""
+    """Writes the bundle or the checkpoints.
+
+    Returns 0, 1 when that fails, 2 for a format that the shape is not published in.
+    """
     model = make(args.shape, args.seed)
     print(f"{args.shape}: {sum(p.numel() for p in model.parameters()) / 1e6:.1f} M parameters", file=sys.stderr)
     if args.checkpoint == "flax" and not isinstance(model, google.GoogleMaskGit):
@@ -64,12 +77,18 @@ def make(shape: str, seed: int) -> Model:
 
 def make_google(config: google.Config, name: str, seed: int) -> google.GoogleMaskGit:
     """Google's MaskGIT of any shape, with random weights."""
-    return _randomise(google.GoogleMaskGit(config, google.metadata(config, name, "CC0-1.0", _source(seed), _labels(config.classes))), seed)
+    return _randomise(
+        google.GoogleMaskGit(config, google.metadata(config, name, "CC0-1.0", _source(seed), _labels(config.classes))),
+        seed,
+    )
 
 
 def make_halton(config: halton.Config, name: str, seed: int) -> halton.HaltonMaskGit:
     """Halton-MaskGIT of any shape, with random weights."""
-    return _randomise(halton.HaltonMaskGit(config, halton.metadata(config, name, "CC0-1.0", _source(seed), _labels(config.classes))), seed)
+    return _randomise(
+        halton.HaltonMaskGit(config, halton.metadata(config, name, "CC0-1.0", _source(seed), _labels(config.classes))),
+        seed,
+    )
 
 
 @torch.no_grad()
@@ -82,22 +101,40 @@ def perturb(model: Model, seed: int, scale: float = 0.1) -> Model:
     return model
 
 
-def write_checkpoints(model: google.GoogleMaskGit | halton.HaltonMaskGit, format: str, folder: str | Path) -> list[Path]:
-    """Writes the transformer's and the tokenizer's checkpoint as they are published. Returns their paths, the transformer's first."""
+def write_checkpoints(
+    model: google.GoogleMaskGit | halton.HaltonMaskGit, format: str, folder: str | Path
+) -> list[Path]:
+    """Writes the transformer's and the tokenizer's checkpoint as they are published.
+
+    Returns their paths, the transformer's first.
+    """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     pixels = model.config.size
     of_google = isinstance(model, google.GoogleMaskGit)
-    parts = [(layouts.GOOGLE, "transformer"), (layouts.GOOGLE, "tokenizer")] if of_google else [(layouts.HALTON, "transformer"), (layouts.LLAMAGEN, "tokenizer")]
-    tensors = [layouts.save(layouts.find(title, "flax" if format == "flax" else "torch", part), model) for title, part in parts]
+    parts = (
+        [(layouts.GOOGLE, "transformer"), (layouts.GOOGLE, "tokenizer")]
+        if of_google
+        else [(layouts.HALTON, "transformer"), (layouts.LLAMAGEN, "tokenizer")]
+    )
+    tensors = [
+        layouts.save(layouts.find(title, "flax" if format == "flax" else "torch", part), model) for title, part in parts
+    ]
     if of_google:
         names = [f"maskgit_imagenet{pixels}", f"tokenizer_imagenet{pixels}"]
         contents = [{"state_dict": part} for part in tensors]
     else:
         names = [f"ImageNet_{pixels}_{_halton_size(model.config)}", "vq_ds16_c2i"]
         tensors[1]["quantize.codebook_used"] = torch.zeros(65536)
-        contents = [{"iter": 0, "global_epoch": 0, "model_state_dict": tensors[0], "optimizer_state_dict": None}, {"model": tensors[1]}]
-    endings = {"flax": ["_checkpoint"] * 2, "safetensors": [".safetensors"] * 2, "torch": [".ckpt", ".ckpt"] if of_google else [".pth", ".pt"]}[format]
+        contents = [
+            {"iter": 0, "global_epoch": 0, "model_state_dict": tensors[0], "optimizer_state_dict": None},
+            {"model": tensors[1]},
+        ]
+    endings = {
+        "flax": ["_checkpoint"] * 2,
+        "safetensors": [".safetensors"] * 2,
+        "torch": [".ckpt", ".ckpt"] if of_google else [".pth", ".pt"],
+    }[format]
     paths = [folder / (name + ending) for name, ending in zip(names, endings)]
     for path, part, content in zip(paths, tensors, contents):
         if format == "flax":
@@ -128,7 +165,8 @@ def _labels(count: int) -> list[str]:
 def _randomise(model: Model, seed: int) -> Model:
     """Weights at which activations keep their size from layer to layer, and logits and pixels are of ordinary size.
 
-    Embeddings 0.1, which gives logits of a standard deviation of one to three; matrices and kernels 1 / sqrt(fan in); norms 1 and 0; pixels around grey.
+    Embeddings 0.1, which gives logits of a standard deviation of one to three; matrices and kernels 1 / sqrt(fan in);
+    norms 1 and 0; pixels around grey.
     """
     generator = torch.Generator().manual_seed(seed)
     embeddings = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}

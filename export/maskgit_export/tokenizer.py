@@ -1,8 +1,8 @@
 """VQGAN tokenizer: image <-> grid of discrete tokens (Esser et al. 2021, with cosine codes as in ViT-VQGAN).
 
 The encoder maps an image to one vector a cell of ``factor`` x ``factor`` pixels; the quantiser replaces it by the
-nearest of ``codes`` unit vectors; the decoder draws the image back. Images are float ``[B, 3, H, W]`` in 0..1, tokens are
-int64 ``[B, rows * cols]`` in raster order.
+nearest of ``codes`` unit vectors; the decoder draws the image back. Images are float ``[B, 3, H, W]`` in 0..1, tokens
+are int64 ``[B, rows * cols]`` in raster order.
 """
 
 from __future__ import annotations
@@ -23,9 +23,10 @@ from .training import in_group, write_checkpoint
 class TokenizerConfig:
     """Shape of a tokenizer.
 
-    ``factor`` is the number of pixels a token spans on each side, ``patch`` that of the squares which the outermost layers take at
-    once; the stages between double from one to the other. ``blocks`` and ``encoder_blocks`` are the residual blocks at the token grid.
-    ``refine``, where not 0, is the channels of a residual block over 2x2 pixels at the decoder's end.
+    ``factor`` is the number of pixels a token spans on each side, ``patch`` that of the squares which the outermost
+    layers take at once; the stages between double from one to the other. ``blocks`` and ``encoder_blocks`` are the
+    residual blocks at the token grid. ``refine``, where not 0, is the channels of a residual block over 2x2 pixels at
+    the decoder's end.
     """
 
     size: int = 64
@@ -66,7 +67,11 @@ class Encoder(nn.Module):
 
     def __init__(self, config: TokenizerConfig):
         super().__init__()
-        stages: list[nn.Module] = [nn.PixelUnshuffle(config.patch), nn.Conv2d(3 * config.patch**2, config.width // 2, 3, padding=1), nn.SiLU()]
+        stages: list[nn.Module] = [
+            nn.PixelUnshuffle(config.patch),
+            nn.Conv2d(3 * config.patch**2, config.width // 2, 3, padding=1),
+            nn.SiLU(),
+        ]
         channels, scale = config.width // 2, config.patch
         while scale < config.factor:
             stages += [nn.Conv2d(channels, config.width, 4, stride=2, padding=1), ResidualBlock(config.width)]
@@ -89,7 +94,11 @@ class Decoder(nn.Module):
         stages += [ResidualBlock(width) for _ in range(config.blocks)]
         scale = config.factor
         while scale > config.patch:
-            stages += [nn.Upsample(scale_factor=2, mode="nearest"), nn.Conv2d(width, width // 2, 3, padding=1), ResidualBlock(width // 2)]
+            stages += [
+                nn.Upsample(scale_factor=2, mode="nearest"),
+                nn.Conv2d(width, width // 2, 3, padding=1),
+                ResidualBlock(width // 2),
+            ]
             width, scale = width // 2, scale // 2
         self.stages = nn.Sequential(*stages)
         self.out = nn.Conv2d(width, 3 * config.patch**2, 3, padding=1)
@@ -153,7 +162,9 @@ class Tokenizer(nn.Module):
     def __init__(self, config: TokenizerConfig):
         super().__init__()
         if config.factor not in (4, 8) or config.size % config.factor:
-            raise ValueError(f"factor {config.factor} with size {config.size}: the factor must be 4 or 8 and divide the size")
+            raise ValueError(
+                f"factor {config.factor} with size {config.size}: the factor must be 4 or 8 and divide the size"
+            )
         if config.patch not in (2, 4) or config.patch >= config.factor:
             raise ValueError(f"patch {config.patch}: it must be 2 or 4, and less than the factor, {config.factor}")
         self.config = config
@@ -175,7 +186,9 @@ class Tokenizer(nn.Module):
     def codes(self, tokens: Tensor) -> Tensor:
         """Tokens ``[B, N]`` to their unit vectors ``[B, D, h, w]``, of a square."""
         grid = math.isqrt(tokens.shape[1])
-        return F.embedding(tokens, self.quantizer.codebook).transpose(1, 2).reshape(-1, self.config.code_dim, grid, grid)
+        return (
+            F.embedding(tokens, self.quantizer.codebook).transpose(1, 2).reshape(-1, self.config.code_dim, grid, grid)
+        )
 
     def decode(self, tokens: Tensor) -> Tensor:
         """Tokens ``[B, N]`` to image ``[B, 3, H, W]`` in 0..1."""
@@ -184,23 +197,33 @@ class Tokenizer(nn.Module):
 
 @torch.no_grad()
 def grown(tokenizer: Tokenizer, config: TokenizerConfig) -> Tokenizer:
-    """A start for training on with more codes or blocks, or images of twice the size: what ``tokenizer`` does, as far as it goes.
+    """A start for training on with more codes or blocks, or images of twice the size: what ``tokenizer`` does, as far
+    as it goes.
 
-    For twice the size, the encoder averages 2x2 pixels and the decoder repeats each, both within the outermost convolution. New
-    blocks change nothing yet. New codes are unused, so that the quantiser restarts them at the first vectors it sees.
+    For twice the size, the encoder averages 2x2 pixels and the decoder repeats each, both within the outermost
+    convolution. New blocks change nothing yet. New codes are unused, so that the quantiser restarts them at the first
+    vectors it sees.
     """
     old = tokenizer.config
     double = config.size == 2 * old.size
     like = replace(old, codes=config.codes, blocks=config.blocks, encoder_blocks=config.encoder_blocks)
     if double:
         like = replace(like, size=2 * old.size, factor=2 * old.factor, patch=2 * old.patch, refine=config.refine)
-    if like != config or (double and old.refine) or any(getattr(config, name) < getattr(old, name) for name in ("codes", "blocks", "encoder_blocks")):
-        raise ValueError(f"a tokenizer of {old} cannot grow to {config}: only codes and blocks may be more, and the size twice as large, with twice the factor and patch")
+    if (
+        like != config
+        or (double and old.refine)
+        or any(getattr(config, name) < getattr(old, name) for name in ("codes", "blocks", "encoder_blocks"))
+    ):
+        raise ValueError(
+            f"a tokenizer of {old} cannot grow to {config}: only codes and blocks may be more, and the size twice as "
+            "large, with twice the factor and patch"
+        )
     larger = Tokenizer(config)
     weights, into = tokenizer.state_dict(), larger.state_dict()
     if double:
         channel = torch.arange(12)
-        # PixelUnshuffle(4) has (channel, y, x) in this order; the two shuffles of a refined decoder have (channel, y % 2, x % 2, y // 2, x // 2).
+        # PixelUnshuffle(4) has (channel, y, x) in this order; the two shuffles of a refined decoder have (channel, y %
+        # 2, x % 2, y // 2, x // 2).
         unshuffled = channel.reshape(3, 2, 1, 2, 1).expand(3, 2, 2, 2, 2).flatten()
         shuffled = channel.reshape(3, 1, 1, 2, 2).expand(3, 2, 2, 2, 2).flatten() if config.refine else unshuffled
         weights["encoder.stages.1.weight"] = weights["encoder.stages.1.weight"][:, unshuffled] / 4
@@ -208,14 +231,17 @@ def grown(tokenizer: Tokenizer, config: TokenizerConfig) -> Tokenizer:
             weights[name] = weights[name][shuffled]
         if config.refine:
             larger.decoder.shuffle[1].conv2.bias.zero_()
-    new = [*larger.decoder.stages[1 + old.blocks:1 + config.blocks], *list(larger.encoder.stages)[len(tokenizer.encoder.stages):]]
+    new = [
+        *larger.decoder.stages[1 + old.blocks : 1 + config.blocks],
+        *list(larger.encoder.stages)[len(tokenizer.encoder.stages) :],
+    ]
     for block in new:
         block.conv2.bias.zero_()
     for name, value in weights.items():
         if name.startswith("quantizer."):
             into[name][: old.codes] = value
             if name == "quantizer.usage":
-                into[name][old.codes:] = 0
+                into[name][old.codes :] = 0
             continue
         part, stages, index, *rest = name.split(".")
         if (part, stages) == ("decoder", "stages") and int(index) > old.blocks:
@@ -230,7 +256,7 @@ def save_tokenizer(tokenizer: Tokenizer, path: str | Path) -> None:
 
 
 def load_tokenizer(path: str | Path) -> Tokenizer:
-    """Reads what :func:`save_tokenizer` wrote, or a bundle's folder, in evaluation mode; never runs code from the file."""
+    """Reads what :func:`save_tokenizer` wrote, or a bundle's folder, in evaluation mode; runs no code from the file."""
     if Path(path).is_dir():
         return read_tokenizer(path)
     stored = torch.load(path, map_location="cpu", weights_only=True)

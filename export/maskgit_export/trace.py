@@ -1,7 +1,9 @@
-"""Writes a bundle of a model of your own: ``MODULE:FUNCTION`` names a function that returns a ``maskgit_export.adapter.Model``.
+"""Writes a bundle of a model of your own: ``MODULE:FUNCTION`` names a function that returns a
+``maskgit_export.adapter.Model``.
 
-That class has three methods, ``logits``, ``decode`` and ``encode``, which become the three graphs; see ``maskgit_export/adapter.py``. The
-module is imported, so its code runs. Check the result with ``verify BUNDLE --model MODULE:FUNCTION``.
+That class has three methods, ``logits``, ``decode`` and ``encode``, which become the three graphs; see
+``maskgit_export/adapter.py``. The module is imported, so its code runs. Check the result with ``verify BUNDLE --model
+MODULE:FUNCTION``.
 """
 
 from __future__ import annotations
@@ -17,7 +19,11 @@ from .export import write_bundle
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the options of ``maskgit-export bundle``."""
-    parser.add_argument("model", metavar="MODULE:FUNCTION", help="a function that returns the model; the module is looked for in the current folder too")
+    parser.add_argument(
+        "model",
+        metavar="MODULE:FUNCTION",
+        help="a function that returns the model; the module is looked for in the current folder too",
+    )
     parser.add_argument("-o", "--output", required=True, type=Path, help="folder of the bundle")
 
 

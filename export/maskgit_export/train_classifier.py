@@ -1,6 +1,7 @@
 """Trains the style classifier that `evaluate` judges samples with.
 
-It sees only the train split, and prints its accuracy on the held-out split as JSON. It shares nothing with the generator.
+It sees only the train split, and prints its accuracy on the held-out split as JSON. It shares nothing with the
+generator.
 """
 
 from __future__ import annotations
@@ -22,7 +23,9 @@ from .training import autocast, to_tensor
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the options of ``maskgit-export train-classifier``."""
-    parser.add_argument("--data", required=True, help="a folder that `data` wrote, or one with a sub-folder of pictures a class")
+    parser.add_argument(
+        "--data", required=True, help="a folder that `data` wrote, or one with a sub-folder of pictures a class"
+    )
     parser.add_argument("-o", "--output", required=True, type=Path, help="weights to write")
     parser.add_argument("--images", type=int, default=60_000, help="training images to see")
     parser.add_argument("--batch", type=int, default=64)
@@ -40,8 +43,22 @@ def run(args: argparse.Namespace) -> int:
     network = train(data, args.images, args.batch, args.lr, args.seed)
     save_classifier(network, args.output)
     right = network.predict(data.heldout.images) == data.heldout.labels
-    per_class = {name: round(float(right[data.heldout.labels == index].mean()), 4) for index, name in enumerate(data.classes) if (data.heldout.labels == index).any()}
-    print(json.dumps({"heldout_accuracy": round(float(right.mean()), 4), "per_class": per_class, "images_seen": args.images, "seconds": round(time.monotonic() - started, 1)}, indent=2))
+    per_class = {
+        name: round(float(right[data.heldout.labels == index].mean()), 4)
+        for index, name in enumerate(data.classes)
+        if (data.heldout.labels == index).any()
+    }
+    print(
+        json.dumps(
+            {
+                "heldout_accuracy": round(float(right.mean()), 4),
+                "per_class": per_class,
+                "images_seen": args.images,
+                "seconds": round(time.monotonic() - started, 1),
+            },
+            indent=2,
+        )
+    )
     return 0
 
 

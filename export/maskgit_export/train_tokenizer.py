@@ -1,13 +1,16 @@
 """Trains the VQGAN tokenizer and reports codebook use and held-out reconstruction error.
 
-Loss: L1, L1 of the image gradients (edges), the quantiser's commitment; with ``--square-weight`` the mean square error, to which a small feature that is missing is more than
-much that is a little off; with ``--contrast-weight`` the distance of locally normalised contrast; with ``--perceptual`` that in the features of a classifier; and, for the last part of the run, a hinge adversarial loss from a small patch discriminator
-whose weight adapts to the gradient of the reconstruction loss (Esser et al. 2021). Where the picture is black or white, the drawing may be
-more so: it is clipped later. With ``--decoder-only`` the encoder and the codebook stay as they are and only the decoder learns on: tokens, and so
-every transformer trained on them, stay valid. ``--tokens`` then spares the encoder's work in every step. With ``--drafts`` the discriminator then judges half as many pictures more, of which a transformer drew part of
-the tokens: the decoder learns to draw a clean picture of tokens that agree with each other less than an encoder's do, as those of samples (Qiu et al. 2025
-train on tokens of that kind too, towards the original picture, which these need not have been). Interrupt it at any time: the same command goes on
-from the last checkpoint.
+Loss: L1, L1 of the image gradients (edges), the quantiser's commitment; with ``--square-weight`` the mean square error,
+to which a small feature that is missing is more than much that is a little off; with ``--contrast-weight`` the distance
+of locally normalised contrast; with ``--perceptual`` that in the features of a classifier; and, for the last part of
+the run, a hinge adversarial loss from a small patch discriminator whose weight adapts to the gradient of the
+reconstruction loss (Esser et al. 2021). Where the picture is black or white, the drawing may be more so: it is clipped
+later. With ``--decoder-only`` the encoder and the codebook stay as they are and only the decoder learns on: tokens, and
+so every transformer trained on them, stay valid. ``--tokens`` then spares the encoder's work in every step. With
+``--drafts`` the discriminator then judges half as many pictures more, of which a transformer drew part of the tokens:
+the decoder learns to draw a clean picture of tokens that agree with each other less than an encoder's do, as those of
+samples (Qiu et al. 2025 train on tokens of that kind too, towards the original picture, which these need not have
+been). Interrupt it at any time: the same command goes on from the last checkpoint.
 """
 
 from __future__ import annotations
@@ -34,32 +37,94 @@ from .training import Progress, Run, learning_rate, read_checkpoint, set_learnin
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the options of ``maskgit-export train-tokenizer``."""
-    parser.add_argument("--data", required=True, help="a folder that `data` wrote, or one with a sub-folder of pictures a class")
-    parser.add_argument("-o", "--output", required=True, type=Path, help="tokenizer file to write; OUTPUT.checkpoint holds the state to resume from")
+    parser.add_argument(
+        "--data", required=True, help="a folder that `data` wrote, or one with a sub-folder of pictures a class"
+    )
+    parser.add_argument(
+        "-o",
+        "--output",
+        required=True,
+        type=Path,
+        help="tokenizer file to write; OUTPUT.checkpoint holds the state to resume from",
+    )
     parser.add_argument("--size", type=int, default=64, help="image size for a folder of pictures")
-    parser.add_argument("--factor", type=int, default=4, choices=[4, 8], help="pixels a token spans on each side (of a new tokenizer)")
+    parser.add_argument(
+        "--factor", type=int, default=4, choices=[4, 8], help="pixels a token spans on each side (of a new tokenizer)"
+    )
     parser.add_argument("--codes", type=int, help="size of the codebook (512)")
     parser.add_argument("--width", type=int, default=96, help="channels at the token grid (of a new tokenizer)")
     parser.add_argument("--blocks", type=int, help="residual blocks of the decoder at the token grid (2)")
     parser.add_argument("--encoder-blocks", type=int, help="residual blocks of the encoder there (1)")
-    parser.add_argument("--crop", type=int, help="train on random squares of this many pixels instead of whole images; a multiple of the factor")
+    parser.add_argument(
+        "--crop",
+        type=int,
+        help="train on random squares of this many pixels instead of whole images; a multiple of the factor",
+    )
     parser.add_argument("--images", type=int, default=60_000, help="training images to see")
-    parser.add_argument("--minutes", type=float, default=None, help="stop (with the full schedule) after this time instead")
+    parser.add_argument(
+        "--minutes", type=float, default=None, help="stop (with the full schedule) after this time instead"
+    )
     parser.add_argument("--batch", type=int, default=16, help="images a step and process")
     parser.add_argument("--lr", type=float, default=1e-3, help="peak learning rate of biases (AdamW)")
     parser.add_argument("--muon-lr", type=float, default=0.03, help="peak learning rate of kernels (Muon)")
-    parser.add_argument("--adversarial-from", type=float, default=1.1, metavar="FRACTION", help="part of the run after which the discriminator joins; above 1: never")
-    parser.add_argument("--adversarial-weight", type=float, default=0.1, help="weight of the adversarial loss relative to the reconstruction's gradient")
-    parser.add_argument("--perceptual", type=Path, metavar="CLASSIFIER", help="file of `train-classifier`, whose features are to agree too; judge the model by another one")
+    parser.add_argument(
+        "--adversarial-from",
+        type=float,
+        default=1.1,
+        metavar="FRACTION",
+        help="part of the run after which the discriminator joins; above 1: never",
+    )
+    parser.add_argument(
+        "--adversarial-weight",
+        type=float,
+        default=0.1,
+        help="weight of the adversarial loss relative to the reconstruction's gradient",
+    )
+    parser.add_argument(
+        "--perceptual",
+        type=Path,
+        metavar="CLASSIFIER",
+        help="file of `train-classifier`, whose features are to agree too; judge the model by another one",
+    )
     parser.add_argument("--perceptual-weight", type=float, default=0.1, help="weight of the distance of features")
-    parser.add_argument("--square-weight", type=float, default=0.0, help="weight of the mean square error, which wants small features more than L1 does")
-    parser.add_argument("--contrast-weight", type=float, default=0.0, help="weight of the distance of local contrast, which keeps faint lines and flat areas")
-    parser.add_argument("--start", type=Path, default=None, help="tokenizer file or bundle to start from; what it has less of than asked for (codes, blocks, half the size) it is grown to")
-    parser.add_argument("--refine", type=int, default=32, help="channels of the block that a decoder grown to twice the size ends with")
+    parser.add_argument(
+        "--square-weight",
+        type=float,
+        default=0.0,
+        help="weight of the mean square error, which wants small features more than L1 does",
+    )
+    parser.add_argument(
+        "--contrast-weight",
+        type=float,
+        default=0.0,
+        help="weight of the distance of local contrast, which keeps faint lines and flat areas",
+    )
+    parser.add_argument(
+        "--start",
+        type=Path,
+        default=None,
+        help="tokenizer file or bundle to start from; what it has less of than asked for (codes, blocks, half the "
+        "size) it is grown to",
+    )
+    parser.add_argument(
+        "--refine", type=int, default=32, help="channels of the block that a decoder grown to twice the size ends with"
+    )
     parser.add_argument("--decoder-only", action="store_true", help="keep encoder and codebook (needs --start)")
-    parser.add_argument("--tokens", type=Path, metavar="FILE", help="what `tokens` wrote of this data with this tokenizer, so that no step needs the encoder (needs --decoder-only, without --crop)")
+    parser.add_argument(
+        "--tokens",
+        type=Path,
+        metavar="FILE",
+        help="what `tokens` wrote of this data with this tokenizer, so that no step needs the encoder (needs "
+        "--decoder-only, without --crop)",
+    )
     parser.add_argument("--without", nargs="*", default=[], metavar="CLASS", help="classes to learn nothing of")
-    parser.add_argument("--drafts", type=Path, metavar="MVTM", help="weights of `train-mvtm` on this tokenizer's tokens, or a bundle: let the discriminator judge pictures of tokens that it drew, too (needs --decoder-only)")
+    parser.add_argument(
+        "--drafts",
+        type=Path,
+        metavar="MVTM",
+        help="weights of `train-mvtm` on this tokenizer's tokens, or a bundle: let the discriminator judge pictures "
+        "of tokens that it drew, too (needs --decoder-only)",
+    )
     parser.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda"])
     parser.add_argument("--threads", type=int, default=0, help="CPU threads (0: PyTorch's choice)")
     parser.add_argument("--seed", type=int, default=0)
@@ -71,9 +136,14 @@ class Discriminator(nn.Module):
     def __init__(self, width: int = 32):
         super().__init__()
         self.layers = nn.Sequential(
-            nn.Conv2d(3, width, 4, stride=2, padding=1), nn.LeakyReLU(0.2),
-            nn.Conv2d(width, width * 2, 4, stride=2, padding=1), nn.GroupNorm(8, width * 2), nn.LeakyReLU(0.2),
-            nn.Conv2d(width * 2, width * 4, 3, padding=1), nn.GroupNorm(8, width * 4), nn.LeakyReLU(0.2),
+            nn.Conv2d(3, width, 4, stride=2, padding=1),
+            nn.LeakyReLU(0.2),
+            nn.Conv2d(width, width * 2, 4, stride=2, padding=1),
+            nn.GroupNorm(8, width * 2),
+            nn.LeakyReLU(0.2),
+            nn.Conv2d(width * 2, width * 4, 3, padding=1),
+            nn.GroupNorm(8, width * 4),
+            nn.LeakyReLU(0.2),
             nn.Conv2d(width * 4, 1, 3, padding=1),
         )
 
@@ -84,12 +154,15 @@ class Discriminator(nn.Module):
 class Perceptual(nn.Module):
     """Distance of two batches of images in the features of a classifier, as LPIPS measures it (Zhang et al. 2018).
 
-    After each of its stages, features of unit length at every position; the mean square of their differences, summed over the stages.
+    After each of its stages, features of unit length at every position; the mean square of their differences, summed
+    over the stages.
     """
 
     def __init__(self, classifier: StyleClassifier):
         super().__init__()
-        self.stages = nn.ModuleList(classifier.features[first:first + 3] for first in range(0, len(classifier.features), 3))
+        self.stages = nn.ModuleList(
+            classifier.features[first : first + 3] for first in range(0, len(classifier.features), 3)
+        )
         self.requires_grad_(False)
         self.eval()
 
@@ -109,11 +182,14 @@ def gradient_l1(a: Tensor, b: Tensor) -> Tensor:
 
 
 def contrast_distance(drawn: Tensor, image: Tensor, levels: int = 3, floor: float = 0.05) -> Tensor:
-    """L1 distance of local contrast, as in the normalised Laplacian pyramid distance (Laparra et al. 2016); images in 0..1.
+    """L1 distance of local contrast, as in the normalised Laplacian pyramid distance (Laparra et al. 2016); images in
+    0..1.
 
-    On each level, half the size of the one before, what differs from the mean of the 5x5 pixels around counts relative to how much the pixels of ``image``
-    do so there: a faint mouth on a dark face as much as black lines on white, and stains where ``image`` is flat, by ``floor``, the most.
+    On each level, half the size of the one before, what differs from the mean of the 5x5 pixels around counts relative
+    to how much the pixels of ``image`` do so there: a faint mouth on a dark face as much as black lines on white, and
+    stains where ``image`` is flat, by ``floor``, the most.
     """
+
     def averaging(size: int) -> Tensor:
         # Each row the mean of up to five; two products with such matrices are three times as fast on a CPU as pooling.
         place = torch.arange(size, device=image.device)
@@ -134,7 +210,9 @@ def contrast_distance(drawn: Tensor, image: Tensor, levels: int = 3, floor: floa
 
 
 def clipped_with(drawn: Tensor, image: Tensor) -> Tensor:
-    """``drawn``, where it goes beyond 0..1 at pixels of ``image`` that are there clipped: no error, and no pull back into the range."""
+    """``drawn``, where it goes beyond 0..1 at pixels of ``image`` that are there clipped: no error, and no pull back
+    into the range.
+    """
     return torch.where(image >= 1, drawn.clamp_max(1), torch.where(image <= 0, drawn.clamp_min(0), drawn))
 
 
@@ -164,7 +242,9 @@ def run(args: argparse.Namespace) -> int:
     else:
         tokenizer = Tokenizer(TokenizerConfig(size=data.size, factor=args.factor, width=args.width, **_given(args)))
     if args.crop and (args.crop % tokenizer.config.factor or not 0 < args.crop <= data.size):
-        raise SystemExit(f"--crop {args.crop}: give a multiple of the factor, {tokenizer.config.factor}, up to the size, {data.size}")
+        raise SystemExit(
+            f"--crop {args.crop}: give a multiple of the factor, {tokenizer.config.factor}, up to the size, {data.size}"
+        )
     known = _known_tokens(args, tokenizer, data) if args.tokens else None
     classes = dataset.without(data.classes, args.without)
     labels = dataset.labels_among(data.classes, classes)[data.train.labels]
@@ -179,8 +259,18 @@ def run(args: argparse.Namespace) -> int:
     optimizer = torch.optim.AdamW([p for p in learned if p.ndim < 2], lr=args.lr, betas=(0.9, 0.95), weight_decay=0.0)
     critic = Discriminator().to(process.device, memory_format=torch.channels_last)
     critic_optimizer = torch.optim.AdamW(critic.parameters(), lr=args.lr / 2, betas=(0.5, 0.9))
-    perceptual = Perceptual(load_classifier(args.perceptual)).to(process.device, memory_format=torch.channels_last) if args.perceptual else None
-    stateful = {"weights": tokenizer, "muon": muon, "adamw": optimizer, "critic": critic, "critic_adamw": critic_optimizer}
+    perceptual = (
+        Perceptual(load_classifier(args.perceptual)).to(process.device, memory_format=torch.channels_last)
+        if args.perceptual
+        else None
+    )
+    stateful = {
+        "weights": tokenizer,
+        "muon": muon,
+        "adamw": optimizer,
+        "critic": critic,
+        "critic_adamw": critic_optimizer,
+    }
     checkpoint_path = args.output.with_name(args.output.name + ".checkpoint")
     step, spent = 0, 0.0
     if state := read_checkpoint(checkpoint_path, config=asdict(tokenizer.config), decoder_only=args.decoder_only):
@@ -195,7 +285,16 @@ def run(args: argparse.Namespace) -> int:
     def checkpoint() -> None:
         save_tokenizer(tokenizer, args.output)
         states = {name: one.state_dict() for name, one in stateful.items()}
-        write_checkpoint(checkpoint_path, {**states, "config": asdict(tokenizer.config), "decoder_only": args.decoder_only, "step": step, "spent": spent})
+        write_checkpoint(
+            checkpoint_path,
+            {
+                **states,
+                "config": asdict(tokenizer.config),
+                "decoder_only": args.decoder_only,
+                "step": step,
+                "spent": spent,
+            },
+        )
 
     steps = max(1, args.images // (args.batch * process.world))
     progress = Progress(steps, args.batch * process.world, quiet=not process.chief)
@@ -212,7 +311,7 @@ def run(args: argparse.Namespace) -> int:
             # Where tokens begin in whole images.
             factor = tokenizer.config.factor
             top, left = torch.randint((data.size - args.crop) // factor + 1, (2,)).mul(factor).tolist()
-            images = images[:, top:top + args.crop, left:left + args.crop]
+            images = images[:, top : top + args.crop, left : left + args.crop]
         image = to_tensor(images, process.device).contiguous(memory_format=torch.channels_last)
         if known is not None:
             tokens = torch.from_numpy(known[pick].astype(np.int64)).to(process.device)
@@ -255,7 +354,10 @@ def run(args: argparse.Namespace) -> int:
             last = tokenizer.decoder.out.weight
             norm = torch.autograd.grad(reconstruction, last, retain_graph=True)[0].norm()
             adversarial_norm = torch.autograd.grad(generator_loss, last, retain_graph=True)[0].norm()
-            loss = loss + args.adversarial_weight * (norm / (adversarial_norm + 1e-6)).clamp(0, 100).detach() * generator_loss
+            loss = (
+                loss
+                + args.adversarial_weight * (norm / (adversarial_norm + 1e-6)).clamp(0, 100).detach() * generator_loss
+            )
             logs["adversarial"] = generator_loss.detach()
         for one in (muon, optimizer):
             one.zero_grad(set_to_none=True)
@@ -279,7 +381,11 @@ def run(args: argparse.Namespace) -> int:
     if process.chief:
         tokenizer.eval()
         checkpoint()
-        report = {"images": step * args.batch * process.world, "minutes": spent / 60, **evaluate(tokenizer, data.heldout.images, process.device)}
+        report = {
+            "images": step * args.batch * process.world,
+            "minutes": spent / 60,
+            **evaluate(tokenizer, data.heldout.images, process.device),
+        }
         print(json.dumps(report, indent=1))
         print(f"wrote {args.output}", file=sys.stderr)
     process.close()
@@ -287,31 +393,53 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _given(args: argparse.Namespace) -> dict[str, int]:
-    """The options on codes and blocks that were given; the others have the default of a new tokenizer, or what that of ``--start`` has."""
+    """The options on codes and blocks that were given.
+
+    The others have the default of a new tokenizer, or what that of ``--start`` has.
+    """
     return {name: value for name in ("codes", "blocks", "encoder_blocks") if (value := getattr(args, name)) is not None}
 
 
 def _known_tokens(args: argparse.Namespace, tokenizer: Tokenizer, data: dataset.Dataset) -> np.ndarray:
-    """The tokens of the training images that ``--tokens`` names, uint16 ``[N, tokens]``, if they are of this data and tokenizer."""
+    """The tokens of the training images that ``--tokens`` names, uint16 ``[N, tokens]``, if they are of this data and
+    tokenizer.
+    """
     if not args.decoder_only or args.crop:
-        raise SystemExit("--tokens: only with --decoder-only, since what the encoder learns changes them; and without --crop, since they are of whole images")
+        raise SystemExit(
+            "--tokens: only with --decoder-only, since what the encoder learns changes them; and without --crop, "
+            "since they are of whole images"
+        )
     tokens = token_file.read(args.tokens)
     if tokens.encoder != token_file.fingerprint(tokenizer):
-        raise SystemExit(f"--tokens {args.tokens}: not of the encoder and codebook of {args.start}; find them with `tokens --tokenizer {args.start}`")
+        raise SystemExit(
+            f"--tokens {args.tokens}: not of the encoder and codebook of {args.start}; find them with `tokens "
+            f"--tokenizer {args.start}`"
+        )
     if tokens.classes != data.classes or not np.array_equal(tokens.train.labels, data.train.labels):
-        raise SystemExit(f"--tokens {args.tokens}: not of the images of {args.data}; find them with `tokens --data {args.data}`")
+        raise SystemExit(
+            f"--tokens {args.tokens}: not of the images of {args.data}; find them with `tokens --data {args.data}`"
+        )
     return tokens.train.images
 
 
 def _drafter(args: argparse.Namespace, tokenizer: Tokenizer, classes: list[str]) -> MaskedTransformer:
     """What ``--drafts`` names, if it is of these tokens and classes."""
     if not args.decoder_only or args.crop or args.adversarial_from > 1:
-        raise SystemExit("--drafts: only with --decoder-only, since it knows this codebook; without --crop, since it knows whole images; and with --adversarial-from up to 1")
+        raise SystemExit(
+            "--drafts: only with --decoder-only, since it knows this codebook; without --crop, since it knows whole "
+            "images; and with --adversarial-from up to 1"
+        )
     network = load_mvtm(args.drafts).requires_grad_(False).eval()
-    has, wants = (network.config.grid, network.config.codes, network.config.labels), (tokenizer.config.grid, tokenizer.config.codes, classes)
+    has, wants = (
+        (network.config.grid, network.config.codes, network.config.labels),
+        (tokenizer.config.grid, tokenizer.config.codes, classes),
+    )
     for what, mine, other in zip(("tokens on a side", "codes", "classes"), has, wants):
         if mine != other:
-            raise SystemExit(f"--drafts {args.drafts}: its {what} are {mine}, here they are {other}; give a transformer trained on this data with this tokenizer")
+            raise SystemExit(
+                f"--drafts {args.drafts}: its {what} are {mine}, here they are {other}; give a transformer trained on "
+                "this data with this tokenizer"
+            )
     return network
 
 
@@ -335,7 +463,7 @@ def evaluate(tokenizer: Tokenizer, images, device: torch.device, batch: int = 10
     errors, psnrs = [], []
     counts = torch.zeros(tokenizer.config.codes)
     for first in range(0, len(images), batch):
-        image = to_tensor(images[first:first + batch], device)
+        image = to_tensor(images[first : first + batch], device)
         tokens = tokenizer.encode(image)
         difference = tokenizer.decode(tokens) - image
         errors += difference.abs().mean((1, 2, 3)).tolist()

@@ -29,7 +29,9 @@ class Run:
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"
         if device == "cuda" and not torch.cuda.is_available():
-            raise SystemExit("--device cuda: PyTorch sees no usable GPU here; use --device cpu or install a CUDA build of PyTorch")
+            raise SystemExit(
+                "--device cuda: PyTorch sees no usable GPU here; use --device cpu or install a CUDA build of PyTorch"
+            )
         if device == "cuda":
             local = int(os.environ.get("LOCAL_RANK", 0))
             torch.cuda.set_device(local)
@@ -40,9 +42,13 @@ class Run:
             join_group("nccl" if self.device.type == "cuda" else "gloo")
 
     def check_budget(self, minutes: float | None) -> None:
-        """Refuses a budget of time for several processes: they would not stop at the same step, and wait for each other for ever."""
+        """Refuses a budget of time for several processes: they would not stop at the same step, and wait for each other
+        for ever.
+        """
         if minutes is not None and (self.world > 1 or minutes <= 0):
-            raise SystemExit(f"--minutes {minutes}: give a time above 0, and --images instead where several processes train together")
+            raise SystemExit(
+                f"--minutes {minutes}: give a time above 0, and --images instead where several processes train together"
+            )
 
     @property
     def chief(self) -> bool:
@@ -58,7 +64,9 @@ class Run:
         return autocast(self.device)
 
     def attention(self):
-        """The kernels of attention: on a CPU plain products, since the backward pass of the fused kernel takes several times as long for few positions."""
+        """The kernels of attention: on a CPU plain products, since the backward pass of the fused kernel takes several
+        times as long for few positions.
+        """
         return sdpa_kernel(SDPBackend.MATH) if self.device.type == "cpu" else contextlib.nullcontext()
 
     def close(self) -> None:
@@ -69,8 +77,9 @@ class Run:
 
 def join_group(backend: str, **options) -> None:
     """Joins the processes that train together; ``options`` as those of ``torch.distributed.init_process_group``."""
-    # The functions of this module have the group of the time of its import as a default. Optimisers import it at their first step: from then on the group, and its
-    # threads, would outlive destroy_process_group, and a thread that still holds a tensor when the interpreter ends aborts the process.
+    # The functions of this module have the group of the time of its import as a default. Optimisers import it at their
+    # first step: from then on the group, and its threads, would outlive destroy_process_group, and a thread that still
+    # holds a tensor when the interpreter ends aborts the process.
     import torch.distributed.nn
 
     torch.distributed.init_process_group(backend, **options)
@@ -83,7 +92,9 @@ def in_group() -> bool:
 
 def fast_bf16(device: torch.device) -> bool:
     """Whether the device multiplies bfloat16 faster than float32."""
-    return device.type == "cuda" or (device.type == "cpu" and getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)())
+    return device.type == "cuda" or (
+        device.type == "cpu" and getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)()
+    )
 
 
 def autocast(device: torch.device):
@@ -112,7 +123,11 @@ class Progress:
             speed = self.done / (now - self.start)
             losses = "  ".join(f"{name} {value:.4f}" for name, value in self.means.items())
             left = (self.total - step) / speed
-            print(f"step {step}/{self.total}  {speed * self.batch:.1f} images/s  {left / 60:.1f} min left  {losses}", file=sys.stderr, flush=True)
+            print(
+                f"step {step}/{self.total}  {speed * self.batch:.1f} images/s  {left / 60:.1f} min left  {losses}",
+                file=sys.stderr,
+                flush=True,
+            )
 
 
 def learning_rate(step: int, total: int, peak: float, warmup: int) -> float:
@@ -144,7 +159,10 @@ def write_checkpoint(path: str | Path, state: dict) -> None:
 
 
 def read_checkpoint(path: str | Path, **expected) -> dict | None:
-    """What :func:`write_checkpoint` left at ``path``, or None where nothing is; refuses the state of a run that ``expected`` does not describe."""
+    """What :func:`write_checkpoint` left at ``path``, or None where nothing is.
+
+    Refuses the state of a run that ``expected`` does not describe.
+    """
     path = Path(path)
     if not path.exists():
         return None
@@ -152,7 +170,10 @@ def read_checkpoint(path: str | Path, **expected) -> dict | None:
     other = [name for name, value in expected.items() if name in state and state[name] != value]
     if other:
         differs = "; ".join(f"{name} {state[name]} is not {expected[name]}" for name in other)
-        raise SystemExit(f"{path}: the state of another run ({differs}); give the options of that run, another --output, or delete the file")
+        raise SystemExit(
+            f"{path}: the state of another run ({differs}); give the options of that run, another --output, or delete "
+            "the file"
+        )
     return state
 
 

@@ -1,15 +1,16 @@
 """Checks that a bundle computes the same everywhere: ONNX Runtime, PyTorch, our command.
 
-Hashes and signatures are checked first. Then one batch of four rows (or the first --rows of them), all masked, half masked, a quarter masked and none masked,
-goes through every graph; the largest absolute difference of logits and pixels between any two programs is printed, and
-a difference above the tolerance (1e-3) is a failure. Tokens of the encoder may differ where two codes are equally near, in at
-most one position in a hundred.
+Hashes and signatures are checked first. Then one batch of four rows (or the first --rows of them), all masked, half
+masked, a quarter masked and none masked, goes through every graph; the largest absolute difference of logits and pixels
+between any two programs is printed, and a difference above the tolerance (1e-3) is a failure. Tokens of the encoder may
+differ where two codes are equally near, in at most one position in a hundred.
 
-PyTorch takes part when it is told where the weights are: --checkpoint TOKENIZER MVTM, --model MODULE:FUNCTION, --synth SHAPE
-with --seed, or the two files that ``convert`` was given: --google-maskgit, --halton-maskgit TRANSFORMER TOKENIZER. The command takes part with --command. A folder ``reference`` in the bundle, which --write-reference makes, takes part when
-it is there: ``tokens.i64`` [4, N] with ``mask_id`` where masked, ``labels.i64`` [4], ``logits.f32`` [4, N, K]; ``codes.i64`` [4, N],
-the same tokens without masks, and ``image.f32`` [4, 3, H, W], what the decoder makes of them; ``encoded.i64`` [4, N], what the
-encoder makes of that image. All are raw little-endian numbers.
+PyTorch takes part when it is told where the weights are: --checkpoint TOKENIZER MVTM, --model MODULE:FUNCTION, --synth
+SHAPE with --seed, or the two files that ``convert`` was given: --google-maskgit, --halton-maskgit TRANSFORMER
+TOKENIZER. The command takes part with --command. A folder ``reference`` in the bundle, which --write-reference makes,
+takes part when it is there: ``tokens.i64`` [4, N] with ``mask_id`` where masked, ``labels.i64`` [4], ``logits.f32`` [4,
+N, K]; ``codes.i64`` [4, N], the same tokens without masks, and ``image.f32`` [4, 3, H, W], what the decoder makes of
+them; ``encoded.i64`` [4, N], what the encoder makes of that image. All are raw little-endian numbers.
 """
 
 from __future__ import annotations
@@ -35,15 +36,39 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the options of ``maskgit-export verify``."""
     parser.add_argument("bundle", type=Path, help="folder of the bundle")
     weights = parser.add_mutually_exclusive_group()
-    weights.add_argument("--checkpoint", nargs=2, type=Path, metavar=("TOKENIZER", "MVTM"), help="files that the two trainers wrote")
-    weights.add_argument("--model", metavar="MODULE:FUNCTION", help="a function that returns the maskgit_export.adapter.Model")
+    weights.add_argument(
+        "--checkpoint", nargs=2, type=Path, metavar=("TOKENIZER", "MVTM"), help="files that the two trainers wrote"
+    )
+    weights.add_argument(
+        "--model", metavar="MODULE:FUNCTION", help="a function that returns the maskgit_export.adapter.Model"
+    )
     weights.add_argument("--synth", metavar="SHAPE", help="the shape that `synth` was given")
-    weights.add_argument("--google-maskgit", nargs=2, type=Path, metavar=("TRANSFORMER", "TOKENIZER"), help="files that `convert google-maskgit` was given")
-    weights.add_argument("--halton-maskgit", nargs=2, type=Path, metavar=("TRANSFORMER", "TOKENIZER"), help="files that `convert halton-maskgit` was given")
+    weights.add_argument(
+        "--google-maskgit",
+        nargs=2,
+        type=Path,
+        metavar=("TRANSFORMER", "TOKENIZER"),
+        help="files that `convert google-maskgit` was given",
+    )
+    weights.add_argument(
+        "--halton-maskgit",
+        nargs=2,
+        type=Path,
+        metavar=("TRANSFORMER", "TOKENIZER"),
+        help="files that `convert halton-maskgit` was given",
+    )
     parser.add_argument("--gelu", choices=["tanh", "erf"], help="the form that `convert google-maskgit` was given")
     parser.add_argument("--command", metavar="PATH", help="the maskgit program, to compare our engine too")
-    parser.add_argument("--write-reference", action="store_true", help="write BUNDLE/reference (from PyTorch where it takes part)")
-    parser.add_argument("--rows", type=int, choices=range(1, ROWS + 1), default=ROWS, help="compare the first of the rows only, for models that take minutes; the last is the one without a class")
+    parser.add_argument(
+        "--write-reference", action="store_true", help="write BUNDLE/reference (from PyTorch where it takes part)"
+    )
+    parser.add_argument(
+        "--rows",
+        type=int,
+        choices=range(1, ROWS + 1),
+        default=ROWS,
+        help="compare the first of the rows only, for models that take minutes; the last is the one without a class",
+    )
     parser.add_argument("--tolerance", type=float, default=TOLERANCE, help="largest absolute difference allowed")
     parser.add_argument("--seed", type=int, default=0, help="seed of the inputs, and of --synth's weights")
 
@@ -72,7 +97,10 @@ class Results:
 
 
 def make_batch(metadata: Metadata, seed: int) -> Batch:
-    """Random tokens; all, half, a quarter and none of a row's are masked. The last label is the null label, where there is one."""
+    """Random tokens; all, half, a quarter and none of a row's are masked.
+
+    The last label is the null label, where there is one.
+    """
     choice = np.random.default_rng(seed)
     codes = choice.integers(0, metadata.codes, (ROWS, metadata.tokens), dtype=np.int64)
     tokens = codes.copy()
@@ -94,7 +122,12 @@ class OnnxRuntime:
 
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
-        self._sessions = {graph: onnxruntime.InferenceSession(str(folder / entry["file"]), options, providers=["CPUExecutionProvider"]) for graph, entry in graphs.items()}
+        self._sessions = {
+            graph: onnxruntime.InferenceSession(
+                str(folder / entry["file"]), options, providers=["CPUExecutionProvider"]
+            )
+            for graph, entry in graphs.items()
+        }
 
     def logits(self, tokens: np.ndarray, labels: np.ndarray) -> np.ndarray:
         """Tokens ``[B, N]`` and labels ``[B]`` to logits."""
@@ -147,26 +180,50 @@ class Command:
     def logits(self, tokens: np.ndarray, labels: np.ndarray) -> np.ndarray:
         """Tokens ``[B, N]`` and labels ``[B]`` to logits."""
         label = ",".join(map(str, labels))
-        return self._run("transformer", "--tokens", tokens, "<f4", "--label", label).reshape(len(tokens), self._metadata.tokens, self._metadata.codes)
+        return self._run("transformer", "--tokens", tokens, "<f4", "--label", label).reshape(
+            len(tokens), self._metadata.tokens, self._metadata.codes
+        )
 
     def decode(self, codes: np.ndarray) -> np.ndarray:
         """Tokens to image."""
-        return self._run("decoder", "--tokens", codes, "<f4").reshape(len(codes), 3, self._metadata.image_height, self._metadata.image_width)
+        return self._run("decoder", "--tokens", codes, "<f4").reshape(
+            len(codes), 3, self._metadata.image_height, self._metadata.image_width
+        )
 
     def encode(self, image: np.ndarray) -> np.ndarray | None:
         """Image to tokens, or nothing without an encoder."""
-        return self._run("encoder", "--image", image, "<i8").reshape(len(image), -1) if "encoder" in self._graphs else None
+        return (
+            self._run("encoder", "--image", image, "<i8").reshape(len(image), -1) if "encoder" in self._graphs else None
+        )
 
     def _run(self, graph: str, option: str, values: np.ndarray, dtype: str, *more: str) -> np.ndarray:
         with tempfile.TemporaryDirectory() as scratch:
             source, target = Path(scratch, "in"), Path(scratch, "out")
             _write(source, values)
             try:
-                done = subprocess.run([self._program, "run", "--model", str(self._folder), "--graph", graph, option, str(source), *more, "-o", str(target)], stderr=subprocess.PIPE, text=True)
+                done = subprocess.run(
+                    [
+                        self._program,
+                        "run",
+                        "--model",
+                        str(self._folder),
+                        "--graph",
+                        graph,
+                        option,
+                        str(source),
+                        *more,
+                        "-o",
+                        str(target),
+                    ],
+                    stderr=subprocess.PIPE,
+                    text=True,
+                )
             except OSError as error:
                 raise SystemExit(f"--command {self._program}: cannot be started: {error}") from error
             if done.returncode != 0:
-                raise SystemExit(f"{self._program} run --graph {graph} failed with status {done.returncode}: {done.stderr.strip()}")
+                raise SystemExit(
+                    f"{self._program} run --graph {graph} failed with status {done.returncode}: {done.stderr.strip()}"
+                )
             return np.fromfile(target, dtype)
 
 
@@ -202,7 +259,12 @@ def run(args: argparse.Namespace) -> int:
             print(f"error: {error}", file=sys.stderr)
             return 1
         batch = batch.first(args.rows)
-        stored = Results(stored.name, stored.logits[:args.rows], stored.image[:args.rows], None if stored.encoded is None else stored.encoded[:args.rows])
+        stored = Results(
+            stored.name,
+            stored.logits[: args.rows],
+            stored.image[: args.rows],
+            None if stored.encoded is None else stored.encoded[: args.rows],
+        )
         agree &= _compare([stored, *_compute(programs, batch, stored.image)], args.tolerance)
     print("agree" if agree else f"DIFFER by more than {args.tolerance:g}")
     return 0 if agree else 1
@@ -225,7 +287,11 @@ def _model(args: argparse.Namespace, metadata: Metadata):
         from .convert import google_maskgit, halton_maskgit
 
         try:
-            return google_maskgit(*args.google_maskgit, gelu=args.gelu) if args.google_maskgit else halton_maskgit(*args.halton_maskgit)
+            return (
+                google_maskgit(*args.google_maskgit, gelu=args.gelu)
+                if args.google_maskgit
+                else halton_maskgit(*args.halton_maskgit)
+            )
         except CheckpointError as error:
             raise SystemExit(f"error: {error}") from error
     if args.synth:
@@ -250,7 +316,10 @@ def _compare(results: list[Results], tolerance: float) -> bool:
     first, agree = results[0], True
     if len(results) == 1:
         agree = all(np.isfinite(value).all() for value in (first.logits, first.image))
-        print(f"{first.name}: {'finite numbers' if agree else 'NOT FINITE'}; nothing to compare with: say where the weights are, or give --command")
+        print(
+            f"{first.name}: {'finite numbers' if agree else 'NOT FINITE'}; nothing to compare with: say where the "
+            "weights are, or give --command"
+        )
     for other in results[1:]:
         logits, image = _difference(first.logits, other.logits), _difference(first.image, other.image)
         line = f"{other.name} against {first.name}: max abs error logits {logits:.2e}, image {image:.2e}"
@@ -274,7 +343,13 @@ def _write(path: Path, values: np.ndarray) -> None:
 
 def _write_reference(folder: Path, batch: Batch, result: Results) -> None:
     folder.mkdir(exist_ok=True)
-    files = {"tokens.i64": batch.tokens, "labels.i64": batch.labels, "codes.i64": batch.codes, "logits.f32": result.logits, "image.f32": result.image}
+    files = {
+        "tokens.i64": batch.tokens,
+        "labels.i64": batch.labels,
+        "codes.i64": batch.codes,
+        "logits.f32": result.logits,
+        "image.f32": result.image,
+    }
     if result.encoded is not None:
         files["encoded.i64"] = result.encoded
     for name, values in files.items():
@@ -289,12 +364,19 @@ def _read_reference(folder: Path, metadata: Metadata, encoder: bool) -> tuple[Ba
         except OSError as error:
             raise BundleError(f"{folder / name}: {error}; write it again with --write-reference") from error
         if values.size != np.prod(shape):
-            raise BundleError(f"{folder / name}: {values.size} numbers; expected {' x '.join(map(str, shape))}: write it again with --write-reference")
+            raise BundleError(
+                f"{folder / name}: {values.size} numbers; expected {' x '.join(map(str, shape))}: write it again with "
+                "--write-reference"
+            )
         return values.reshape(shape)
 
     n = metadata.tokens
     batch = Batch(read("tokens.i64", ROWS, n), read("labels.i64", ROWS), read("codes.i64", ROWS, n))
-    stored = Results("the reference", read("logits.f32", ROWS, n, metadata.codes), read("image.f32", ROWS, 3, metadata.image_height, metadata.image_width))
+    stored = Results(
+        "the reference",
+        read("logits.f32", ROWS, n, metadata.codes),
+        read("image.f32", ROWS, 3, metadata.image_height, metadata.image_width),
+    )
     if encoder:
         stored.encoded = read("encoded.i64", ROWS, n)
     return batch, stored

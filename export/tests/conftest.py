@@ -14,23 +14,50 @@ from maskgit_export.tokenizer import Tokenizer, TokenizerConfig
 
 torch.set_num_threads(1)
 
-GOOGLE = google.Config(grid=4, codes=32, classes=5, dim=24, depth=2, heads=4, ffn=40, filters=8, multipliers=(1, 2), blocks=2, code_dim=6, groups=4)
+GOOGLE = google.Config(
+    grid=4,
+    codes=32,
+    classes=5,
+    dim=24,
+    depth=2,
+    heads=4,
+    ffn=40,
+    filters=8,
+    multipliers=(1, 2),
+    blocks=2,
+    code_dim=6,
+    groups=4,
+)
 # 26 is not a multiple of 4 heads, as in the published size S.
-HALTON = halton.Config(grid=4, codes=32, classes=5, dim=26, depth=2, heads=4, tokenizer=llamagen.Config(codes=32, channels=8, multipliers=(1, 2), blocks=1, latent=8, groups=4))
+HALTON = halton.Config(
+    grid=4,
+    codes=32,
+    classes=5,
+    dim=26,
+    depth=2,
+    heads=4,
+    tokenizer=llamagen.Config(codes=32, channels=8, multipliers=(1, 2), blocks=1, latent=8, groups=4),
+)
 
 
 def tiny_avatars():
     """What the two trainers make, at a small size, with random weights everywhere (zeros hide mistakes)."""
     torch.manual_seed(5)
     tokenizer = Tokenizer(TokenizerConfig(size=16, factor=4, codes=32, code_dim=4, width=8, blocks=1))
-    transformer = MaskedTransformer(MvtmConfig(grid=4, codes=32, labels=["cat", "dog"], width=8, dim=16, depth=2, heads=2, blocks=1))
+    transformer = MaskedTransformer(
+        MvtmConfig(grid=4, codes=32, labels=["cat", "dog"], width=8, dim=16, depth=2, heads=2, blocks=1)
+    )
     with torch.no_grad():
         for parameter in [*tokenizer.parameters(), *transformer.parameters()]:
             parameter.add_(0.2 * torch.randn_like(parameter))
     return Avatars(tokenizer, transformer, "tiny", "CC0-1.0", "a test", Sampling(steps=4, guidance=1.0))
 
 
-MODELS = {"avatars": tiny_avatars, "google": lambda: make_google(GOOGLE, "google", 3), "halton": lambda: make_halton(HALTON, "halton", 3)}
+MODELS = {
+    "avatars": tiny_avatars,
+    "google": lambda: make_google(GOOGLE, "google", 3),
+    "halton": lambda: make_halton(HALTON, "halton", 3),
+}
 
 
 @pytest.fixture(scope="session", params=MODELS)

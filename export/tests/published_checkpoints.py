@@ -2,17 +2,22 @@
 
 import numpy as np
 import torch
+from conftest import GOOGLE, HALTON
+from reference_google import GoogleReference, flax_names
+from reference_halton import HaltonReference
 
 from maskgit_export import checkpoint, convert
 from maskgit_export.published import google, halton
 from maskgit_export.synth import make_google, make_halton, perturb, write_checkpoints
 
-from conftest import GOOGLE, HALTON
-from reference_google import GoogleReference, flax_names
-from reference_halton import HaltonReference
-
 #: Name -> (model, format of the checkpoint).
-KINDS = {"google-flax": ("google-maskgit", "flax"), "google-torch": ("google-maskgit", "torch"), "google-safetensors": ("google-maskgit", "safetensors"), "halton-torch": ("halton-maskgit", "torch"), "halton-safetensors": ("halton-maskgit", "safetensors")}
+KINDS = {
+    "google-flax": ("google-maskgit", "flax"),
+    "google-torch": ("google-maskgit", "torch"),
+    "google-safetensors": ("google-maskgit", "safetensors"),
+    "halton-torch": ("halton-maskgit", "torch"),
+    "halton-safetensors": ("halton-maskgit", "safetensors"),
+}
 
 
 def publish_small(patch):
@@ -35,13 +40,18 @@ def write(kind, folder, seed=3):
 
 def converted(kind, transformer, tokenizer):
     """The model that ``convert`` makes of the files."""
-    return (convert.google_maskgit if KINDS[kind][0] == "google-maskgit" else convert.halton_maskgit)(transformer, tokenizer)
+    return (convert.google_maskgit if KINDS[kind][0] == "google-maskgit" else convert.halton_maskgit)(
+        transformer, tokenizer
+    )
 
 
 def reference(kind, transformer, tokenizer, dtype=np.float64, groups=4, heads=4):
     """The NumPy reference of the files."""
     model, format = KINDS[kind]
-    arrays = [{name: tensor.numpy() for name, tensor in checkpoint.read(path).tensors.items()} for path in (transformer, tokenizer)]
+    arrays = [
+        {name: tensor.numpy() for name, tensor in checkpoint.read(path).tensors.items()}
+        for path in (transformer, tokenizer)
+    ]
     if model == "halton-maskgit":
         arrays[1].pop("quantize.codebook_used", None)
         # Safetensors has one copy of what is tied.
@@ -81,7 +91,11 @@ def computed(model, batch):
     """What a converted model computes, in the precision of its weights."""
     tokens, labels, codes, images = (torch.from_numpy(part) for part in batch)
     images = images.to(next(model.parameters()).dtype)
-    vectors = model.vq.quant_conv(model.vq.encoder(images * 2 - 1)) if isinstance(model, halton.HaltonMaskGit) else model.encoder(images)
+    vectors = (
+        model.vq.quant_conv(model.vq.encoder(images * 2 - 1))
+        if isinstance(model, halton.HaltonMaskGit)
+        else model.encoder(images)
+    )
     return {
         "logits": model.logits(tokens, labels).numpy(),
         "image": model.decode(codes).numpy(),
@@ -92,4 +106,8 @@ def computed(model, batch):
 
 def differing(found, wanted, tolerance):
     """The outputs that are not the same; tokens must be equal."""
-    return {name for name, value in wanted.items() if not np.abs(found[name] - value).max() <= (0 if name == "tokens" else tolerance)}
+    return {
+        name
+        for name, value in wanted.items()
+        if not np.abs(found[name] - value).max() <= (0 if name == "tokens" else tolerance)
+    }

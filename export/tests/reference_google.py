@@ -6,20 +6,27 @@ Reads a checkpoint's own arrays, by their Flax names, and shares nothing with ``
 import math
 
 import numpy as np
-
 from reference_layers import convolve, double, gelu_erf, gelu_tanh, group_norm, halve, layer_norm, softmax, swish
 
 
 class GoogleReference:
-    """One picture at a time. ``transformer`` and ``tokenizer`` map Flax names to arrays as the checkpoints have them."""
+    """One picture at a time. ``transformer`` and ``tokenizer`` map Flax names to arrays, as checkpoints have them."""
 
     def __init__(self, transformer, tokenizer, gelu="tanh", groups=32, dtype=np.float64):
-        self.t, self.v = ({name: np.asarray(array, dtype) for name, array in part.items()} for part in (transformer, tokenizer))
+        self.t, self.v = (
+            {name: np.asarray(array, dtype) for name, array in part.items()} for part in (transformer, tokenizer)
+        )
         self.gelu, self.groups = {"tanh": gelu_tanh, "erf": gelu_erf}[gelu], groups
         self.codes = len(self.v["quantizer/codebook"])
         self.vocabulary = len(self.t["Embed_0/word_embeddings/embedding"])
-        self.layers = 1 + max(int(name.split("/")[0].split("_")[1]) for name in self.t if name.startswith("TransformerLayer_"))
-        self.blocks = {part: 1 + max(int(name.split("/")[1].split("_")[1]) for name in self.v if name.startswith(f"{part}/ResBlock_")) for part in ("encoder", "decoder")}
+        self.layers = 1 + max(
+            int(name.split("/")[0].split("_")[1]) for name in self.t if name.startswith("TransformerLayer_")
+        )
+        self.blocks = {
+            part: 1
+            + max(int(name.split("/")[1].split("_")[1]) for name in self.v if name.startswith(f"{part}/ResBlock_"))
+            for part in ("encoder", "decoder")
+        }
 
     def logits(self, tokens, label):
         """Tokens [N], the last id of the vocabulary where masked, to logits [N, codes]."""
@@ -39,7 +46,8 @@ class GoogleReference:
         grid = math.isqrt(len(tokens))
         x = self._conv(codebook[tokens].reshape(grid, grid, -1), "decoder/Conv_0")
         convolution = 1
-        # The middle, then the levels from coarse to fine, two blocks each; all levels but the finest end with a doubling.
+        # The middle, then the levels from coarse to fine, two blocks each; all levels but the finest end with a
+        # doubling.
         for block in range(self.blocks["decoder"]):
             x = self._block(x, f"decoder/ResBlock_{block}")
             if block % 2 == 1 and 2 < block < self.blocks["decoder"] - 1:
@@ -66,7 +74,11 @@ class GoogleReference:
 
     def _layer(self, x, name):
         attention = f"{name}/Attention_0/self_attention"
-        q, k, v = (np.einsum("nd,dhw->hnw", x, self.t[f"{attention}/{part}/kernel"]) + self.t[f"{attention}/{part}/bias"][:, None] for part in ("query", "key", "value"))
+        q, k, v = (
+            np.einsum("nd,dhw->hnw", x, self.t[f"{attention}/{part}/kernel"])
+            + self.t[f"{attention}/{part}/bias"][:, None]
+            for part in ("query", "key", "value")
+        )
         weights = softmax(q @ k.transpose(0, 2, 1) / math.sqrt(q.shape[-1]))
         out = np.einsum("hnw,hwd->nd", weights @ v, self.t[f"{attention}/out/kernel"]) + self.t[f"{attention}/out/bias"]
         x = self._norm(out + x, f"{name}/Attention_0/attention_output_ln")
@@ -120,15 +132,22 @@ def flax_names(transformer, tokenizer, heads):
                 for name, third in zip(("query", "key", "value"), np.split(array, 3)):
                     t[f"{layer}/Attention_0/self_attention/{name}/{leaf}"] = heads_of[leaf](third)
             elif part == "MultiHeadAttention":
-                t[f"{layer}/Attention_0/self_attention/out/{leaf}"] = array.T.reshape(heads, -1, dim) if leaf == "kernel" else array
+                t[f"{layer}/Attention_0/self_attention/out/{leaf}"] = (
+                    array.T.reshape(heads, -1, dim) if leaf == "kernel" else array
+                )
             elif part == "MLP":
                 t[f"{layer}/Mlp_0/{'intermediate_output' if word[3] == '0' else 'layer_output'}/{leaf}"] = array.T
             else:
-                t[f"{layer}/{'Attention_0/attention_output_ln' if part == 'AttentionLN' else 'Mlp_0/layer_output_ln'}/{norm_leaf}"] = array
+                norm = "Attention_0/attention_output_ln" if part == "AttentionLN" else "Mlp_0/layer_output_ln"
+                t[f"{layer}/{norm}/{norm_leaf}"] = array
     last = max(int(name.split(".")[2]) for name in tokenizer if name.startswith("decoder.res_blocks"))
     for name, array in tokenizer.items():
         word = name.split(".")
-        leaf, value = ("kernel", array.transpose(2, 3, 1, 0)) if array.ndim == 4 else ("scale" if "norm" in name and word[-1] == "weight" else word[-1], array)
+        leaf, value = (
+            ("kernel", array.transpose(2, 3, 1, 0))
+            if array.ndim == 4
+            else ("scale" if "norm" in name and word[-1] == "weight" else word[-1], array)
+        )
         if name == "quantizer.codebook.weight":
             v["quantizer/codebook"] = array
         elif word[1] == "norm_out":

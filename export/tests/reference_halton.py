@@ -6,15 +6,19 @@ Reads a checkpoint's own arrays, by their published names, and shares nothing wi
 import math
 
 import numpy as np
-
 from reference_layers import convolve, double, group_norm, rms_norm, softmax, swish
 
 
 class HaltonReference:
-    """One picture at a time. ``transformer`` and ``tokenizer`` map published names to arrays as the checkpoints have them."""
+    """One picture at a time.
+
+    ``transformer`` and ``tokenizer`` map published names to arrays as the checkpoints have them.
+    """
 
     def __init__(self, transformer, tokenizer, heads, groups=32, dtype=np.float64):
-        self.t, self.v = ({name: np.asarray(array, dtype) for name, array in part.items()} for part in (transformer, tokenizer))
+        self.t, self.v = (
+            {name: np.asarray(array, dtype) for name, array in part.items()} for part in (transformer, tokenizer)
+        )
         self.heads, self.groups = heads, groups
         self.codes = len(self.v["quantize.embedding.weight"])
         self.layers = 1 + max(int(name.split(".")[2]) for name in self.t if name.startswith("transformer.layers."))
@@ -51,7 +55,9 @@ class HaltonReference:
 
     def vectors(self, image):
         """A picture [3, H, W] in 0..1 to what is normalised and looked up in the codebook, [N, width]."""
-        x = self._conv(np.asarray(image, self.v["quant_conv.weight"].dtype).transpose(1, 2, 0) * 2 - 1, "encoder.conv_in")
+        x = self._conv(
+            np.asarray(image, self.v["quant_conv.weight"].dtype).transpose(1, 2, 0) * 2 - 1, "encoder.conv_in"
+        )
         for level in range(self._levels("encoder")):
             x = self._level(x, f"encoder.conv_blocks.{level}")
             if f"encoder.conv_blocks.{level}.downsample.conv.weight" in self.v:
@@ -65,7 +71,10 @@ class HaltonReference:
         h = rms_norm(x, 1e-5) * self.t[f"{name}.ln1.weight"] * (1 + scale1) + shift1
         # Normalised over all heads at once, then taken apart.
         q, k = (rms_norm(self._linear(h, f"{name}.attn.{part}"), 1e-5) for part in ("wq", "wk"))
-        q, k, v = (part.reshape(len(x), self.heads, -1).transpose(1, 0, 2) for part in (q, k, self._linear(h, f"{name}.attn.wv")))
+        q, k, v = (
+            part.reshape(len(x), self.heads, -1).transpose(1, 0, 2)
+            for part in (q, k, self._linear(h, f"{name}.attn.wv"))
+        )
         attended = softmax(q @ k.transpose(0, 2, 1) / math.sqrt(q.shape[-1])) @ v
         x = x + gate1 * self._linear(attended.transpose(1, 0, 2).reshape(len(x), -1), f"{name}.attn.wo")
         h = rms_norm(x, 1e-5) * self.t[f"{name}.ln2.weight"] * (1 + scale2) + shift2

@@ -43,7 +43,7 @@ def group_norm(x, scale, bias, groups, eps):
 
 
 def convolve(x, kernel, bias=None, stride=1, pad=None):
-    """A convolution with a kernel [rows, columns, in, out]; ``pad`` is (before, after), by default what keeps the size."""
+    """A convolution with a kernel [rows, columns, in, out]; ``pad`` (before, after) keeps the size by default."""
     height, width, _, out = kernel.shape
     before, after = ((height - 1) // 2, height // 2) if pad is None else pad
     x = np.pad(x, ((before, after), (before, after), (0, 0)))

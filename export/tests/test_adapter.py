@@ -1,4 +1,4 @@
-"""A network of one's own: a complete small one, as the documentation of ``adapter`` describes it, through ``bundle``."""
+"""A network of one's own: a complete small one, as the documentation of ``adapter`` has it, through ``bundle``."""
 
 import os
 
@@ -69,7 +69,15 @@ def test_a_module_becomes_a_bundle(module):
     assert main(["verify", str(out), "--model", "squares_model:make"]) == 0
 
 
-@pytest.mark.parametrize("reference, message", [("squares_model", "MODULE:FUNCTION"), ("no_such_module:make", "No module named"), ("squares_model:other", "no attribute"), ("squares_model:nothing", "returned a NoneType")])
+@pytest.mark.parametrize(
+    "reference, message",
+    [
+        ("squares_model", "MODULE:FUNCTION"),
+        ("no_such_module:make", "No module named"),
+        ("squares_model:other", "no attribute"),
+        ("squares_model:nothing", "returned a NoneType"),
+    ],
+)
 def test_other_references_are_refused(module, reference, message):
     with pytest.raises(SystemExit, match=message):
         main(["bundle", reference, "-o", str(module / "out")])

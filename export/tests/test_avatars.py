@@ -28,7 +28,9 @@ def test_robohash_sets(tmp_path):
     check(data, classes)
     assert "Hrvoje Novakovic" in (tmp_path / "a" / "ATTRIBUTION.md").read_text()
     again = draw(tmp_path / "b", "--classes", *classes)
-    assert np.array_equal(data.train.images, again.train.images) and np.array_equal(data.heldout.images, again.heldout.images)
+    assert np.array_equal(data.train.images, again.train.images) and np.array_equal(
+        data.heldout.images, again.heldout.images
+    )
 
 
 @pytest.mark.skipif(shutil.which("npm") is None, reason="Node.js is not installed: the DiceBear styles are not drawn")
@@ -43,7 +45,13 @@ def test_dicebear_styles(tmp_path):
 def test_a_robot_held_out_in_one_colour_is_held_out_in_all():
     """The same parts, whatever their numbers in a colour's folder, have the same place in the list."""
     root = avatars._robohash_root() / "sets" / "set1"
-    parts = [[[file.name.split("#")[-1].split("_", 1)[1].strip("_") for file in files] for files in avatars._files(root / colour)] for colour in avatars.ROBOT_COLOURS]
+    parts = [
+        [
+            [file.name.split("#")[-1].split("_", 1)[1].strip("_") for file in files]
+            for files in avatars._files(root / colour)
+        ]
+        for colour in avatars.ROBOT_COLOURS
+    ]
     assert all(one == parts[0] for one in parts) and len(parts[0]) == 5
     blue, red = (avatars._robohash(name, 16, 12, "heldout", None) for name in ("robots-blue", "robots-red"))
     assert blue[..., 2].mean() > blue[..., 0].mean() and red[..., 0].mean() > red[..., 2].mean()
@@ -74,5 +82,21 @@ def test_every_class_of_robohash_has_a_licence_and_unknown_ones_are_refused(tmp_
 @pytest.mark.skipif(shutil.which("npm") is None, reason="Node.js is not installed: the DiceBear styles are not drawn")
 def test_a_style_without_held_out_combinations_is_an_error(tmp_path, capfd):
     with pytest.raises(SystemExit, match="rings"):
-        main(["data", "-o", str(tmp_path / "a"), "--classes", "rings", "--size", "16", "--train", "1", "--heldout", "1", "--work", str(tmp_path / "node")])
+        main(
+            [
+                "data",
+                "-o",
+                str(tmp_path / "a"),
+                "--classes",
+                "rings",
+                "--size",
+                "16",
+                "--train",
+                "1",
+                "--heldout",
+                "1",
+                "--work",
+                str(tmp_path / "node"),
+            ]
+        )
     assert "too few combinations" in capfd.readouterr().err and not (tmp_path / "a" / "classes.json").exists()

@@ -57,7 +57,14 @@ WRONG = {
     "image": (lambda m: m["image"].update(height=0), "image_height is 0"),
     "fraction": (lambda m: m.update(codes=1.5), "codes is 1.5"),
     "truth as number": (lambda m: m.update(codes=True), "codes is True"),
-    "logits": (lambda m: (m.update(codes=1 << 20, mask_id=1 << 20), m["grid"].update(rows=16, cols=32), m["image"].update(width=32)), "logits"),
+    "logits": (
+        lambda m: (
+            m.update(codes=1 << 20, mask_id=1 << 20),
+            m["grid"].update(rows=16, cols=32),
+            m["image"].update(width=32),
+        ),
+        "logits",
+    ),
     "mask is a code": (lambda m: m.update(mask_id=3), "mask_id is 3"),
     "no labels": (lambda m: m.update(labels=[]), "labels must be a list"),
     "empty label": (lambda m: m.update(labels=["", "b"]), "every label"),

@@ -79,6 +79,7 @@ def test_the_program_draws_with_it(bundle, tmp_path):
     out = tmp_path / "day.png"
     subprocess.run(
         [program, "generate", "--model", str(bundle), "--class", "day", "--seed", "1", "-o", str(out)],
-        check=True, timeout=120,
+        check=True,
+        timeout=120,
     )
     assert out.read_bytes().startswith(b"\x89PNG")

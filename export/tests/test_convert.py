@@ -5,6 +5,8 @@ import os
 import numpy as np
 import pytest
 import torch
+from conftest import GOOGLE, HALTON
+from published_checkpoints import KINDS, converted, differing, expected, inputs, publish_small, reference, write
 
 from maskgit_export import checkpoint, convert, verify
 from maskgit_export.bundle import validate
@@ -12,9 +14,6 @@ from maskgit_export.checkpoint import CheckpointError
 from maskgit_export.cli import main
 from maskgit_export.published import google, halton, imagenet
 from maskgit_export.synth import write_checkpoints
-
-from conftest import GOOGLE, HALTON
-from published_checkpoints import KINDS, converted, differing, expected, inputs, publish_small, reference, write
 
 
 @pytest.fixture(autouse=True)
@@ -27,7 +26,9 @@ def small(monkeypatch):
 def test_files_become_a_bundle_that_computes_what_the_reference_does(kind, tmp_path, capsys):
     transformer, tokenizer = write(kind, tmp_path / "files")
     model, out = KINDS[kind][0], tmp_path / "new" / "bundle"
-    assert main(["convert", model, "--transformer", str(transformer), "--tokenizer", str(tokenizer), "-o", str(out)]) == 0
+    assert (
+        main(["convert", model, "--transformer", str(transformer), "--tokenizer", str(tokenizer), "-o", str(out)]) == 0
+    )
     told = capsys.readouterr().err
     assert f"{transformer}: taken for the transformer of" in told and f"{tokenizer}: taken for the tokenizer of" in told
     assert ("maskgit-imagenet256" if model == "google-maskgit" else "halton-maskgit-b-384") in told
@@ -40,11 +41,14 @@ def test_files_become_a_bundle_that_computes_what_the_reference_does(kind, tmp_p
     wanted = expected(reference(kind, transformer, tokenizer), batch)
     del wanted["vectors"]
     program = os.environ.get("MASKGIT_BIN")
-    for runs in [verify.OnnxRuntime(out, graphs), *([verify.Command(program, out, metadata, graphs)] if program else [])]:
+    for runs in [
+        verify.OnnxRuntime(out, graphs),
+        *([verify.Command(program, out, metadata, graphs)] if program else []),
+    ]:
         found = {"logits": runs.logits(tokens, labels), "image": runs.decode(codes), "tokens": runs.encode(batch[3])}
         assert differing(found, wanted, 1e-4) == set(), runs.name
     assert main(["verify", str(out), f"--{model}", str(transformer), str(tokenizer)]) == 0
-    with pytest.raises(SystemExit, match="error: .* asks for the transformer"):
+    with pytest.raises(SystemExit, match=r"error: .* asks for the transformer"):
         main(["verify", str(out), f"--{model}", str(tokenizer), str(transformer)])
     other = write(kind, tmp_path / "others", seed=4)
     assert main(["verify", str(out), f"--{model}", str(other[0]), str(tokenizer)]) == 1
@@ -56,9 +60,22 @@ def test_what_the_manifests_say():
         config = google.Config(grid=size // 16)
         told = google.metadata(config, "x", "y", "z", names, synsets)
         told.check()
-        assert (told.image_height, told.tokens, told.codes, told.mask_id, told.null_label) == (size, config.grid**2, 1024, 2024, None)
+        assert (told.image_height, told.tokens, told.codes, told.mask_id, told.null_label) == (
+            size,
+            config.grid**2,
+            1024,
+            2024,
+            None,
+        )
         s = told.sampling
-        assert (s.steps, s.schedule, s.sampler, s.choice_temperature, s.temperature, s.guidance) == (steps, "cosine", "confidence", 4.5, 1.0, 0.0)
+        assert (s.steps, s.schedule, s.sampler, s.choice_temperature, s.temperature, s.guidance) == (
+            steps,
+            "cosine",
+            "confidence",
+            4.5,
+            1.0,
+            0.0,
+        )
     told = halton.metadata(halton.Config(), "x", "y", "z", names, synsets)
     told.check()
     assert (told.image_height, told.tokens, told.codes, told.mask_id, told.null_label) == (384, 576, 16384, 16384, 1000)
@@ -70,8 +87,20 @@ def test_imagenets_classes():
     names, synsets = imagenet.classes()
     assert len(names) == len(synsets) == 1000 == len({name.lower() for name in names}) == len(set(synsets))
     assert synsets == sorted(synsets), "labels count in the order of the synsets"
-    assert {index: (names[index], synsets[index]) for index in (0, 207, 282, 999)} == {0: ("tench", "n01440764"), 207: ("golden retriever", "n02099601"), 282: ("tiger cat", "n02123159"), 999: ("toilet tissue", "n15075141")}
-    assert [names[index] for index in (134, 517, 638, 639, 264, 474)] == ["crane (bird)", "crane (machine)", "maillot (tights)", "maillot (swimsuit)", "Cardigan (dog)", "cardigan (jacket)"]
+    assert {index: (names[index], synsets[index]) for index in (0, 207, 282, 999)} == {
+        0: ("tench", "n01440764"),
+        207: ("golden retriever", "n02099601"),
+        282: ("tiger cat", "n02123159"),
+        999: ("toilet tissue", "n15075141"),
+    }
+    assert [names[index] for index in (134, 517, 638, 639, 264, 474)] == [
+        "crane (bird)",
+        "crane (machine)",
+        "maillot (tights)",
+        "maillot (swimsuit)",
+        "Cardigan (dog)",
+        "cardigan (jacket)",
+    ]
     assert not set(names) & set(synsets) and not any(name.isdigit() for name in names)
 
 
@@ -88,11 +117,17 @@ def change(path, edit):
     found = checkpoint.read(path)
     tensors = {name: tensor.clone() for name, tensor in found.tensors.items()}
     edit(tensors)
-    checkpoint.write_flax(path, tensors) if found.format == "flax" else checkpoint.write_torch(path, {"state_dict": tensors})
+    checkpoint.write_flax(path, tensors) if found.format == "flax" else checkpoint.write_torch(
+        path, {"state_dict": tensors}
+    )
 
 
 #: Kind -> a tensor of the transformer and one of the tokenizer that each file needs beside the one it is recognised by.
-SOME = {"google-flax": ("TransformerLayer_1/Mlp_0/layer_output/kernel", "decoder/ResBlock_4/Conv_2/kernel"), "google-torch": ("blocks.1.MLP.2.weight", "decoder.res_blocks.2.0.conv_res.weight"), "halton-torch": ("transformer.layers.1.ff.w2.weight", "decoder.conv_blocks.0.upsample.conv.weight")}
+SOME = {
+    "google-flax": ("TransformerLayer_1/Mlp_0/layer_output/kernel", "decoder/ResBlock_4/Conv_2/kernel"),
+    "google-torch": ("blocks.1.MLP.2.weight", "decoder.res_blocks.2.0.conv_res.weight"),
+    "halton-torch": ("transformer.layers.1.ff.w2.weight", "decoder.conv_blocks.0.upsample.conv.weight"),
+}
 
 
 @pytest.mark.parametrize("kind", SOME)
@@ -143,25 +178,40 @@ def test_the_tied_head(tmp_path):
     assert model.network.head.weight is model.network.tok_emb.weight and not model.network.head.weight.is_meta
     paths = write("halton-torch", tmp_path)
     change(paths[0], lambda tensors: tensors["head.weight"].add_(1))
-    with pytest.raises(CheckpointError, match="head.weight differs from the tensor it is tied to"):
+    with pytest.raises(CheckpointError, match=r"head.weight differs from the tensor it is tied to"):
         converted("halton-torch", *paths)
 
 
 def test_files_in_the_wrong_place(tmp_path, capsys):
     flax, torch_, halton_ = (write(kind, tmp_path / kind) for kind in ("google-flax", "google-torch", "halton-torch"))
     for model, transformer, tokenizer, message in [
-        ("google-maskgit", flax[1], flax[0], "this is the tokenizer of Google MaskGIT; --transformer asks for the transformer of Google MaskGIT"),
-        ("google-maskgit", flax[0], halton_[1], "this is the tokenizer of LlamaGen VQ-16; --tokenizer asks for the tokenizer of Google MaskGIT"),
+        (
+            "google-maskgit",
+            flax[1],
+            flax[0],
+            "this is the tokenizer of Google MaskGIT; --transformer asks for the transformer of Google MaskGIT",
+        ),
+        (
+            "google-maskgit",
+            flax[0],
+            halton_[1],
+            "this is the tokenizer of LlamaGen VQ-16; --tokenizer asks for the tokenizer of Google MaskGIT",
+        ),
         ("google-maskgit", halton_[0], flax[1], "this is the transformer of Halton-MaskGIT v2"),
         ("halton-maskgit", torch_[0], halton_[1], "this is the transformer of Google MaskGIT"),
         ("halton-maskgit", halton_[0], torch_[1], "this is the tokenizer of Google MaskGIT"),
     ]:
         out = tmp_path / "out"
-        assert main(["convert", model, "--transformer", str(transformer), "--tokenizer", str(tokenizer), "-o", str(out)]) == 1
+        assert (
+            main(["convert", model, "--transformer", str(transformer), "--tokenizer", str(tokenizer), "-o", str(out)])
+            == 1
+        )
         assert message in capsys.readouterr().err
         assert not out.exists()
     checkpoint.write_torch(tmp_path / "other", {"layer.weight": torch.zeros(2)})
-    with pytest.raises(CheckpointError, match="no published model that this program knows. It has 1 tensors: layer.weight"):
+    with pytest.raises(
+        CheckpointError, match=r"no published model that this program knows. It has 1 tensors: layer.weight"
+    ):
         convert.google_maskgit(tmp_path / "other", flax[1])
     # The two formats may be mixed: each file is recognised by itself.
     assert convert.google_maskgit(flax[0], torch_[1]).config.gelu == "tanh"
@@ -170,24 +220,36 @@ def test_files_in_the_wrong_place(tmp_path, capsys):
 def test_sizes_and_variants(tmp_path):
     files = write("google-flax", tmp_path / "256")
     assert convert.google_maskgit(*files, size=256).metadata.name == "maskgit-imagenet256"
-    with pytest.raises(CheckpointError, match=r"maskgit-imagenet512.*position_embeddings/embedding \(17, 24\) instead of \(65, 24\)"):
+    with pytest.raises(
+        CheckpointError, match=r"maskgit-imagenet512.*position_embeddings/embedding \(17, 24\) instead of \(65, 24\)"
+    ):
         convert.google_maskgit(*files, size=512)
     large = write_checkpoints(convert.google_maskgit(*files), "flax", tmp_path)
     change(large[0], lambda tensors: tensors.update({"Embed_0/position_embeddings/embedding": torch.zeros(65, 24)}))
     assert convert.google_maskgit(*large).metadata.grid_rows == 8
     files = write("halton-torch", tmp_path / "384")
-    assert convert.halton_maskgit(*files).metadata.name == convert.halton_maskgit(*files, variant="b-384").metadata.name == "halton-maskgit-b-384"
-    with pytest.raises(CheckpointError, match=r"halton-maskgit-b-256, but of another shape pos_emb.weight \(16, 26\) instead of \(4, 26\)"):
+    assert (
+        convert.halton_maskgit(*files).metadata.name
+        == convert.halton_maskgit(*files, variant="b-384").metadata.name
+        == "halton-maskgit-b-384"
+    )
+    with pytest.raises(
+        CheckpointError,
+        match=r"halton-maskgit-b-256, but of another shape pos_emb.weight \(16, 26\) instead of \(4, 26\)",
+    ):
         convert.halton_maskgit(*files, variant="b-256")
     change(files[0], lambda tensors: tensors.update({"pos_emb.weight": torch.zeros(4, 26)}))
     assert convert.halton_maskgit(*files).metadata.grid_rows == 2
     change(files[0], lambda tensors: tensors.update({"pos_emb.weight": torch.zeros(5, 26)}))
-    with pytest.raises(CheckpointError, match=r"none was published of \(width, layers, positions\) \(26, 2, 5\); known: b-384 \(26, 2, 16\)"):
+    with pytest.raises(
+        CheckpointError,
+        match=r"none was published of \(width, layers, positions\) \(26, 2, 5\); known: b-384 \(26, 2, 16\)",
+    ):
         convert.halton_maskgit(*files)
     change(files[0], lambda tensors: tensors.pop("pos_emb.weight"))
     with pytest.raises(CheckpointError, match="give --variant"):
         convert.halton_maskgit(*files)
-    with pytest.raises(CheckpointError, match="it lacks pos_emb.weight"):
+    with pytest.raises(CheckpointError, match=r"it lacks pos_emb.weight"):
         convert.halton_maskgit(*files, variant="b-384")
 
 
@@ -197,7 +259,9 @@ def test_swiglu_rounding(tmp_path, monkeypatch):
     assert checkpoint.read(paths[0]).tensors["transformer.layers.0.ff.w1.weight"].shape == (256, 26)
     for wrong in (lambda c: int(8 * c.dim / 3), lambda c: int(8 * c.dim / 3) // 256 * 256 or 128, lambda c: 4 * c.dim):
         monkeypatch.setattr(halton.Config, "hidden", property(wrong))
-        with pytest.raises(CheckpointError, match=r"of another shape transformer.layers.0.ff.w1.weight \(256, 26\) instead of"):
+        with pytest.raises(
+            CheckpointError, match=r"of another shape transformer.layers.0.ff.w1.weight \(256, 26\) instead of"
+        ):
             converted("halton-torch", *paths)
 
 

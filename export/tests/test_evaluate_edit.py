@@ -32,7 +32,7 @@ print(json.dumps({{"images": [{{"file": option["-o"]}}] * int(option["--count"])
 class Level:
     """Names the class by the level in the middle."""
 
-    classes = ["dog", "cat"]
+    classes = ("dog", "cat")
 
     def predict(self, images):
         return np.where(images[:, 8, 8, 0] == 100, 1, 0)
@@ -47,7 +47,16 @@ def arguments(avatars, folder, spoil):
     dataset.save(dataset.Dataset(split, split, ["cat", "dog"]), folder / "data")
     (folder / "card.md").write_text("# tiny\n\n## How it was made\n\nBy hand.\n")
     return argparse.Namespace(
-        bundle=avatars[1], data=str(folder / "data"), command=str(program), classifier=folder / "c.pt", per_class=2, seed=1, holes=[], seeds=2, card=folder / "card.md", output=folder / "out"
+        bundle=avatars[1],
+        data=str(folder / "data"),
+        command=str(program),
+        classifier=folder / "c.pt",
+        per_class=2,
+        seed=1,
+        holes=[],
+        seeds=2,
+        card=folder / "card.md",
+        output=folder / "out",
     )
 
 
@@ -70,7 +79,9 @@ def test_figures_of_a_known_program(avatars, tmp_path, monkeypatch, spoil, statu
     with Image.open(tmp_path / "out" / "edit.png") as sheet:
         assert sheet.size == (5 * 18 - 2, 2 * 18 - 2)
     card = (tmp_path / "card.md").read_text()
-    assert card.startswith("# tiny\n\n<!-- evaluate-edit -->\n## Editing") and card.endswith("## How it was made\n\nBy hand.\n")
+    assert card.startswith("# tiny\n\n<!-- evaluate-edit -->\n## Editing") and card.endswith(
+        "## How it was made\n\nBy hand.\n"
+    )
     evaluate_edit.write_card(args.card, report)
     assert (tmp_path / "card.md").read_text() == card, "written again, it is the same"
 

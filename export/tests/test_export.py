@@ -8,8 +8,8 @@ import onnx
 import pytest
 import torch
 
-from maskgit_export.adapter import Model
 from maskgit_export import export
+from maskgit_export.adapter import Model
 from maskgit_export.bundle import BundleError, validate, write_manifest
 from maskgit_export.onnx_export import OPSET, export_graphs
 from maskgit_export.verify import OnnxRuntime, PyTorch, make_batch
@@ -26,7 +26,7 @@ def test_onnx_runtime_agrees_with_pytorch(exported, rows):
     assert expected.std() > 0.05, "logits that hardly differ would hide a mistake"
     np.testing.assert_allclose(ours.logits(tokens, labels), expected, atol=1e-5)
     image = theirs.decode(codes)
-    assert image.std() > 0.02 and 0 <= image.min() and image.max() <= 1
+    assert image.std() > 0.02 and image.min() >= 0 and image.max() <= 1
     np.testing.assert_allclose(ours.decode(codes), image, atol=1e-5)
     expected = theirs.encode(image)
     assert len(np.unique(expected)) > 1
@@ -34,7 +34,7 @@ def test_onnx_runtime_agrees_with_pytorch(exported, rows):
 
 
 def test_the_label_and_the_mask_matter(exported):
-    model, folder = exported
+    _, folder = exported
     metadata, graphs = validate(folder)
     batch, runtime = make_batch(metadata, 1), OnnxRuntime(folder, graphs)
     base = runtime.logits(batch.tokens, np.zeros(4, np.int64))

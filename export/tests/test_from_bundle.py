@@ -7,6 +7,7 @@ import onnx
 import pytest
 import torch
 from conftest import GOOGLE, make_google
+
 from maskgit_export import dataset
 from maskgit_export.adapter import Avatars
 from maskgit_export.bundle import read_manifest, write_manifest
@@ -37,9 +38,13 @@ def test_a_bundle_gives_back_the_networks_that_it_was_written_of(avatars):
 
 def test_every_part_of_the_configuration_is_read_from_the_shapes(tmp_path):
     torch.manual_seed(3)
-    shape = TokenizerConfig(size=32, factor=8, codes=48, code_dim=6, width=16, blocks=3, patch=4, refine=5, encoder_blocks=3)
+    shape = TokenizerConfig(
+        size=32, factor=8, codes=48, code_dim=6, width=16, blocks=3, patch=4, refine=5, encoder_blocks=3
+    )
     tokenizer = Tokenizer(shape)
-    mvtm = MaskedTransformer(MvtmConfig(grid=4, codes=48, labels=["a", "b", "c"], width=12, dim=24, depth=3, heads=4, blocks=2))
+    mvtm = MaskedTransformer(
+        MvtmConfig(grid=4, codes=48, labels=["a", "b", "c"], width=12, dim=24, depth=3, heads=4, blocks=2)
+    )
     with torch.no_grad():
         for parameter in [*tokenizer.parameters(), *mvtm.parameters()]:
             parameter.add_(0.2 * torch.randn_like(parameter))
@@ -69,13 +74,33 @@ def test_training_and_export_take_a_bundle(avatars, tmp_path, capsys):
     """Twice the size, one class more, another layer; then a bundle of what came of it."""
     model, folder = avatars
     noise = np.random.default_rng(0)
-    splits = [dataset.Split(noise.integers(0, 256, (count, 32, 32, 3), dtype=np.uint8), np.arange(count) % 3) for count in (30, 6)]
+    splits = [
+        dataset.Split(noise.integers(0, 256, (count, 32, 32, 3), dtype=np.uint8), np.arange(count) % 3)
+        for count in (30, 6)
+    ]
     dataset.save(dataset.Dataset(*splits, ["bird", "cat", "dog"]), tmp_path / "data")
     common = ["--data", str(tmp_path / "data"), "--threads", "1", "--device", "cpu", "--images", "8", "--batch", "8"]
     tokenizer, mvtm = tmp_path / "tokenizer.pt", tmp_path / "mvtm.pt"
     assert main(["train-tokenizer", "--start", str(folder), "--codes", "40", *common, "-o", str(tokenizer)]) == 0
-    assert load_tokenizer(tokenizer).config == TokenizerConfig(size=32, factor=8, codes=40, code_dim=4, width=8, blocks=1, patch=4, refine=32)
-    train = ["train-mvtm", "--tokenizer", str(tokenizer), "--width", "8", "--dim", "16", "--depth", "3", "--heads", "2", "--blocks", "1", *common]
+    assert load_tokenizer(tokenizer).config == TokenizerConfig(
+        size=32, factor=8, codes=40, code_dim=4, width=8, blocks=1, patch=4, refine=32
+    )
+    train = [
+        "train-mvtm",
+        "--tokenizer",
+        str(tokenizer),
+        "--width",
+        "8",
+        "--dim",
+        "16",
+        "--depth",
+        "3",
+        "--heads",
+        "2",
+        "--blocks",
+        "1",
+        *common,
+    ]
     assert main([*train, "--start", str(folder), "-o", str(mvtm)]) == 0
     # One step, at the start of the warm-up, does not go far.
     assert torch.allclose(load_mvtm(mvtm).fold.weight, model.transformer.fold.weight, atol=1e-3)
@@ -89,11 +114,21 @@ def test_a_bundle_is_exported_again_with_other_settings(avatars, tmp_path, capsy
     export = ["export", "--tokenizer", str(folder), "--mvtm", str(folder), "-o", str(tmp_path / "again")]
     assert main([*export, "--steps", "9", "--top-k", "7", "--guidance-ramp", "--name", "again"]) == 0
     before, after = (json.loads((place / "bundle.json").read_text()) for place in (folder, tmp_path / "again"))
-    assert after == before | {"name": "again", "sampling": before["sampling"] | {"steps": 9, "top_k": 7, "guidance_ramp": True}}, "the same weights give the same graphs"
+    assert after == before | {
+        "name": "again",
+        "sampling": before["sampling"] | {"steps": 9, "top_k": 7, "guidance_ramp": True},
+    }, "the same weights give the same graphs"
     assert main([*export[:4], str(tmp_path / "again"), *export[5:], "--top-k", "0"]) == 0
-    assert read_manifest(tmp_path / "again")[0].sampling.top_k is None and read_manifest(tmp_path / "again")[0].sampling.steps == 9
+    assert (
+        read_manifest(tmp_path / "again")[0].sampling.top_k is None
+        and read_manifest(tmp_path / "again")[0].sampling.steps == 9
+    )
     again = [*export[:4], str(tmp_path / "again"), *export[5:]]
-    for options, expected in ((["--final-temperature", "0.25"], (1.0, 0.25)), (["--temperature", "0.5"], (0.5, None)), (["--temperature", "2", "--final-temperature", "0"], (2.0, 0.0))):
+    for options, expected in (
+        (["--final-temperature", "0.25"], (1.0, 0.25)),
+        (["--temperature", "0.5"], (0.5, None)),
+        (["--temperature", "2", "--final-temperature", "0"], (2.0, 0.0)),
+    ):
         assert main([*again, *options]) == 0
         sampling = read_manifest(tmp_path / "again")[0].sampling
         assert (sampling.temperature, sampling.final_temperature) == expected

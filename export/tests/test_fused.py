@@ -1,4 +1,6 @@
-"""What our engine makes of graphs: the operators it must find, in our exports and in plain PyTorch's, and that they compute the same."""
+"""What our engine makes of graphs: the operators it must find, in our exports and in plain PyTorch's, and that they
+compute the same.
+"""
 
 import json
 import os
@@ -25,7 +27,8 @@ OURS = ("Attention", "Linear", "Conv2d", "RowNorm", "GroupNorm", "Embedding")
 #: Operators that stand for a rule that did not match.
 UNFUSED = ("Conv", "ConvUnary", "EinSum", "Gather", "LazyIm2Col", "OptMatMul", "Softmax", "RmsNorm")
 
-#: What each graph of the tiny models must have, in the order of ``OURS``; layers that they have, counted by hand from the models' code.
+#: What each graph of the tiny models must have, in the order of ``OURS``; layers that they have, counted by hand from
+#: the models' code.
 EXPECTED = {
     # 2 blocks of qkv, projection and two of the network; 2 of the label, in and out of the 8x8 grid, logits.
     ("avatars", "transformer"): (2, 13, 4, 8, 0, 2),
@@ -35,7 +38,8 @@ EXPECTED = {
     ("google", "transformer"): (2, 14, 0, 6, 0, 1),
     ("google", "decoder"): (0, 1, 15, 0, 0, 1),
     ("google", "encoder"): (0, 3, 13, 0, 1, 0),
-    # 2 blocks of q, k, v, projection, three of the network and six of the modulation; two of the last modulation; the head.
+    # 2 blocks of q, k, v, projection, three of the network and six of the modulation; two of the last modulation; the
+    # head.
     ("halton", "transformer"): (2, 29, 0, 9, 0, 2),
     ("halton", "decoder"): (0, 14, 15, 0, 3, 1),
     ("halton", "encoder"): (0, 11, 11, 0, 2, 0),
@@ -45,7 +49,9 @@ LEFT = {("halton", "decoder"): {"OptMatMul": 6, "Softmax": 3}, ("halton", "encod
 
 
 def operators(folder):
-    told = subprocess.run([PROGRAM, "info", "--graph", "--json", "--model", str(folder)], check=True, capture_output=True)
+    told = subprocess.run(
+        [PROGRAM, "info", "--graph", "--json", "--model", str(folder)], check=True, capture_output=True
+    )
     counts = {}
     for graph, found in json.loads(told.stdout).items():
         counts[graph] = Counter()
@@ -94,9 +100,22 @@ class Plain(Model):
     """What somebody writes who has never heard of the engine."""
 
     def __init__(self, fused):
-        super().__init__(Metadata(
-            name="plain", licence="CC0-1.0", source="a test", image_height=16, image_width=16, grid_rows=8, grid_cols=8, codes=20, mask_id=20,
-            labels=["a", "b"], null_label=None, sampling=Sampling(steps=4)))
+        super().__init__(
+            Metadata(
+                name="plain",
+                licence="CC0-1.0",
+                source="a test",
+                image_height=16,
+                image_width=16,
+                grid_rows=8,
+                grid_cols=8,
+                codes=20,
+                mask_id=20,
+                labels=["a", "b"],
+                null_label=None,
+                sampling=Sampling(steps=4),
+            )
+        )
         torch.manual_seed(2)
         self.tokens, self.labels = nn.Embedding(21, 32), nn.Embedding(2, 32)
         self.position = nn.Parameter(torch.randn(64, 32))
@@ -104,8 +123,17 @@ class Plain(Model):
         self.norm, self.head = nn.LayerNorm(32), nn.Linear(32, 20)
         self.codes = nn.Embedding(20, 16)
         self.decoder = nn.Sequential(
-            nn.Conv2d(16, 32, 3, padding=1), nn.GroupNorm(8, 32), nn.SiLU(), nn.Conv2d(32, 32, 3, padding=1), nn.GroupNorm(8, 32), nn.SiLU(),
-            nn.Upsample(scale_factor=2, mode="nearest"), nn.Conv2d(32, 16, 3, padding=1), nn.SiLU(), nn.Conv2d(16, 3, 1))
+            nn.Conv2d(16, 32, 3, padding=1),
+            nn.GroupNorm(8, 32),
+            nn.SiLU(),
+            nn.Conv2d(32, 32, 3, padding=1),
+            nn.GroupNorm(8, 32),
+            nn.SiLU(),
+            nn.Upsample(scale_factor=2, mode="nearest"),
+            nn.Conv2d(32, 16, 3, padding=1),
+            nn.SiLU(),
+            nn.Conv2d(16, 3, 1),
+        )
 
     has_encoder = False
 
@@ -132,18 +160,32 @@ def test_plain_pytorch(tmp_path, fused, dynamo):
             warnings.simplefilter("ignore")
             if dynamo:
                 shapes = {"inputs": tuple({0: torch.export.Dim("batch", min=1, max=65536)} for _ in examples)}
-                torch.onnx.export(_Method(model, METHODS[graph]), examples, str(file), dynamo=True, dynamic_shapes=shapes, external_data=False, verbose=False, **names)
+                torch.onnx.export(
+                    _Method(model, METHODS[graph]),
+                    examples,
+                    str(file),
+                    dynamo=True,
+                    dynamic_shapes=shapes,
+                    external_data=False,
+                    verbose=False,
+                    **names,
+                )
             else:
                 axes = {name: {0: "batch"} for group in names.values() for name in group}
-                torch.onnx.export(_Method(model, METHODS[graph]), examples, str(file), dynamo=False, dynamic_axes=axes, **names)
+                torch.onnx.export(
+                    _Method(model, METHODS[graph]), examples, str(file), dynamo=False, dynamic_axes=axes, **names
+                )
     write_manifest(model.metadata, tmp_path / "bundle")
     found = operators(tmp_path / "bundle")
-    assert {graph: tuple(counts[name] for name in OURS) for graph, counts in found.items()} == {"transformer": (2, 9, 0, 5, 0, 2), "decoder": (0, 1, 3, 0, 0, 1)}
+    assert {graph: tuple(counts[name] for name in OURS) for graph, counts in found.items()} == {
+        "transformer": (2, 9, 0, 5, 0, 2),
+        "decoder": (0, 1, 3, 0, 0, 1),
+    }
     assert not any(counts[name] for counts in found.values() for name in UNFUSED)
     # The older exporter leaves the sizes of outputs open, which the engine takes.
     metadata, graphs = read_manifest(tmp_path / "bundle")
     tokens, labels = example_inputs(model, "transformer")
-    codes, = example_inputs(model, "decoder")
+    (codes,) = example_inputs(model, "decoder")
     with torch.no_grad():
         wanted = model.logits(tokens, labels).numpy(), model.decode(codes).numpy()
     for runs in OnnxRuntime(tmp_path / "bundle", graphs), Command(PROGRAM, tmp_path / "bundle", metadata, graphs):

@@ -56,7 +56,8 @@ def test_a_part_of_two_images_is_no_farther_than_they_are_and_one_of_another_cla
     choice = np.random.default_rng(0)
     train, labels = choice.integers(0, 256, (20, 128, 128, 3)).astype(np.uint8), np.arange(20) % 2
     known = metrics.Parts(train, labels)
-    # Left half of one image, right half of another of its class: a new image of old parts, but for windows across the seam.
+    # Left half of one image, right half of another of its class: a new image of old parts, but for windows across the
+    # seam.
     mixed = np.concatenate([train[2][:, :64], train[4][:, 64:]], 1)[None]
     apart = known.distances(mixed, np.array([0])).reshape(7, 7)
     assert (apart[:, [0, 1, 2, 4, 5, 6]] < 1e-3).all() and (apart[:, 3] > 0.05).all()
@@ -66,13 +67,20 @@ def test_a_part_of_two_images_is_no_farther_than_they_are_and_one_of_another_cla
     small = train.reshape(20, 64, 2, 64, 2, 3).mean((2, 4)).round() / 255
     wanted = min(np.sqrt(((small[2] - small[i])[8:24, 8:24] ** 2).mean()) for i in range(1, 20, 2))
     assert foreign.reshape(7, 7)[1, 1] == pytest.approx(wanted, rel=1e-3)
-    assert known.means(np.concatenate([mixed, mixed]), np.array([0, 1])) == pytest.approx({0: apart.mean(), 1: foreign.mean()})
+    assert known.means(np.concatenate([mixed, mixed]), np.array([0, 1])) == pytest.approx(
+        {0: apart.mean(), 1: foreign.mean()}
+    )
     with pytest.raises(ValueError, match="no training image has the label 2"):
         known.distances(mixed, np.array([2]))
 
 
 def test_codebook_and_reconstruction_error():
-    assert evaluate.codebook_use(np.array([[0, 1], [2, 3]]), 8) == {"codes": 8, "used": 4, "used_part": 0.5, "perplexity": 4.0}
+    assert evaluate.codebook_use(np.array([[0, 1], [2, 3]]), 8) == {
+        "codes": 8,
+        "used": 4,
+        "used_part": 0.5,
+        "perplexity": 4.0,
+    }
     images = np.full((1, 4, 4, 3), 100, np.uint8)
     error = evaluate.reconstruction_error(images, images + np.uint8(51))
     assert error == {"l1": 0.2, "psnr_db": 13.98}
@@ -126,7 +134,9 @@ def test_evaluate_end_to_end(avatars, tmp_path, monkeypatch):
     classifier = train_classifier.train(data, 2000, batch=32)
     assert (classifier.predict(data.heldout.images) == data.heldout.labels).mean() > 0.95
     save_classifier(classifier, tmp_path / "c.pt")
-    assert (load_classifier(tmp_path / "c.pt").predict(data.heldout.images) == classifier.predict(data.heldout.images)).all()
+    assert (
+        load_classifier(tmp_path / "c.pt").predict(data.heldout.images) == classifier.predict(data.heldout.images)
+    ).all()
 
     program = tmp_path / "maskgit"
     program.write_text(PROGRAM.format(python=sys.executable))
@@ -140,7 +150,24 @@ def test_evaluate_end_to_end(avatars, tmp_path, monkeypatch):
     from maskgit_export.cli import main
 
     out = tmp_path / "out"
-    argv = ["evaluate", str(avatars[1]), "--data", str(tmp_path / "data"), "--command", str(program), "--classifier", str(tmp_path / "c.pt"), "--per-class", "10", "--contact", "9", "-o", str(out), "--card", str(tmp_path / "card.md")]
+    argv = [
+        "evaluate",
+        str(avatars[1]),
+        "--data",
+        str(tmp_path / "data"),
+        "--command",
+        str(program),
+        "--classifier",
+        str(tmp_path / "c.pt"),
+        "--per-class",
+        "10",
+        "--contact",
+        "9",
+        "-o",
+        str(out),
+        "--card",
+        str(tmp_path / "card.md"),
+    ]
     (tmp_path / "card.md").write_text("# tiny\n\n<!-- evaluate-edit -->\nedits\n<!-- /evaluate-edit -->\n")
     assert main(argv) == 0
     report = json.loads((out / "metrics.json").read_text())
@@ -148,10 +175,15 @@ def test_evaluate_end_to_end(avatars, tmp_path, monkeypatch):
     # The samples come from the data's own distribution; the reconstructions of an untrained tokenizer do not.
     assert abs(report["kid"]["samples"]["mean"]) < report["kid"]["reconstructions"]["mean"]
     assert 0.5 < report["diversity"]["mean"] < 1.5 and 0.5 < report["neighbours"]["ratio"] < 1.5
-    assert report["parts"]["mean"] == pytest.approx(np.mean(list(report["parts"]["per_class"].values())), abs=1e-3) and 0 < report["parts"]["mean"] < 1
+    assert (
+        report["parts"]["mean"] == pytest.approx(np.mean(list(report["parts"]["per_class"].values())), abs=1e-3)
+        and 0 < report["parts"]["mean"] < 1
+    )
     assert report["classifier"]["heldout_per_class"] == {"cat": 1.0, "dog": 1.0}
     card = (tmp_path / "card.md").read_text()
-    assert card.startswith("# tiny\n\n<!-- evaluate -->\n## Measured") and card.endswith("<!-- /evaluate -->\n\n<!-- evaluate-edit -->\nedits\n<!-- /evaluate-edit -->\n")
+    assert card.startswith("# tiny\n\n<!-- evaluate -->\n## Measured") and card.endswith(
+        "<!-- /evaluate -->\n\n<!-- evaluate-edit -->\nedits\n<!-- /evaluate-edit -->\n"
+    )
     assert f"samples to held-out | {report['kid']['samples']['mean']:.4f} ±" in card and "](out/beside.png)" in card
     evaluate.write_card(tmp_path / "card.md", report, out)
     assert (tmp_path / "card.md").read_text() == card, "written again, it is the same"
@@ -171,7 +203,21 @@ def test_evaluate_refuses_other_classes(avatars, tmp_path):
     from maskgit_export.cli import main
 
     dataset.save(dataset.Dataset(coloured(8, 1), coloured(8, 2), ["cat", "bird"]), tmp_path / "data")
-    assert main(["evaluate", str(avatars[1]), "--data", str(tmp_path / "data"), "--command", "none", "-o", str(tmp_path / "out")]) == 2
+    assert (
+        main(
+            [
+                "evaluate",
+                str(avatars[1]),
+                "--data",
+                str(tmp_path / "data"),
+                "--command",
+                "none",
+                "-o",
+                str(tmp_path / "out"),
+            ]
+        )
+        == 2
+    )
 
 
 def test_features_of_the_packaged_network():
@@ -188,6 +234,8 @@ def test_features_of_the_packaged_network():
 
 def test_the_sheet_beside_has_held_out_images_left_and_samples_right():
     samples, heldout = (np.arange(12, dtype=np.uint8).repeat(3).reshape(12, 1, 1, 3) + first for first in (100, 0))
-    sheet = evaluate.beside(samples, np.arange(12) % 2, heldout, np.array([0] * 3 + [1] * 9), 2)[:, 0, 0, 0].reshape(2, 11)
+    sheet = evaluate.beside(samples, np.arange(12) % 2, heldout, np.array([0] * 3 + [1] * 9), 2)[:, 0, 0, 0].reshape(
+        2, 11
+    )
     assert sheet[0].tolist() == [0, 1, 2, 255, 255, 255, 100, 102, 104, 106, 108]
     assert sheet[1].tolist() == [3, 4, 5, 6, 7, 255, 101, 103, 105, 107, 109]

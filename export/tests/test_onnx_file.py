@@ -13,7 +13,14 @@ def model(values):
     """A model with all kinds of fields, and a weight."""
     ports = [helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, ["batch", len(values)]) for name in ("x", "y")]
     small = numpy_helper.from_array(np.ones(3, np.float32), "small")
-    graph = helper.make_graph([helper.make_node("Add", ["x", "w"], ["y"])], "main", ports[:1], ports[1:], [small, numpy_helper.from_array(values, "w")], value_info=[helper.make_tensor_value_info("z", onnx.TensorProto.FLOAT, [1])])
+    graph = helper.make_graph(
+        [helper.make_node("Add", ["x", "w"], ["y"])],
+        "main",
+        ports[:1],
+        ports[1:],
+        [small, numpy_helper.from_array(values, "w")],
+        value_info=[helper.make_tensor_value_info("z", onnx.TensorProto.FLOAT, [1])],
+    )
     # Present though empty, as `_clean` leaves it.
     graph.initializer[1].doc_string = graph.doc_string = ""
     made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], producer_name="x", model_version=300)
@@ -40,9 +47,15 @@ def test_every_graph_is_written_the_same_either_way(avatars, tmp_path, monkeypat
     monkeypatch.setattr(onnx_export, "LARGE", 0)
     taken = []
     write = onnx_file.write
-    monkeypatch.setattr(onnx_file, "write", lambda proto, weights, path: (taken.append(len(weights)), write(proto, weights, path)))
+    monkeypatch.setattr(
+        onnx_file, "write", lambda proto, weights, path: (taken.append(len(weights)), write(proto, weights, path))
+    )
     for path in onnx_export.export_graphs(whole, tmp_path):
-        assert path.read_bytes() == (folder / path.name).read_bytes() == onnx.load(path).SerializeToString(deterministic=True), path.name
+        assert (
+            path.read_bytes()
+            == (folder / path.name).read_bytes()
+            == onnx.load(path).SerializeToString(deterministic=True)
+        ), path.name
     assert min(taken) > 5
 
 

@@ -8,14 +8,13 @@ from dataclasses import replace
 import numpy as np
 import onnx
 import pytest
+from conftest import tiny_avatars
 
 from maskgit_export import cli, quantize
 from maskgit_export.bundle import validate
 from maskgit_export.mvtm import without_labels
 from maskgit_export.quantize import MAX_PAIR, in_pairs, quantize_activations, quantize_weight
 from maskgit_export.sampling import masked_counts, sample
-
-from conftest import tiny_avatars
 
 COMMAND = os.environ.get("MASKGIT_BIN")
 
@@ -25,7 +24,9 @@ def convert(command, source, output, *options):
     return cli.main([command, str(source), "-o", str(output), *engine, *options])
 
 
-@pytest.mark.parametrize("command, report, cosine", [("quantize", "quantization.json", 0.995), ("half", "half.json", 0.99999)])
+@pytest.mark.parametrize(
+    "command, report, cosine", [("quantize", "quantization.json", 0.995), ("half", "half.json", 0.99999)]
+)
 def test_converts_every_kind_of_model(exported, tmp_path, command, report, cosine):
     _, folder = exported
     assert convert(command, folder, tmp_path / "out", "--steps", "2") == 0
@@ -61,6 +62,7 @@ def test_a_head_shares_the_numbers_of_its_table(tmp_path, monkeypatch):
     from dataclasses import replace
 
     from conftest import GOOGLE
+
     from maskgit_export.bundle import write_manifest
     from maskgit_export.export import write_bundle
     from maskgit_export.synth import make_google
@@ -75,8 +77,15 @@ def test_a_head_shares_the_numbers_of_its_table(tmp_path, monkeypatch):
     table = next(n.input[0] for n in model.graph.node if n.op_type == "Gather")
     rows = onnx.numpy_helper.to_array(tensors[table])
     codes, width = made.metadata.codes, rows.shape[1]
-    head = next(t for t in tensors.values() if list(t.dims) == [width, codes] and np.array_equal(onnx.numpy_helper.to_array(t), rows[:codes].T))
-    bounds = [onnx.numpy_helper.from_array(np.array([n]), name) for n, name in ((0, "first"), (codes, "end"), (0, "axis"), (1, "step"))]
+    head = next(
+        t
+        for t in tensors.values()
+        if list(t.dims) == [width, codes] and np.array_equal(onnx.numpy_helper.to_array(t), rows[:codes].T)
+    )
+    bounds = [
+        onnx.numpy_helper.from_array(np.array([n]), name)
+        for n, name in ((0, "first"), (codes, "end"), (0, "axis"), (1, "step"))
+    ]
     model.graph.initializer.extend(bounds)
     cut = onnx.helper.make_node("Slice", [table, *(t.name for t in bounds)], ["cut"], name="cut")
     turned = onnx.helper.make_node("Transpose", ["cut"], [head.name], name="turned", perm=[1, 0])
@@ -99,7 +108,13 @@ def test_a_head_shares_the_numbers_of_its_table(tmp_path, monkeypatch):
     assert set(layers) == {"Gather", "MatMul"} and all(0 < layer["error"] < 0.05 for layer in layers.values())
     assert figures["logits_cosine"] > 0.995
     if COMMAND:
-        told = json.loads(subprocess.run([COMMAND, "info", "--graph", "--json", "--model", str(tmp_path / "out")], check=True, capture_output=True).stdout)
+        told = json.loads(
+            subprocess.run(
+                [COMMAND, "info", "--graph", "--json", "--model", str(tmp_path / "out")],
+                check=True,
+                capture_output=True,
+            ).stdout
+        )
         details = [(o["name"], o["detail"]) for o in told["transformer"]]
         assert ("Embedding", f"{len(rows)} of {width}, int8") in details
         assert any(name == "Linear" and detail.startswith(f"{width} to {codes}, int8") for name, detail in details)
@@ -109,12 +124,18 @@ def test_the_layer_that_writes_pixels_stays_fp32(avatars, tmp_path, monkeypatch)
     monkeypatch.setattr(quantize, "MIN_NUMBERS", 1)
     _, folder = avatars
     assert convert("quantize", folder, tmp_path / "out", "--steps", "2", "--min-psnr", "0") == 0
-    layers = [layer for layer in json.loads((tmp_path / "out" / "quantization.json").read_text())["layers"] if layer["graph"] == "decoder"]
+    layers = [
+        layer
+        for layer in json.loads((tmp_path / "out" / "quantization.json").read_text())["layers"]
+        if layer["graph"] == "decoder"
+    ]
     model = onnx.load(tmp_path / "out" / "decoder.onnx")
     fp32 = {t.name for t in model.graph.initializer if t.data_type == onnx.TensorProto.FLOAT}
     assert len(layers) > 2 and [layer["kept"] is not None for layer in layers] == [False] * (len(layers) - 1) + [True]
     assert "in the pixels" in layers[-1]["kept"]
-    assert [node.input[1] in fp32 for node in model.graph.node if node.op_type == "Conv"] == [False] * (len(layers) - 1) + [True]
+    assert [node.input[1] in fp32 for node in model.graph.node if node.op_type == "Conv"] == [False] * (
+        len(layers) - 1
+    ) + [True]
 
 
 def test_a_bad_layer_stays_fp32_and_says_why(avatars, tmp_path):
@@ -141,7 +162,9 @@ def test_weights_too_large_for_fp16_stay(avatars, tmp_path):
 
     _, folder = avatars
     model = onnx.load(folder / "transformer.onnx")
-    large = next(t for t in model.graph.initializer if t.data_type == onnx.TensorProto.FLOAT and np.prod(t.dims) >= 1024)
+    large = next(
+        t for t in model.graph.initializer if t.data_type == onnx.TensorProto.FLOAT and np.prod(t.dims) >= 1024
+    )
     values = np.array(onnx.numpy_helper.to_array(large))
     values.flat[0] = 1e6
     large.CopyFrom(onnx.numpy_helper.from_array(values, large.name))
@@ -163,9 +186,9 @@ def test_quantisers_round_to_the_nearest_level():
 def pairs_fit(q, axis):
     """Whether two neighbours along the inner axis, times bytes, have a sum of 16 bits."""
     inner = np.moveaxis(q, 0 if axis == 1 else 1, 0).astype(np.int32)
-    a, b = inner[0:len(inner) // 2 * 2:2], inner[1::2]
+    a, b = inner[0 : len(inner) // 2 * 2 : 2], inner[1::2]
     sums = [255 * (np.maximum(a, 0) + np.maximum(b, 0)), 255 * (np.minimum(a, 0) + np.minimum(b, 0))]
-    return sums[0].max(initial=0) < 2 ** 15 and sums[1].min(initial=0) >= -2 ** 15
+    return sums[0].max(initial=0) < 2**15 and sums[1].min(initial=0) >= -(2**15)
 
 
 @pytest.mark.parametrize("shape,axis", [((40, 9), 1), ((9, 41), 0), ((6, 5, 3, 3), 0), ((4, 1, 1, 1), 0)])
@@ -178,7 +201,9 @@ def test_weights_in_pairs_leave_room(shape, axis):
         places[axis] = -1
         assert q.dtype == np.int8 and q.shape == w.shape and scales.shape == (shape[axis],)
         assert pairs_fit(q, axis) and (scales > 0).all()
-        error, plain = (np.square(q * scales.reshape(places) - w).sum() for q, scales in ((q, scales), quantize_weight(w, axis)))
+        error, plain = (
+            np.square(q * scales.reshape(places) - w).sum() for q, scales in ((q, scales), quantize_weight(w, axis))
+        )
         # At half the range, which always fits, it is four times as large.
         assert error <= 4.2 * plain + 1e-9
 
@@ -201,7 +226,10 @@ def test_the_loop_masks_what_the_paper_masks():
 
     codes, history = sample(logits, metadata, np.array([0, 1]), steps=4)
     assert codes.shape == (2, metadata.tokens) and (codes < metadata.codes).all()
-    assert [(h[0] == metadata.mask_id).sum() for h in history] == [metadata.tokens, *masked_counts(metadata.tokens, 4)[:-1]]
+    assert [(h[0] == metadata.mask_id).sum() for h in history] == [
+        metadata.tokens,
+        *masked_counts(metadata.tokens, 4)[:-1],
+    ]
 
 
 def test_the_temperature_of_the_loop_falls_to_its_last_value():
@@ -209,7 +237,9 @@ def test_the_temperature_of_the_loop_falls_to_its_last_value():
     metadata = replace(metadata, sampling=replace(metadata.sampling, temperature=1e4, final_temperature=0.0))
 
     def logits(tokens, labels):
-        return np.broadcast_to(np.arange(metadata.codes, dtype=np.float32), (len(tokens), metadata.tokens, metadata.codes))
+        return np.broadcast_to(
+            np.arange(metadata.codes, dtype=np.float32), (len(tokens), metadata.tokens, metadata.codes)
+        )
 
     codes, history = sample(logits, metadata, np.zeros(4, np.int64), steps=3)
     late = history[-1] == metadata.mask_id
@@ -234,7 +264,22 @@ def test_measuring_one_graph_again_is_measuring_all(avatars, tmp_path):
     from maskgit_export.precision import Comparison, open_fp32, real_inputs
 
     _, folder = avatars
-    assert convert("quantize", folder, tmp_path / "int8", "--steps", "2", "--min-cosine", "0", "--min-psnr", "0", "--min-agreement", "0") == 0
+    assert (
+        convert(
+            "quantize",
+            folder,
+            tmp_path / "int8",
+            "--steps",
+            "2",
+            "--min-cosine",
+            "0",
+            "--min-psnr",
+            "0",
+            "--min-agreement",
+            "0",
+        )
+        == 0
+    )
     metadata, graphs = open_fp32(folder, tmp_path / "none")
     inputs = real_inputs(folder, metadata, graphs, steps=2)
     whole = Comparison(folder, inputs, COMMAND).measure(tmp_path / "int8")
@@ -242,5 +287,8 @@ def test_measuring_one_graph_again_is_measuring_all(avatars, tmp_path):
     same = comparison.measure(folder)
     assert same["image_psnr"] > 90 and same["logits_cosine"] > 0.9999999 and same["encoder_same_tokens"] == 1
     step = comparison.measure(tmp_path / "int8", "transformer")
-    assert step["logits_cosine"] == whole["logits_cosine"] < same["logits_cosine"] and step["image_psnr"] == same["image_psnr"]
+    assert (
+        step["logits_cosine"] == whole["logits_cosine"] < same["logits_cosine"]
+        and step["image_psnr"] == same["image_psnr"]
+    )
     assert comparison.measure(tmp_path / "int8", "decoder", "encoder") == whole

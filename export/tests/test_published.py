@@ -5,11 +5,10 @@ import math
 import numpy as np
 import pytest
 import torch
+from conftest import GOOGLE, HALTON
 
 from maskgit_export.published import google, halton, llamagen
 from maskgit_export.synth import SHAPES, make_google, make_halton
-
-from conftest import GOOGLE, HALTON
 
 
 def count(module):
@@ -21,10 +20,16 @@ def test_parameter_counts():
         # Layers, embeddings and head, counted by hand from the shapes.
         d, ffn = 768, 3072
         layer = 4 * (d * d + d) + d * ffn + ffn + ffn * d + d + 4 * d
-        assert count(google.Transformer(google.Config())) == 24 * layer + (2025 + 257) * d + 2 * d + d * d + d + 2 * d + 2025
+        assert (
+            count(google.Transformer(google.Config()))
+            == 24 * layer + (2025 + 257) * d + 2 * d + d * d + d + 2 * d + 2025
+        )
         assert google.Transformer(google.Config(grid=32)).position_embeddings.weight.shape == (1025, 768)
         # 480M is what Halton-MaskGIT's authors state for L; the others are pinned as computed.
-        sizes = {name: count(halton.Transformer(halton.Config(dim=dim, depth=depth, heads=heads))) for name, (dim, depth, heads) in halton.SIZES.items()}
+        sizes = {
+            name: count(halton.Transformer(halton.Config(dim=dim, depth=depth, heads=heads)))
+            for name, (dim, depth, heads) in halton.SIZES.items()
+        }
         assert [round(sizes[name] / 1e6) for name in "tsbl"] == [23, 70, 142, 480]
         assert round(count(llamagen.Vq(llamagen.Config())) / 1e6) == 72
 
@@ -38,14 +43,50 @@ def test_names_of_halton_and_llamagen():
     with torch.device("meta"):
         names = dict(halton.Transformer(halton.Config()).named_parameters(remove_duplicate=False))
         vq = dict(llamagen.Vq(llamagen.Config()).named_parameters())
-    blocks = [f"transformer.layers.11.{name}" for name in ("mlp.1.weight", "mlp.1.bias", "ln1.weight", "attn.wq.weight", "attn.wo.weight", "ln2.weight", "ff.w1.weight", "ff.w2.weight", "ff.w3.weight")]
-    others = ["tok_emb.weight", "pos_emb.weight", "cls_emb.weight", "reg_tokens.weight", "last_norm.norm_final.weight", "last_norm.norm_final.bias", "last_norm.mlp.1.weight", "head.weight", "head.bias"]
+    blocks = [
+        f"transformer.layers.11.{name}"
+        for name in (
+            "mlp.1.weight",
+            "mlp.1.bias",
+            "ln1.weight",
+            "attn.wq.weight",
+            "attn.wo.weight",
+            "ln2.weight",
+            "ff.w1.weight",
+            "ff.w2.weight",
+            "ff.w3.weight",
+        )
+    ]
+    others = [
+        "tok_emb.weight",
+        "pos_emb.weight",
+        "cls_emb.weight",
+        "reg_tokens.weight",
+        "last_norm.norm_final.weight",
+        "last_norm.norm_final.bias",
+        "last_norm.mlp.1.weight",
+        "head.weight",
+        "head.bias",
+    ]
     assert set(blocks + others) <= set(names)
     assert sum(name.startswith("transformer.layers.11.") for name in names) == 11
     assert names["head.weight"].shape == (16385, 768) and names["cls_emb.weight"].shape == (1001, 768)
-    wanted = ["encoder.conv_blocks.0.downsample.conv.weight", "encoder.conv_blocks.4.attn.1.q.weight", "encoder.conv_blocks.2.res.0.nin_shortcut.weight", "decoder.conv_blocks.0.attn.2.proj_out.bias", "decoder.conv_blocks.3.upsample.conv.weight", "decoder.mid.1.k.weight", "quantize.embedding.weight", "quant_conv.weight", "post_quant_conv.bias"]
+    wanted = [
+        "encoder.conv_blocks.0.downsample.conv.weight",
+        "encoder.conv_blocks.4.attn.1.q.weight",
+        "encoder.conv_blocks.2.res.0.nin_shortcut.weight",
+        "decoder.conv_blocks.0.attn.2.proj_out.bias",
+        "decoder.conv_blocks.3.upsample.conv.weight",
+        "decoder.mid.1.k.weight",
+        "quantize.embedding.weight",
+        "quant_conv.weight",
+        "post_quant_conv.bias",
+    ]
     assert set(wanted) <= set(vq)
-    assert "decoder.conv_blocks.4.upsample.conv.weight" not in vq and "encoder.conv_blocks.4.downsample.conv.weight" not in vq
+    assert (
+        "decoder.conv_blocks.4.upsample.conv.weight" not in vq
+        and "encoder.conv_blocks.4.downsample.conv.weight" not in vq
+    )
 
 
 def test_the_published_decoder_of_google():
@@ -53,14 +94,18 @@ def test_the_published_decoder_of_google():
         decoder, encoder = google.Decoder(google.Config()), google.Encoder(google.Config())
     assert len(decoder.blocks) == len(encoder.blocks) == 12 and len(decoder.upsamples) == 4
     # 1x1 shortcuts stand where the width changes, and read the block's *output* width.
-    assert {index: tuple(block.conv2.weight.shape) for index, block in enumerate(decoder.blocks) if block.conv2 is not None} == {4: (256, 256, 1, 1), 8: (128, 128, 1, 1)}
+    assert {
+        index: tuple(block.conv2.weight.shape) for index, block in enumerate(decoder.blocks) if block.conv2 is not None
+    } == {4: (256, 256, 1, 1), 8: (128, 128, 1, 1)}
     assert {index for index, block in enumerate(encoder.blocks) if block.conv2 is not None} == {4, 8}
     assert all(block.conv0.bias is None and block.norm0.eps == 1e-6 for block in decoder.blocks)
 
 
 def layer_norm(x, norm):
     mean = x.mean(-1, keepdims=True)
-    return (x - mean) / np.sqrt(((x - mean) ** 2).mean(-1, keepdims=True) + 1e-12) * value(norm.weight) + value(norm.bias)
+    return (x - mean) / np.sqrt(((x - mean) ** 2).mean(-1, keepdims=True) + 1e-12) * value(norm.weight) + value(
+        norm.bias
+    )
 
 
 def gelu_tanh(x):
@@ -105,9 +150,12 @@ def test_googles_transformer_against_numpy():
             part = slice(head * width, (head + 1) * width)
             heads.append(softmax(q[:, part] @ k[:, part].T / math.sqrt(width)) @ v[:, part])
         x = layer_norm(x + dense(np.concatenate(heads, 1), attention.out), attention.output_ln)
-        x = layer_norm(x + dense(gelu_tanh(dense(x, layer.mlp.intermediate_output)), layer.mlp.layer_output), layer.mlp.layer_output_ln)
+        x = layer_norm(
+            x + dense(gelu_tanh(dense(x, layer.mlp.intermediate_output)), layer.mlp.layer_output),
+            layer.mlp.layer_output_ln,
+        )
     x = layer_norm(gelu_tanh(dense(x, net.mlm_dense)), net.mlm_ln)
-    expected = (x @ value(net.word_embeddings.weight).T + value(net.mlm_bias))[1:, :GOOGLE.codes]
+    expected = (x @ value(net.word_embeddings.weight).T + value(net.mlm_bias))[1:, : GOOGLE.codes]
     with torch.no_grad():
         found = model.logits(torch.from_numpy(tokens)[None], torch.tensor([label]))[0].numpy()
         whole = net(torch.from_numpy(ids)[None])[0, 1:, : GOOGLE.codes].numpy()
@@ -204,7 +252,10 @@ def test_haltons_transformer_against_numpy():
         h = rms(x) * value(layer.ln1.weight) * (1 + scale1) + shift1
         q, k, v = rms(plain(h, layer.attn.wq)), rms(plain(h, layer.attn.wk)), plain(h, layer.attn.wv)
         assert q.shape == (17, 24)
-        heads = [softmax(q[:, p] @ k[:, p].T / math.sqrt(width)) @ v[:, p] for p in (slice(i * width, (i + 1) * width) for i in range(HALTON.heads))]
+        heads = [
+            softmax(q[:, p] @ k[:, p].T / math.sqrt(width)) @ v[:, p]
+            for p in (slice(i * width, (i + 1) * width) for i in range(HALTON.heads))
+        ]
         x = x + gate1 * plain(np.concatenate(heads, 1), layer.attn.wo)
         h = rms(x) * value(layer.ln2.weight) * (1 + scale2) + shift2
         x = x + gate2 * plain(swish(plain(h, layer.ff.w1)) * plain(h, layer.ff.w3), layer.ff.w2)

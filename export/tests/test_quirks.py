@@ -6,10 +6,19 @@ Both sides compute in float64, so that even an epsilon shows.
 import pytest
 import torch
 import torch.nn.functional as F
+from published_checkpoints import (
+    KINDS,
+    computed,
+    converted,
+    differing,
+    expected,
+    inputs,
+    publish_small,
+    reference,
+    write,
+)
 
 from maskgit_export.published import google, halton, llamagen
-
-from published_checkpoints import KINDS, computed, converted, differing, expected, inputs, publish_small, reference, write
 
 TOLERANCE = 1e-9
 
@@ -46,7 +55,9 @@ def compare(cases, monkeypatch):
 def test_converted_models_equal_the_reference(kind, compare, cases):
     assert compare(kind) == set()
     wanted = cases[kind][2]
-    assert wanted["logits"].std() > 0.05 and wanted["image"].std() > 0.02 and len(set(wanted["tokens"].flat)) > 4, "outputs that hardly differ would hide mistakes"
+    assert wanted["logits"].std() > 0.05 and wanted["image"].std() > 0.02 and len(set(wanted["tokens"].flat)) > 4, (
+        "outputs that hardly differ would hide mistakes"
+    )
 
 
 def eps_of(kind, value, names):
@@ -89,14 +100,19 @@ def pre_norm_attention(_):
     def forward(self, x):
         n, dim = x.shape[1:]
         h = self.output_ln(x)
-        q, k, v = (f(h).reshape(-1, n, self.heads, dim // self.heads).transpose(1, 2) for f in (self.query, self.key, self.value))
+        q, k, v = (
+            f(h).reshape(-1, n, self.heads, dim // self.heads).transpose(1, 2)
+            for f in (self.query, self.key, self.value)
+        )
         return x + self.out(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(-1, n, dim))
 
     return forward
 
 
 def pre_norm_mlp(_):
-    return lambda self, x: x + self.layer_output(google.gelu(self.intermediate_output(self.layer_output_ln(x)), self.config))
+    return lambda self, x: (
+        x + self.layer_output(google.gelu(self.intermediate_output(self.layer_output_ln(x)), self.config))
+    )
 
 
 def logits_of_other_rows(positions):
@@ -111,7 +127,9 @@ def logits_of_other_rows(positions):
 
 
 def mask_of_another_row(original):
-    return lambda self, tokens, label: original(self, torch.where(tokens == self.metadata.mask_id, self.metadata.mask_id - 1, tokens), label)
+    return lambda self, tokens, label: original(
+        self, torch.where(tokens == self.metadata.mask_id, self.metadata.mask_id - 1, tokens), label
+    )
 
 
 def labels_after(offset):
@@ -137,7 +155,11 @@ def not_clipped(original):
     def decode(self, tokens):
         with pytest.MonkeyPatch.context() as patch:
             # Other clamps name their bound.
-            patch.setattr(torch.Tensor, "clamp", lambda x, *bounds, plain=torch.Tensor.clamp, **named: plain(x, **named) if named else x)
+            patch.setattr(
+                torch.Tensor,
+                "clamp",
+                lambda x, *bounds, plain=torch.Tensor.clamp, **named: plain(x, **named) if named else x,
+            )
             return original(self, tokens)
 
     return decode
@@ -157,8 +179,14 @@ def swapped(first, second):
 
 LAYER, GROUP = torch.nn.LayerNorm, torch.nn.GroupNorm
 GOOGLE_QUIRKS = {
-    "the shortcut reads the processed x": (method(google.ResBlock, "forward", shortcut_before_the_second_convolution), {"image", "vectors"}),
-    "the shortcut does not read the input": (method(google.ResBlock, "forward", shortcut_of_the_input), {"image", "vectors"}),
+    "the shortcut reads the processed x": (
+        method(google.ResBlock, "forward", shortcut_before_the_second_convolution),
+        {"image", "vectors"},
+    ),
+    "the shortcut does not read the input": (
+        method(google.ResBlock, "forward", shortcut_of_the_input),
+        {"image", "vectors"},
+    ),
     "post-norm of attention": (method(google.Attention, "forward", pre_norm_attention), {"logits"}),
     "post-norm of the MLP": (method(google.Mlp, "forward", pre_norm_mlp), {"logits"}),
     "epsilon of embeddings_ln": (eps_of(LAYER, 1e-5, "embeddings_ln"), {"logits"}),
@@ -168,15 +196,28 @@ GOOGLE_QUIRKS = {
     "epsilon of GroupNorm": (eps_of(GROUP, 1e-5, ("norm0", "norm1")), {"image", "vectors"}),
     "epsilon of the last GroupNorm": (eps_of(GROUP, 1e-5, ".norm"), {"image", "vectors"}),
     "average pooling": (lambda patch, _: patch.setattr(google.F, "avg_pool2d", F.max_pool2d), {"vectors"}),
-    "average pooling, not every second pixel": (lambda patch, _: patch.setattr(google.F, "avg_pool2d", lambda x, _: x[..., ::2, ::2]), {"vectors"}),
+    "average pooling, not every second pixel": (
+        lambda patch, _: patch.setattr(google.F, "avg_pool2d", lambda x, _: x[..., ::2, ::2]),
+        {"vectors"},
+    ),
     "row of the mask id": (method(google.GoogleMaskGit, "logits", mask_of_another_row), {"logits"}),
     "rows of the classes": (method(google.GoogleMaskGit, "logits", labels_after(-1)), {"logits"}),
-    "the class position is dropped": (method(google.GoogleMaskGit, "logits", logits_of_other_rows(slice(None, -1))), {"logits"}),
+    "the class position is dropped": (
+        method(google.GoogleMaskGit, "logits", logits_of_other_rows(slice(None, -1))),
+        {"logits"},
+    ),
     "the form of GELU": (other_gelu, {"logits"}),
     "the output bias": (without_bias, {"logits"}),
     "query and key": (swapped("query", "value"), {"logits"}),
     "the nearest code, not the most similar": (method(google.GoogleMaskGit, "encode", most_similar_code), {"tokens"}),
-    "nearest-neighbour doubling": (lambda patch, _: patch.setattr(google.F, "interpolate", lambda x, scale_factor, mode, plain=F.interpolate: plain(x, scale_factor=scale_factor, mode="bilinear")), {"image"}),
+    "nearest-neighbour doubling": (
+        lambda patch, _: patch.setattr(
+            google.F,
+            "interpolate",
+            lambda x, scale_factor, mode, plain=F.interpolate: plain(x, scale_factor=scale_factor, mode="bilinear"),
+        ),
+        {"image"},
+    ),
     "pixels are clipped": (method(google.GoogleMaskGit, "decode", not_clipped), {"image"}),
     "swish": (lambda patch, _: patch.setattr(google.F, "silu", F.relu), {"image", "vectors"}),
 }
@@ -195,7 +236,9 @@ def register_first(_):
         x = self.tok_emb(tokens) + self.pos_emb.weight
         registers = self.reg_tokens.weight.unsqueeze(0).expand(x.shape[0], -1, -1)
         # The order of a sequence means nothing to attention, so only what is dropped shows.
-        return self.last_norm(self.transformer(torch.cat([registers, x], dim=1), condition)[:, : self.config.grid**2], condition)
+        return self.last_norm(
+            self.transformer(torch.cat([registers, x], dim=1), condition)[:, : self.config.grid**2], condition
+        )
 
     return features
 
@@ -216,7 +259,9 @@ def attention_with(norm):
             n = x.shape[1]
             q, k, v = (f(x).reshape(-1, n, self.heads, self.width) for f in (self.wq, self.wk, self.wv))
             q, k, v = (part.transpose(1, 2) for part in (norm(q), norm(k), v))
-            return self.wo(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(-1, n, self.heads * self.width))
+            return self.wo(
+                F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(-1, n, self.heads * self.width)
+            )
 
         return forward
 
@@ -224,7 +269,9 @@ def attention_with(norm):
 
 
 def other_rms(eps):
-    return lambda patch, _: patch.setattr(halton, "rms", lambda x: x * torch.rsqrt(x.square().mean(-1, keepdim=True) + eps))
+    return lambda patch, _: patch.setattr(
+        halton, "rms", lambda x: x * torch.rsqrt(x.square().mean(-1, keepdim=True) + eps)
+    )
 
 
 def gate_of_the_other(_):
@@ -259,17 +306,33 @@ HALTON_QUIRKS = {
     "queries and keys are normalised": (method(halton.Attention, "forward", attention_with(lambda x: x)), {"logits"}),
     "over all heads at once": (method(halton.Attention, "forward", attention_with(halton.rms)), {"logits"}),
     "epsilon of RMS norms": (other_rms(1e-6), {"logits"}),
-    "RMS norm, not layer norm": (lambda patch, _: patch.setattr(halton, "rms", lambda x: F.layer_norm(x, x.shape[-1:], eps=1e-5)), {"logits"}),
+    "RMS norm, not layer norm": (
+        lambda patch, _: patch.setattr(halton, "rms", lambda x: F.layer_norm(x, x.shape[-1:], eps=1e-5)),
+        {"logits"},
+    ),
     "which half SwiGLU gates": (method(halton.FeedForward, "forward", gate_of_the_other), {"logits"}),
     "the order of adaLN's parts": (method(halton.Block, "forward", shift_and_scale_exchanged), {"logits"}),
     "pre-norm": (method(halton.Block, "forward", post_norm_block), {"logits"}),
     "row of the mask id": (method(halton.HaltonMaskGit, "logits", mask_of_another_row), {"logits"}),
     "unit codes": (lambda patch, _: patch.setattr(llamagen, "unit", lambda x: x), {"image", "tokens"}),
-    "pixels of -1..1 in the decoder": (method(halton.HaltonMaskGit, "decode", lambda _: lambda self, tokens: self.vq.decode(tokens, self.config.grid).clamp(0, 1)), {"image"}),
+    "pixels of -1..1 in the decoder": (
+        method(
+            halton.HaltonMaskGit,
+            "decode",
+            lambda _: lambda self, tokens: self.vq.decode(tokens, self.config.grid).clamp(0, 1),
+        ),
+        {"image"},
+    ),
     "pixels are clipped": (method(halton.HaltonMaskGit, "decode", not_clipped), {"image"}),
-    "pixels of -1..1 in the encoder": (method(halton.HaltonMaskGit, "encode", lambda _: lambda self, image: self.vq.encode(image)), {"tokens"}),
+    "pixels of -1..1 in the encoder": (
+        method(halton.HaltonMaskGit, "encode", lambda _: lambda self, image: self.vq.encode(image)),
+        {"tokens"},
+    ),
     "padding of the halving": (method(llamagen.Downsample, "forward", padded_at_both_sides), {"vectors"}),
-    "attention at the lowest resolution": (method(llamagen.AttnBlock, "forward", lambda _: lambda self, x: x), {"image", "vectors"}),
+    "attention at the lowest resolution": (
+        method(llamagen.AttnBlock, "forward", lambda _: lambda self, x: x),
+        {"image", "vectors"},
+    ),
     "epsilon of GroupNorm": (eps_of(GROUP, 1e-5, ("norm", "norm1", "norm2", "norm_out")), {"image", "vectors"}),
 }
 

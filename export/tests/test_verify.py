@@ -38,7 +38,14 @@ def test_agreement_and_reference(bundle, avatars, capsys):
     metadata = avatars[0].metadata
     sizes = {path.name: path.stat().st_size for path in (folder / "reference").iterdir()}
     n, k = metadata.tokens, metadata.codes
-    assert sizes == {"tokens.i64": 32 * n, "labels.i64": 32, "codes.i64": 32 * n, "logits.f32": 16 * n * k, "image.f32": 48 * 16 * 16, "encoded.i64": 32 * n}
+    assert sizes == {
+        "tokens.i64": 32 * n,
+        "labels.i64": 32,
+        "codes.i64": 32 * n,
+        "logits.f32": 16 * n * k,
+        "image.f32": 48 * 16 * 16,
+        "encoded.i64": 32 * n,
+    }
     tokens = np.fromfile(folder / "reference" / "tokens.i64", "<i8").reshape(4, n)
     assert list((tokens == metadata.mask_id).sum(1)) == [16, 8, 4, 0]
     assert np.fromfile(folder / "reference" / "labels.i64", "<i8")[-1] == metadata.null_label
@@ -53,7 +60,9 @@ def change_weight(folder, graph, amount):
 
     path = folder / f"{graph}.onnx"
     model = onnx.load(path)
-    item = max((i for i in model.graph.initializer if i.data_type == onnx.TensorProto.FLOAT), key=lambda i: np.prod(i.dims))
+    item = max(
+        (i for i in model.graph.initializer if i.data_type == onnx.TensorProto.FLOAT), key=lambda i: np.prod(i.dims)
+    )
     weight = numpy_helper.to_array(item).copy()
     weight += amount
     item.CopyFrom(numpy_helper.from_array(weight.astype(np.float32), item.name))

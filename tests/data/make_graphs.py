@@ -34,7 +34,8 @@ def external():
 
 def loop():
     body = helper.make_graph(
-        [node("Identity", ["c"], ["c2"]), node("Identity", ["v"], ["v2"])], "body",
+        [node("Identity", ["c"], ["c2"]), node("Identity", ["v"], ["v2"])],
+        "body",
         [info("i", I64, []), info("c", TensorProto.BOOL, []), info("v", F32, [2, 3])],
         [info("c2", TensorProto.BOOL, []), info("v2", F32, [2, 3])],
     )
@@ -70,18 +71,33 @@ def wide():
 
 def graphs():
     relu = [node("Relu", ["x"], ["y"])]
-    shape = lambda *dims: ("dims", np.array(dims, np.int64))
+
+    def shape(*dims):
+        return ("dims", np.array(dims, np.int64))
+
     yield "good", model(relu)
     yield "open_batch", model(relu, [("x", F32, ["anything", 3])], [("y", F32, ["anything", 3])])
     yield "no_shapes", model(relu, [("x", F32, None)], [("y", F32, None)])
-    yield "two_ports", model(
-        [node("Sub", ["x", "w"], ["v"]), node("Add", ["x", "w"], ["u"])],
-        [("w", F32, [2, 3]), ("x", F32, [2, 3])], [("u", F32, [2, 3]), ("v", F32, [2, 3])])
-    yield "listed_weight", model(
-        [node("Add", ["x", "w"], ["y"])], [("w", F32, [3]), ("x", F32, [2, 3])],
-        weights=[("w", np.array([1, 2, 3], np.float32))])
-    yield "gather", model(
-        [node("Gather", ["w", "i"], ["y"])], [("i", I64, [2])], weights=[("w", np.eye(4, 3, dtype=np.float32))])
+    yield (
+        "two_ports",
+        model(
+            [node("Sub", ["x", "w"], ["v"]), node("Add", ["x", "w"], ["u"])],
+            [("w", F32, [2, 3]), ("x", F32, [2, 3])],
+            [("u", F32, [2, 3]), ("v", F32, [2, 3])],
+        ),
+    )
+    yield (
+        "listed_weight",
+        model(
+            [node("Add", ["x", "w"], ["y"])],
+            [("w", F32, [3]), ("x", F32, [2, 3])],
+            weights=[("w", np.array([1, 2, 3], np.float32))],
+        ),
+    )
+    yield (
+        "gather",
+        model([node("Gather", ["w", "i"], ["y"])], [("i", I64, [2])], weights=[("w", np.eye(4, 3, dtype=np.float32))]),
+    )
     yield "wide", wide()
 
     yield "bad_input_name", model([node("Relu", ["z"], ["y"])], [("z", F32, [2, 3])])
@@ -94,7 +110,7 @@ def graphs():
     yield "bad_output_name", model([node("Relu", ["x"], ["z"])], outputs=[("z", F32, [2, 3])])
     yield "bad_output_type", model([node("Cast", ["x"], ["y"], to=I64)], outputs=[("y", I64, [2, 3])])
     yield "bad_output_size", model([node("Transpose", ["x"], ["y"], perm=[1, 0])], outputs=[("y", F32, [3, 2])])
-    yield "extra_output", model(relu + [node("Neg", ["x"], ["z"])], outputs=[("y", F32, [2, 3]), ("z", F32, [2, 3])])
+    yield "extra_output", model([*relu, node("Neg", ["x"], ["z"])], outputs=[("y", F32, [2, 3]), ("z", F32, [2, 3])])
     yield "lying_output_type", model([node("Cast", ["x"], ["y"], to=I64)])
     yield "lying_output_size", model([node("Transpose", ["x"], ["y"], perm=[1, 0])])
     yield "no_output", model(relu, outputs=[])
@@ -107,33 +123,88 @@ def graphs():
     yield "unknown_operator", model([node("Draw", ["x"], ["y"])])
     yield "loop", loop()
     yield "external_data", model([node("Add", ["x", "w"], ["y"])], weights=[external()])
-    yield "string_weight", model(
-        [node("Identity", ["x"], ["y"])], weights=[TensorProto(name="w", data_type=8, dims=[1], raw_data=b"x")])
-    yield "short_weight", model(
-        [node("Add", ["x", "w"], ["y"])], weights=[TensorProto(name="w", data_type=1, dims=[2**40], raw_data=b"0123")])
-    yield "overflowing_weight", model(
-        [node("Add", ["x", "w"], ["y"])],
-        weights=[TensorProto(name="w", data_type=1, dims=[2**32, 2**32], raw_data=b"0123")])
-    yield "negative_weight", model(
-        [node("Add", ["x", "w"], ["y"])], weights=[TensorProto(name="w", data_type=1, dims=[-1], raw_data=b"0123")])
+    yield (
+        "string_weight",
+        model([node("Identity", ["x"], ["y"])], weights=[TensorProto(name="w", data_type=8, dims=[1], raw_data=b"x")]),
+    )
+    yield (
+        "short_weight",
+        model(
+            [node("Add", ["x", "w"], ["y"])],
+            weights=[TensorProto(name="w", data_type=1, dims=[2**40], raw_data=b"0123")],
+        ),
+    )
+    yield (
+        "overflowing_weight",
+        model(
+            [node("Add", ["x", "w"], ["y"])],
+            weights=[TensorProto(name="w", data_type=1, dims=[2**32, 2**32], raw_data=b"0123")],
+        ),
+    )
+    yield (
+        "negative_weight",
+        model(
+            [node("Add", ["x", "w"], ["y"])], weights=[TensorProto(name="w", data_type=1, dims=[-1], raw_data=b"0123")]
+        ),
+    )
     yield "missing_arguments", model([node("MatMul", ["x"], ["y"])])
     yield "mismatched_shapes", model([node("MatMul", ["x", "x"], ["y"])])
-    yield "huge_constant", model(
-        [node("ConstantOfShape", ["dims"], ["c"]), node("ReduceMax", ["c"], ["m"], keepdims=0),
-         node("Add", ["x", "m"], ["y"])], weights=[shape(2**20, 2**20)])
-    yield "huge_expand", model(
-        [node("Expand", ["x", "dims"], ["e"]), node("ReduceMax", ["e"], ["m"], keepdims=0),
-         node("Add", ["x", "m"], ["y"])], weights=[shape(2**20, 2**20, 2, 3)])
-    yield "huge_tile", model(
-        [node("Tile", ["w", "dims"], ["e"]), node("ReduceMax", ["e"], ["m"], keepdims=0), node("Add", ["x", "m"], ["y"])],
-        weights=[shape(2**30), ("w", np.ones(1000, np.float32))])
-    yield "huge_range", model(
-        [node("Range", ["zero", "end", "one"], ["r"]), node("Cast", ["r"], ["f"], to=F32),
-         node("ReduceMax", ["f"], ["m"], keepdims=0), node("Add", ["x", "m"], ["y"])],
-        weights=[("zero", np.array(0)), ("end", np.array(2**40)), ("one", np.array(1))])
-    yield "overflowing_expand", model(
-        [node("Expand", ["x", "dims"], ["e"]), node("ReduceMax", ["e"], ["m"], keepdims=0),
-         node("Add", ["x", "m"], ["y"])], weights=[shape(2**30, 2**30, 2**30, 2, 3)])
+    yield (
+        "huge_constant",
+        model(
+            [
+                node("ConstantOfShape", ["dims"], ["c"]),
+                node("ReduceMax", ["c"], ["m"], keepdims=0),
+                node("Add", ["x", "m"], ["y"]),
+            ],
+            weights=[shape(2**20, 2**20)],
+        ),
+    )
+    yield (
+        "huge_expand",
+        model(
+            [
+                node("Expand", ["x", "dims"], ["e"]),
+                node("ReduceMax", ["e"], ["m"], keepdims=0),
+                node("Add", ["x", "m"], ["y"]),
+            ],
+            weights=[shape(2**20, 2**20, 2, 3)],
+        ),
+    )
+    yield (
+        "huge_tile",
+        model(
+            [
+                node("Tile", ["w", "dims"], ["e"]),
+                node("ReduceMax", ["e"], ["m"], keepdims=0),
+                node("Add", ["x", "m"], ["y"]),
+            ],
+            weights=[shape(2**30), ("w", np.ones(1000, np.float32))],
+        ),
+    )
+    yield (
+        "huge_range",
+        model(
+            [
+                node("Range", ["zero", "end", "one"], ["r"]),
+                node("Cast", ["r"], ["f"], to=F32),
+                node("ReduceMax", ["f"], ["m"], keepdims=0),
+                node("Add", ["x", "m"], ["y"]),
+            ],
+            weights=[("zero", np.array(0)), ("end", np.array(2**40)), ("one", np.array(1))],
+        ),
+    )
+    yield (
+        "overflowing_expand",
+        model(
+            [
+                node("Expand", ["x", "dims"], ["e"]),
+                node("ReduceMax", ["e"], ["m"], keepdims=0),
+                node("Add", ["x", "m"], ["y"]),
+            ],
+            weights=[shape(2**30, 2**30, 2**30, 2, 3)],
+        ),
+    )
 
 
 def main(folder):

@@ -2,7 +2,8 @@
 
     python tests/data/make_inputs.py [FOLDER]
 
-All show the same 24x16 pixels: left half (200, 40, 40), right half (40, 40, 200), and a white square of 4x4 in the top left corner.
+All show the same 24x16 pixels: left half (200, 40, 40), right half (40, 40, 200), and a white square of 4x4 in the top
+left corner.
 """
 
 import struct

@@ -1,4 +1,5 @@
-"""Writes tests/data/small: one bundle of each architecture with random weights, small enough to run in an emulator; the last in fp16 too.
+"""Writes tests/data/small: one bundle of each architecture with random weights, small enough to run in an emulator; the
+last in fp16 too.
 
     cd export && python ../tests/data/make_small.py [FOLDER]
 
@@ -20,4 +21,6 @@ if __name__ == "__main__":
     folder = Path(sys.argv[1]) if len(sys.argv) > 1 else Path(__file__).parent / "small"
     for name, make in MODELS.items():
         write_bundle(make(), folder / name)
-    sys.exit(cli.main(["half", str(folder / "halton"), "--steps", "2", "--pictures", "1", "-o", str(folder / "halton-fp16")]))
+    sys.exit(
+        cli.main(["half", str(folder / "halton"), "--steps", "2", "--pictures", "1", "-o", str(folder / "halton-fp16")])
+    )

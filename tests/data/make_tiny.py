@@ -43,7 +43,8 @@ def table(rows, cols, a, b, scale):
 
 def model(name, nodes, inputs, outputs, weights):
     graph = helper.make_graph(
-        nodes, name,
+        nodes,
+        name,
         [helper.make_tensor_value_info(n, t, s) for n, t, s in inputs],
         [helper.make_tensor_value_info(n, t, s) for n, t, s in outputs],
         [numpy_helper.from_array(v, n) for n, v in weights.items()],
@@ -59,10 +60,10 @@ def transformer():
     return model(
         "transformer",
         [
-            node("Gather", ["token_table", "tokens"], ["embedded"]),            # [B,N,D]
-            node("ReduceMean", ["embedded"], ["mean"], axes=[1], keepdims=1),     # [B,1,D]
-            node("Gather", ["label_table", "label"], ["class"]),                  # [B,D]
-            node("Unsqueeze", ["class", "axis1"], ["class_row"]),                 # [B,1,D]
+            node("Gather", ["token_table", "tokens"], ["embedded"]),  # [B,N,D]
+            node("ReduceMean", ["embedded"], ["mean"], axes=[1], keepdims=1),  # [B,1,D]
+            node("Gather", ["label_table", "label"], ["class"]),  # [B,D]
+            node("Unsqueeze", ["class", "axis1"], ["class_row"]),  # [B,1,D]
             node("Add", ["embedded", "positions"], ["placed"]),
             node("Add", ["placed", "mean"], ["mixed"]),
             node("Add", ["mixed", "class_row"], ["labelled"]),
@@ -88,10 +89,10 @@ def decoder():
     return model(
         "decoder",
         [
-            node("Gather", ["colours", "tokens"], ["flat"]),                      # [B,N,3]
-            node("Transpose", ["flat"], ["channels"], perm=[0, 2, 1]),            # [B,3,N]
-            node("Reshape", ["channels", "grid"], ["small"]),                     # [B,3,rows,1,cols,1]
-            node("Mul", ["small", "patch"], ["patches"]),                         # [B,3,rows,P,cols,P]
+            node("Gather", ["colours", "tokens"], ["flat"]),  # [B,N,3]
+            node("Transpose", ["flat"], ["channels"], perm=[0, 2, 1]),  # [B,3,N]
+            node("Reshape", ["channels", "grid"], ["small"]),  # [B,3,rows,1,cols,1]
+            node("Mul", ["small", "patch"], ["patches"]),  # [B,3,rows,P,cols,P]
             node("Reshape", ["patches", "size"], ["image"]),
         ],
         [("tokens", TensorProto.INT64, ["batch", N])],
@@ -112,9 +113,9 @@ def encoder():
         "encoder",
         [
             node("AveragePool", ["image"], ["means"], kernel_shape=[PATCH, PATCH], strides=[PATCH, PATCH]),
-            node("Reshape", ["means", "channels"], ["columns"]),                  # [B,3,N]
-            node("Transpose", ["columns"], ["pixels"], perm=[0, 2, 1]),           # [B,N,3]
-            node("MatMul", ["pixels", "twice"], ["products"]),                    # [B,N,K]
+            node("Reshape", ["means", "channels"], ["columns"]),  # [B,3,N]
+            node("Transpose", ["columns"], ["pixels"], perm=[0, 2, 1]),  # [B,N,3]
+            node("MatMul", ["pixels", "twice"], ["products"]),  # [B,N,K]
             node("Sub", ["products", "squares"], ["nearness"]),
             node("ArgMax", ["nearness"], ["tokens"], axis=2, keepdims=0),
         ],
@@ -123,7 +124,7 @@ def encoder():
         {
             "channels": np.array([-1, 3, N], np.int64),
             "twice": np.ascontiguousarray(2 * COLOURS.T),
-            "squares": (COLOURS ** 2).sum(1),
+            "squares": (COLOURS**2).sum(1),
         },
     )
 
@@ -148,8 +149,14 @@ def main(folder):
         "null_label": NULL,
         "precision": "fp32",
         "sampling": {
-            "steps": 4, "schedule": "cosine", "sampler": "confidence", "choice_temperature": 4.5,
-            "temperature": 1.0, "top_k": None, "guidance": 0.0, "guidance_ramp": False,
+            "steps": 4,
+            "schedule": "cosine",
+            "sampler": "confidence",
+            "choice_temperature": 4.5,
+            "temperature": 1.0,
+            "top_k": None,
+            "guidance": 0.0,
+            "guidance_ramp": False,
         },
         "graphs": graphs,
     }

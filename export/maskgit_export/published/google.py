@@ -1,7 +1,7 @@
 """Google's MaskGIT for ImageNet (Chang et al. 2022): the BERT-like transformer and its VQGAN.
 
-Modules are named after their Flax counterparts: ``layers.i.attention`` is ``TransformerLayer_i/Attention_0``, ``blocks.i`` is
-``ResBlock_i``. Kernels are in PyTorch's order (output first).
+Modules are named after their Flax counterparts: ``layers.i.attention`` is ``TransformerLayer_i/Attention_0``,
+``blocks.i`` is ``ResBlock_i``. Kernels are in PyTorch's order (output first).
 """
 
 from __future__ import annotations
@@ -49,12 +49,26 @@ class Config:
 PUBLISHED = {256: Config(), 512: Config(grid=32)}
 
 
-def metadata(config: Config, name: str, licence: str, source: str, labels: list[str], label_ids: list[str] | None = None) -> Metadata:
-    """The manifest of a model of this shape, with the settings that its authors recommend: 8 steps, 12 for 512 pixels."""
+def metadata(
+    config: Config, name: str, licence: str, source: str, labels: list[str], label_ids: list[str] | None = None
+) -> Metadata:
+    """The manifest of a model of this shape, with its authors' settings: 8 steps, 12 for 512 pixels."""
     return Metadata(
-        name=name, licence=licence, source=source, image_height=config.size, image_width=config.size, grid_rows=config.grid, grid_cols=config.grid,
-        codes=config.codes, mask_id=config.codes + config.classes, labels=labels, label_ids=label_ids,
-        sampling=Sampling(steps=8 if config.grid <= 16 else 12, schedule="cosine", sampler="confidence", choice_temperature=4.5))
+        name=name,
+        licence=licence,
+        source=source,
+        image_height=config.size,
+        image_width=config.size,
+        grid_rows=config.grid,
+        grid_cols=config.grid,
+        codes=config.codes,
+        mask_id=config.codes + config.classes,
+        labels=labels,
+        label_ids=label_ids,
+        sampling=Sampling(
+            steps=8 if config.grid <= 16 else 12, schedule="cosine", sampler="confidence", choice_temperature=4.5
+        ),
+    )
 
 
 def gelu(x: Tensor, config: Config) -> Tensor:
@@ -73,7 +87,10 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         n, dim = x.shape[1:]
-        q, k, v = (f(x).reshape(-1, n, self.heads, dim // self.heads).transpose(1, 2) for f in (self.query, self.key, self.value))
+        q, k, v = (
+            f(x).reshape(-1, n, self.heads, dim // self.heads).transpose(1, 2)
+            for f in (self.query, self.key, self.value)
+        )
         attended = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(-1, n, dim)
         return self.output_ln(x + self.out(attended))
 
@@ -104,7 +121,7 @@ class TransformerLayer(nn.Module):
 
 
 class Transformer(nn.Module):
-    """Ids ``[B, N + 1]`` of one vocabulary to logits ``[B, N + 1, vocabulary]``; the output embedding is the input's."""
+    """Ids ``[B, N + 1]`` of one vocabulary to logits ``[B, N + 1, vocabulary]``; both embeddings are one."""
 
     def __init__(self, config: Config):
         super().__init__()
@@ -137,8 +154,14 @@ class ResBlock(nn.Module):
 
     def __init__(self, channels: int, filters: int, groups: int):
         super().__init__()
-        self.norm0, self.conv0 = nn.GroupNorm(groups, channels, eps=1e-6), nn.Conv2d(channels, filters, 3, padding=1, bias=False)
-        self.norm1, self.conv1 = nn.GroupNorm(groups, filters, eps=1e-6), nn.Conv2d(filters, filters, 3, padding=1, bias=False)
+        self.norm0, self.conv0 = (
+            nn.GroupNorm(groups, channels, eps=1e-6),
+            nn.Conv2d(channels, filters, 3, padding=1, bias=False),
+        )
+        self.norm1, self.conv1 = (
+            nn.GroupNorm(groups, filters, eps=1e-6),
+            nn.Conv2d(filters, filters, 3, padding=1, bias=False),
+        )
         self.conv2 = nn.Conv2d(filters, filters, 1, bias=False) if channels != filters else None
 
     def forward(self, x: Tensor) -> Tensor:

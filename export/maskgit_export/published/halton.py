@@ -44,18 +44,35 @@ class Config:
 
 
 #: Variant, as ``b-384``: size and height of the image -> its shape.
-PUBLISHED = {f"{size}-{pixels}": Config(grid=pixels // 16, dim=dim, depth=depth, heads=heads) for size, (dim, depth, heads) in SIZES.items() for pixels in (256, 384)}
+PUBLISHED = {
+    f"{size}-{pixels}": Config(grid=pixels // 16, dim=dim, depth=depth, heads=heads)
+    for size, (dim, depth, heads) in SIZES.items()
+    for pixels in (256, 384)
+}
 
 
-def metadata(config: Config, name: str, licence: str, source: str, labels: list[str], label_ids: list[str] | None = None) -> Metadata:
+def metadata(
+    config: Config, name: str, licence: str, source: str, labels: list[str], label_ids: list[str] | None = None
+) -> Metadata:
     """The manifest of a model of this shape, with the settings of its authors' demonstration.
 
     Their logits are multiplied by 1.1, ours divided by a temperature.
     """
     return Metadata(
-        name=name, licence=licence, source=source, image_height=config.size, image_width=config.size, grid_rows=config.grid, grid_cols=config.grid,
-        codes=config.codes, mask_id=config.codes, labels=labels, label_ids=label_ids, null_label=config.classes,
-        sampling=Sampling(steps=32, schedule="arccos", sampler="halton", temperature=round(1 / 1.1, 3), guidance=2.0))
+        name=name,
+        licence=licence,
+        source=source,
+        image_height=config.size,
+        image_width=config.size,
+        grid_rows=config.grid,
+        grid_cols=config.grid,
+        codes=config.codes,
+        mask_id=config.codes,
+        labels=labels,
+        label_ids=label_ids,
+        null_label=config.classes,
+        sampling=Sampling(steps=32, schedule="arccos", sampler="halton", temperature=round(1 / 1.1, 3), guidance=2.0),
+    )
 
 
 def rms(x: Tensor) -> Tensor:
@@ -88,7 +105,10 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         n = x.shape[1]
-        q, k, v = (part.reshape(-1, n, self.heads, self.width).transpose(1, 2) for part in (rms(self.wq(x)), rms(self.wk(x)), self.wv(x)))
+        q, k, v = (
+            part.reshape(-1, n, self.heads, self.width).transpose(1, 2)
+            for part in (rms(self.wq(x)), rms(self.wk(x)), self.wv(x))
+        )
         return self.wo(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(-1, n, self.heads * self.width))
 
 
@@ -97,7 +117,11 @@ class FeedForward(nn.Module):
 
     def __init__(self, dim: int, hidden: int):
         super().__init__()
-        self.w1, self.w2, self.w3 = nn.Linear(dim, hidden, bias=False), nn.Linear(hidden, dim, bias=False), nn.Linear(dim, hidden, bias=False)
+        self.w1, self.w2, self.w3 = (
+            nn.Linear(dim, hidden, bias=False),
+            nn.Linear(hidden, dim, bias=False),
+            nn.Linear(dim, hidden, bias=False),
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         return self.w2(F.silu(self.w1(x)) * self.w3(x))

@@ -1,7 +1,7 @@
 """How published checkpoints name and lay out the parameters of our modules, both ways.
 
-A layout is a list of entries. Each takes one tensor of the checkpoint apart into parameters (``load``) and puts it together again
-(``store``); the shape that a checkpoint must have is that of ``store`` of our parameters.
+A layout is a list of entries. Each takes one tensor of the checkpoint apart into parameters (``load``) and puts it
+together again (``store``); the shape that a checkpoint must have is that of ``store`` of our parameters.
 """
 
 from __future__ import annotations
@@ -55,29 +55,50 @@ def save(layout: Layout, model: nn.Module) -> Parameters:
     """The part's weights as a checkpoint of this layout has them."""
     module = layout.module(model)
     ours = parameters(module)
-    return {entry.theirs: entry.store([ours[name] for name in entry.ours]).contiguous() for entry in layout.entries(module)}
+    return {
+        entry.theirs: entry.store([ours[name] for name in entry.ours]).contiguous() for entry in layout.entries(module)
+    }
 
 
 def load(layout: Layout, model: nn.Module, checkpoint: Checkpoint, taken_for: str) -> None:
     """Puts a checkpoint's weights into its part of a model, which may be on the ``meta`` device.
 
-    Raises :class:`CheckpointError` that lists every tensor that is missing, is too many, has another shape or is not finite.
+    Raises :class:`CheckpointError` that lists every tensor that is missing, is too many, has another shape or is not
+    finite.
     """
     module = layout.module(model)
     ours, theirs = parameters(module), checkpoint.tensors
     entries = layout.entries(module)
-    expected = {entry.theirs: tuple(entry.store([ours[name].to("meta") for name in entry.ours]).shape) for entry in entries}
+    expected = {
+        entry.theirs: tuple(entry.store([ours[name].to("meta") for name in entry.ours]).shape) for entry in entries
+    }
     # Of a tied parameter, which a state_dict has under both names, safetensors keeps one copy.
     found = {entry.ours for entry in entries if entry.theirs in theirs}
     faults = [
         ("it lacks", sorted(entry.theirs for entry in entries if entry.ours not in found)),
         ("it should not have", sorted(set(theirs) - set(expected) - layout.ignored)),
-        ("of another shape", [f"{name} {tuple(theirs[name].shape)} instead of {shape}" for name, shape in expected.items() if name in theirs and tuple(theirs[name].shape) != shape]),
+        (
+            "of another shape",
+            [
+                f"{name} {tuple(theirs[name].shape)} instead of {shape}"
+                for name, shape in expected.items()
+                if name in theirs and tuple(theirs[name].shape) != shape
+            ],
+        ),
     ]
     if not any(names for _, names in faults):
-        faults.append(("with NaN or infinity", [name for name in expected if name in theirs and not theirs[name].isfinite().all()]))
+        faults.append(
+            (
+                "with NaN or infinity",
+                [name for name in expected if name in theirs and not theirs[name].isfinite().all()],
+            )
+        )
     if any(names for _, names in faults):
-        told = "; ".join(f"{what} {', '.join(names[:8])}{f' and {len(names) - 8} more' if len(names) > 8 else ''}" for what, names in faults if names)
+        told = "; ".join(
+            f"{what} {', '.join(names[:8])}{f' and {len(names) - 8} more' if len(names) > 8 else ''}"
+            for what, names in faults
+            if names
+        )
         raise CheckpointError(f"{checkpoint.path}: taken for {taken_for}, but {told}")
     state: Parameters = {}
     for entry in entries:
@@ -86,7 +107,10 @@ def load(layout: Layout, model: nn.Module, checkpoint: Checkpoint, taken_for: st
         for name, tensor in zip(entry.ours, entry.load(theirs[entry.theirs])):
             tensor = tensor.contiguous()
             if name in state and not torch.equal(state[name], tensor):
-                raise CheckpointError(f"{checkpoint.path}: taken for {taken_for}, but {entry.theirs} differs from the tensor it is tied to")
+                raise CheckpointError(
+                    f"{checkpoint.path}: taken for {taken_for}, but {entry.theirs} differs from the tensor it is tied "
+                    "to"
+                )
             state[name] = tensor
     module.load_state_dict(state, strict=False, assign=True)
 
@@ -96,9 +120,14 @@ def identify(checkpoint: Checkpoint) -> Layout:
     for layout in LAYOUTS:
         if layout.format == checkpoint.format and layout.marker in checkpoint.tensors:
             return layout
-    known = "; ".join(f"{layout.title} {layout.part} ({layout.marker})" for layout in LAYOUTS if layout.format == checkpoint.format)
+    known = "; ".join(
+        f"{layout.title} {layout.part} ({layout.marker})" for layout in LAYOUTS if layout.format == checkpoint.format
+    )
     names = sorted(checkpoint.tensors)
-    raise CheckpointError(f"{checkpoint.path}: no published model that this program knows. It has {len(names)} tensors: {', '.join(names[:5])}, ...; looked for {known}")
+    raise CheckpointError(
+        f"{checkpoint.path}: no published model that this program knows. It has {len(names)} tensors: "
+        f"{', '.join(names[:5])}, ...; looked for {known}"
+    )
 
 
 def _plain(theirs: str, ours: str) -> Entry:
@@ -125,7 +154,9 @@ def _flax_dense(theirs: str, ours: str) -> Iterator[Entry]:
 
 
 def _flax_conv(theirs: str, ours: str, bias: bool) -> Iterator[Entry]:
-    yield Entry(f"{theirs}/kernel", (f"{ours}.weight",), lambda t: [t.permute(3, 2, 0, 1)], lambda p: p[0].permute(2, 3, 1, 0))
+    yield Entry(
+        f"{theirs}/kernel", (f"{ours}.weight",), lambda t: [t.permute(3, 2, 0, 1)], lambda p: p[0].permute(2, 3, 1, 0)
+    )
     if bias:
         yield _plain(f"{theirs}/bias", f"{ours}.bias")
 
@@ -146,9 +177,30 @@ def _google_transformer_flax(net: google.Transformer) -> list[Entry]:
         attention = f"{theirs}/Attention_0/self_attention"
         for name in ("query", "key", "value"):
             # [in, heads, width]: outputs count head by head.
-            entries.append(Entry(f"{attention}/{name}/kernel", (f"{ours}.attention.{name}.weight",), lambda t: [t.reshape(dim, dim).t()], lambda p: p[0].t().reshape(dim, heads, width)))
-            entries.append(Entry(f"{attention}/{name}/bias", (f"{ours}.attention.{name}.bias",), lambda t: [t.reshape(dim)], lambda p: p[0].reshape(heads, width)))
-        entries.append(Entry(f"{attention}/out/kernel", (f"{ours}.attention.out.weight",), lambda t: [t.reshape(dim, dim).t()], lambda p: p[0].t().reshape(heads, width, dim)))
+            entries.append(
+                Entry(
+                    f"{attention}/{name}/kernel",
+                    (f"{ours}.attention.{name}.weight",),
+                    lambda t: [t.reshape(dim, dim).t()],
+                    lambda p: p[0].t().reshape(dim, heads, width),
+                )
+            )
+            entries.append(
+                Entry(
+                    f"{attention}/{name}/bias",
+                    (f"{ours}.attention.{name}.bias",),
+                    lambda t: [t.reshape(dim)],
+                    lambda p: p[0].reshape(heads, width),
+                )
+            )
+        entries.append(
+            Entry(
+                f"{attention}/out/kernel",
+                (f"{ours}.attention.out.weight",),
+                lambda t: [t.reshape(dim, dim).t()],
+                lambda p: p[0].t().reshape(heads, width, dim),
+            )
+        )
         entries.append(_plain(f"{attention}/out/bias", f"{ours}.attention.out.bias"))
         entries.extend(_flax_norm(f"{theirs}/Attention_0/attention_output_ln", f"{ours}.attention.output_ln"))
         for name in ("intermediate_output", "layer_output"):
@@ -180,16 +232,37 @@ def _google_tokenizer_flax(vqgan: google.GoogleMaskGit) -> list[Entry]:
 
 
 def _google_transformer_torch(net: google.Transformer) -> list[Entry]:
-    entries = [_plain("tok_emb.weight", "word_embeddings.weight"), _plain("pos_emb", "position_embeddings.weight"), _plain("bias", "mlm_bias")]
-    for theirs, ours in (("emb_ln", "embeddings_ln"), ("Token_Prediction.0", "mlm_dense"), ("Token_Prediction.2", "mlm_ln")):
+    entries = [
+        _plain("tok_emb.weight", "word_embeddings.weight"),
+        _plain("pos_emb", "position_embeddings.weight"),
+        _plain("bias", "mlm_bias"),
+    ]
+    for theirs, ours in (
+        ("emb_ln", "embeddings_ln"),
+        ("Token_Prediction.0", "mlm_dense"),
+        ("Token_Prediction.2", "mlm_ln"),
+    ):
         entries.extend(_affine(theirs, ours))
     for layer in range(net.config.depth):
         theirs, ours = f"blocks.{layer}", f"layers.{layer}"
         for name in ("weight", "bias"):
             # Queries, keys and values on top of each other, as nn.MultiheadAttention has them.
             parts = tuple(f"{ours}.attention.{part}.{name}" for part in ("query", "key", "value"))
-            entries.append(Entry(f"{theirs}.MultiHeadAttention.in_proj_{name}", parts, lambda t: list(t.chunk(3)), lambda p: torch.cat(p)))
-        for there, here in (("MultiHeadAttention.out_proj", "attention.out"), ("AttentionLN", "attention.output_ln"), ("MLP.0", "mlp.intermediate_output"), ("MLP.2", "mlp.layer_output"), ("MlpLN", "mlp.layer_output_ln")):
+            entries.append(
+                Entry(
+                    f"{theirs}.MultiHeadAttention.in_proj_{name}",
+                    parts,
+                    lambda t: list(t.chunk(3)),
+                    lambda p: torch.cat(p),
+                )
+            )
+        for there, here in (
+            ("MultiHeadAttention.out_proj", "attention.out"),
+            ("AttentionLN", "attention.output_ln"),
+            ("MLP.0", "mlp.intermediate_output"),
+            ("MLP.2", "mlp.layer_output"),
+            ("MlpLN", "mlp.layer_output_ln"),
+        ):
             entries.extend(_affine(f"{theirs}.{there}", f"{ours}.{here}"))
     return entries
 
@@ -211,7 +284,9 @@ def _google_tokenizer_torch(vqgan: google.GoogleMaskGit) -> list[Entry]:
                 entries.extend(_affine(f"{theirs}.conv_res", f"{ours}.conv2", bias=False))
     for index in range(len(vqgan.decoder.upsamples)):
         # After the blocks of a level comes the doubling, which has no weights, then the convolution.
-        entries.extend(_affine(f"decoder.res_blocks.{index + 1}.{vqgan.decoder.per_level + 1}", f"decoder.upsamples.{index}"))
+        entries.extend(
+            _affine(f"decoder.res_blocks.{index + 1}.{vqgan.decoder.per_level + 1}", f"decoder.upsamples.{index}")
+        )
     return entries
 
 
@@ -230,11 +305,26 @@ GOOGLE, HALTON, LLAMAGEN = "Google MaskGIT", "Halton-MaskGIT v2", "LlamaGen VQ-1
 LAYOUTS = [
     Layout(GOOGLE, "flax", "transformer", "Embed_0/word_embeddings/embedding", _google_transformer_flax, "transformer"),
     Layout(GOOGLE, "flax", "tokenizer", "quantizer/codebook", _google_tokenizer_flax),
-    Layout(GOOGLE, "torch", "transformer", "blocks.0.MultiHeadAttention.in_proj_weight", _google_transformer_torch, "transformer"),
+    Layout(
+        GOOGLE,
+        "torch",
+        "transformer",
+        "blocks.0.MultiHeadAttention.in_proj_weight",
+        _google_transformer_torch,
+        "transformer",
+    ),
     Layout(GOOGLE, "torch", "tokenizer", "quantizer.codebook.weight", _google_tokenizer_torch),
     Layout(HALTON, "torch", "transformer", "transformer.layers.0.attn.wq.weight", _halton_transformer, "network"),
     # A count of how often codes were used in training, not a weight.
-    Layout(LLAMAGEN, "torch", "tokenizer", "quantize.embedding.weight", _same_names, "vq", frozenset({"quantize.codebook_used"})),
+    Layout(
+        LLAMAGEN,
+        "torch",
+        "tokenizer",
+        "quantize.embedding.weight",
+        _same_names,
+        "vq",
+        frozenset({"quantize.codebook_used"}),
+    ),
 ]
 
 

@@ -1,7 +1,7 @@
 """LlamaGen's VQ-16 tokenizer (Sun et al. 2024): a VQGAN with attention at the lowest resolution and unit codes.
 
-Parameter names are those of the published checkpoint: ``encoder``, ``decoder``, ``quantize.embedding``, ``quant_conv``, ``post_quant_conv``.
-Pixels are -1..1.
+Parameter names are those of the published checkpoint: ``encoder``, ``decoder``, ``quantize.embedding``, ``quant_conv``,
+``post_quant_conv``. Pixels are -1..1.
 """
 
 from __future__ import annotations
@@ -99,7 +99,9 @@ class Level(nn.Module):
 
 
 def _middle(channels: int, groups: int) -> nn.ModuleList:
-    return nn.ModuleList([ResnetBlock(channels, channels, groups), AttnBlock(channels, groups), ResnetBlock(channels, channels, groups)])
+    return nn.ModuleList(
+        [ResnetBlock(channels, channels, groups), AttnBlock(channels, groups), ResnetBlock(channels, channels, groups)]
+    )
 
 
 class Encoder(nn.Module):
