@@ -4,8 +4,8 @@
 
 Every turn starts each program anew, one after the other, so that all see the same machine; a figure is the median over
 the turns. ONNX Runtime's int8 is its own: ``quantize_dynamic`` of the transformer, ``quantize_static`` (QDQ, calibrated
-on tokens that the model drew) of the decoder. The sampling loop around it is NumPy; guidance goes through it as one
-batch of two.
+on tokens that the model drew) of the decoder. The sampling loop around it is NumPy, and draws the tokens that ours
+does; guidance goes through it as one batch of two.
 """
 
 from __future__ import annotations

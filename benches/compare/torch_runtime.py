@@ -3,7 +3,7 @@
 
     python torch_runtime.py SHAPE --device cuda --precision fp16 [--count 8] [--runs R] [--steps S]
 
-The sampling loop is the reference's of ``maskgit_export.sampling``; its logits come from the device. ``first`` is the
+The sampling loop is that of ``maskgit_export.sampling``; its logits come from the device. ``first`` is the
 time from the start of this program to the first picture, compilation included.
 """
 

@@ -23,6 +23,8 @@ MANIFEST = "bundle.json"
 GRAPHS = {"transformer": True, "decoder": True, "encoder": False}
 SCHEDULES = ("linear", "square", "cubic", "sqrt", "cosine", "log", "exp", "arccos")
 SAMPLERS = ("confidence", "confidence-remask", "predictor-corrector", "halton", "halton-redraw")
+#: Fields of ``sampling`` that a manifest leaves out where they have their default. ``top_k`` may be absent too.
+OPTIONAL_SETTINGS = ("final_temperature", "corrector_share", "corrector_first")
 PRECISIONS = ("fp32", "fp16", "int8")
 LIMITS = {
     "manifest bytes": 1 << 20,
@@ -33,6 +35,7 @@ LIMITS = {
     "logits": 1 << 28,
     "id": 1 << 21,
     "steps": 4096,
+    "scale": 1_000_000,
 }
 #: Bytes of UTF-8, least and most.
 TEXTS = {"name": (1, 128), "licence": (1, 256), "source": (0, 4096)}
@@ -51,7 +54,8 @@ class Sampling:
 
     ``choice_temperature`` scales the Gumbel noise of the confidence, ``temperature`` divides the logits; where there is
     a ``final_temperature``, it changes linearly to that over the steps. ``guidance`` w stands for logits = cond + w
-    (cond - uncond), which ``guidance_ramp`` raises from 0 to w over the steps.
+    (cond - uncond), which ``guidance_ramp`` raises over the T steps: w (s + 1) / T in step s. The last two are for
+    the sampler ``predictor-corrector``. docs/sampler.md says exactly what each does.
     """
 
     steps: int = 12
@@ -63,20 +67,16 @@ class Sampling:
     top_k: int | None = None
     guidance: float = 0.0
     guidance_ramp: bool = False
-
-    def temperature_at(self, step: int, steps: int) -> float:
-        """The temperature of the ``step``-th of ``steps`` steps, from 0."""
-        if self.final_temperature is None or steps == 1:
-            return self.temperature
-        part = step / (steps - 1)
-        return (1 - part) * self.temperature + part * self.final_temperature
+    corrector_share: float = 0.6
+    corrector_first: float = 0.5
 
     def to_json(self) -> dict:
-        """As the manifest has it; without a final temperature, as a runtime that knows none reads it."""
+        """As the manifest has it: without those optional fields that have their default, as older runtimes read it."""
+        optional = {field.name: field.default for field in dataclasses.fields(self) if field.name in OPTIONAL_SETTINGS}
         return {
             name: value
             for name, value in dataclasses.asdict(self).items()
-            if name != "final_temperature" or value is not None
+            if name not in optional or value != optional[name]
         }
 
 
@@ -187,7 +187,18 @@ class Metadata:
             value = getattr(s, name)
             if name == "final_temperature" and value is None:
                 continue
-            _require(_number(value) and value >= 0, f"sampling.{name} is {value!r}; it must be a number of 0 or more")
+            _require(
+                _number(value) and 0 <= value <= LIMITS["scale"],
+                f"sampling.{name} is {value!r}; it must be a number from 0 to {LIMITS['scale']}",
+            )
+        _require(
+            _number(s.corrector_share) and 0 <= s.corrector_share < 1,
+            f"sampling.corrector_share is {s.corrector_share!r}; it must be a number from 0 to below 1",
+        )
+        _require(
+            _number(s.corrector_first) and 0 < s.corrector_first <= 1,
+            f"sampling.corrector_first is {s.corrector_first!r}; it must be a number above 0 and at most 1",
+        )
         _require(
             s.top_k is None or (_whole(s.top_k) and 1 <= s.top_k <= self.codes),
             f"sampling.top_k is {s.top_k!r}; it must be null, or from 1 to {self.codes}",
@@ -336,7 +347,7 @@ def _parse(raw: object) -> tuple[Metadata, dict]:
         top["sampling"],
         "sampling",
         {f.name for f in dataclasses.fields(Sampling)},
-        optional={"top_k", "final_temperature"},
+        optional={"top_k", *OPTIONAL_SETTINGS},
     )
     metadata = Metadata(
         name=top["name"],

@@ -44,6 +44,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     sampling.add_argument("--top-k", type=int, help="0: all codes")
     sampling.add_argument("--guidance", type=float)
     sampling.add_argument("--guidance-ramp", action=argparse.BooleanOptionalAction)
+    sampling.add_argument("--corrector-share", type=float, help="part of the steps that are corrector steps")
+    sampling.add_argument("--corrector-first", type=float, help="part of the tokens that the first of them masks again")
     parser.add_argument("-o", "--output", required=True, type=Path, help="folder of the bundle")
 
 

@@ -26,8 +26,17 @@ def test_the_manifest_has_exactly_the_documented_fields(avatars):
     raw = json.loads((avatars[1] / "bundle.json").read_text())
     documented = set(re.findall(r"^\| `(\w+)` \|", DOCUMENT.read_text(), re.M))
     fields = {*raw, *raw["sampling"], *raw["graphs"]["decoder"]}
-    # This bundle has no second names, and one temperature for all steps.
-    assert fields and fields | {"label_ids", "final_temperature"} == documented
+    # This bundle has no second names, one temperature for all steps, and the usual corrector steps.
+    absent = {"label_ids", "final_temperature", "corrector_share", "corrector_first"}
+    assert fields.isdisjoint(absent) and fields | absent == documented
+
+
+def test_corrector_settings_are_read_back(avatars, tmp_path):
+    model, folder = avatars
+    copy = shutil.copytree(folder, tmp_path / "bundle")
+    settings = replace(model.metadata.sampling, sampler="predictor-corrector", corrector_share=0.4, corrector_first=1)
+    write_manifest(replace(model.metadata, sampling=settings), copy)
+    assert read_manifest(copy)[0].sampling == settings
 
 
 def test_label_ids_are_read_back(avatars, tmp_path):
@@ -65,6 +74,9 @@ WRONG = {
         ),
         "logits",
     ),
+    "corrector share": (lambda m: m["sampling"].update(corrector_share=1), "corrector_share is 1"),
+    "corrector first": (lambda m: m["sampling"].update(corrector_first=0), "corrector_first is 0"),
+    "guidance too large": (lambda m: m["sampling"].update(guidance=1e7), "guidance is 10000000"),
     "mask is a code": (lambda m: m.update(mask_id=3), "mask_id is 3"),
     "no labels": (lambda m: m.update(labels=[]), "labels must be a list"),
     "empty label": (lambda m: m.update(labels=["", "b"]), "every label"),

@@ -14,7 +14,6 @@ from maskgit_export import cli, quantize
 from maskgit_export.bundle import validate
 from maskgit_export.mvtm import without_labels
 from maskgit_export.quantize import MAX_PAIR, in_pairs, quantize_activations, quantize_weight
-from maskgit_export.sampling import masked_counts, sample
 
 COMMAND = os.environ.get("MASKGIT_BIN")
 
@@ -59,7 +58,6 @@ def test_weights_are_standard_int8(avatars, tmp_path):
 
 
 def test_a_head_shares_the_numbers_of_its_table(tmp_path, monkeypatch):
-    from dataclasses import replace
 
     from conftest import GOOGLE
 
@@ -214,37 +212,6 @@ def test_a_pair_that_is_too_large_becomes_smaller():
     assert pairs_fit(q, 0)
     assert np.abs(q * scales - w).max() < 127 * 0.1, "a coarser scale is better than clipping by half"
     assert abs(int(q[0, 0])) + abs(int(q[0, 1])) <= MAX_PAIR
-
-
-def test_the_loop_masks_what_the_paper_masks():
-    assert masked_counts(256, 8) == [251, 236, 212, 181, 142, 97, 49, 0]
-    model = tiny_avatars()
-    metadata = model.metadata
-
-    def logits(tokens, labels):
-        return np.zeros((len(tokens), metadata.tokens, metadata.codes), np.float32)
-
-    codes, history = sample(logits, metadata, np.array([0, 1]), steps=4)
-    assert codes.shape == (2, metadata.tokens) and (codes < metadata.codes).all()
-    assert [(h[0] == metadata.mask_id).sum() for h in history] == [
-        metadata.tokens,
-        *masked_counts(metadata.tokens, 4)[:-1],
-    ]
-
-
-def test_the_temperature_of_the_loop_falls_to_its_last_value():
-    metadata = tiny_avatars().metadata
-    metadata = replace(metadata, sampling=replace(metadata.sampling, temperature=1e4, final_temperature=0.0))
-
-    def logits(tokens, labels):
-        return np.broadcast_to(
-            np.arange(metadata.codes, dtype=np.float32), (len(tokens), metadata.tokens, metadata.codes)
-        )
-
-    codes, history = sample(logits, metadata, np.zeros(4, np.int64), steps=3)
-    late = history[-1] == metadata.mask_id
-    assert (codes[late] == metadata.codes - 1).all() and (codes[~late] < metadata.codes - 1).any()
-    assert [metadata.sampling.temperature_at(step, 3) for step in range(3)] == [1e4, 5e3, 0.0]
 
 
 def test_a_class_can_be_left_out():
