@@ -27,8 +27,9 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from .bundle import Metadata, Sampling
-from .mvtm import MaskedTransformer, load_mvtm, without_labels
-from .tokenizer import Tokenizer, load_tokenizer
+from .mvtm import MaskedTransformer, without_labels
+from .tokenizer import Tokenizer
+from .weights import load_mvtm, load_tokenizer
 
 __all__ = ["Avatars", "Metadata", "Model", "Sampling", "load"]
 

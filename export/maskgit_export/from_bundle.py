@@ -15,6 +15,8 @@ import torch
 from torch import Tensor
 
 from .bundle import BundleError, Metadata, validate
+from .mvtm import MaskedTransformer, MvtmConfig
+from .tokenizer import Tokenizer, TokenizerConfig
 
 
 class Graph:
@@ -66,19 +68,13 @@ class Graph:
         raise KeyError(bias)
 
 
-def read_tokenizer(folder: str | Path):
-    """The :class:`~maskgit_export.tokenizer.Tokenizer` of a bundle, in evaluation mode.
-
-    Ends the command where the bundle has no such weights.
-    """
+def read_tokenizer(folder: str | Path) -> Tokenizer:
+    """The tokenizer of a bundle, in evaluation mode; ends the command where the bundle has no such weights."""
     return _reading(folder, _tokenizer)
 
 
-def read_mvtm(folder: str | Path):
-    """The :class:`~maskgit_export.mvtm.MaskedTransformer` of a bundle, in evaluation mode.
-
-    Ends the command where the bundle has no such weights.
-    """
+def read_mvtm(folder: str | Path) -> MaskedTransformer:
+    """The transformer of a bundle, in evaluation mode; ends the command where the bundle has no such weights."""
     return _reading(folder, _mvtm)
 
 
@@ -95,9 +91,7 @@ def _reading(folder: str | Path, read: Callable[[Metadata, dict[str, Path]], tor
         ) from error
 
 
-def _tokenizer(metadata: Metadata, files: dict[str, Path]) -> torch.nn.Module:
-    from .tokenizer import Tokenizer, TokenizerConfig
-
+def _tokenizer(metadata: Metadata, files: dict[str, Path]) -> Tokenizer:
     decoder, encoder = (Graph(files[name], "model.tokenizer.") for name in ("decoder", "encoder"))
     weights = decoder.weights | encoder.weights
     codes, code_dim = weights["quantizer.codebook"].shape
@@ -125,9 +119,7 @@ def _tokenizer(metadata: Metadata, files: dict[str, Path]) -> torch.nn.Module:
     return tokenizer
 
 
-def _mvtm(metadata: Metadata, files: dict[str, Path]) -> torch.nn.Module:
-    from .mvtm import MaskedTransformer, MvtmConfig
-
+def _mvtm(metadata: Metadata, files: dict[str, Path]) -> MaskedTransformer:
     graph = Graph(files["transformer"], "model.transformer.")
     weights = graph.weights
     _, width = weights["token_embedding.weight"].shape

@@ -19,7 +19,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .from_bundle import read_mvtm
 from .training import write_checkpoint
 
 
@@ -231,13 +230,3 @@ def draw(tokens: Tensor, masked: Tensor, logits: Tensor) -> Tensor:
 def save_mvtm(config: MvtmConfig, weights: dict[str, Tensor], path: str | Path) -> None:
     """Writes configuration and weights, whole or not at all."""
     write_checkpoint(path, {"config": asdict(config), "weights": weights})
-
-
-def load_mvtm(path: str | Path) -> MaskedTransformer:
-    """Reads what :func:`save_mvtm` wrote, or a bundle's folder, in evaluation mode; never runs code from the file."""
-    if Path(path).is_dir():
-        return read_mvtm(path)
-    stored = torch.load(path, map_location="cpu", weights_only=True)
-    network = MaskedTransformer(MvtmConfig(**stored["config"]))
-    network.load_state_dict(stored["weights"])
-    return network.eval()

@@ -26,8 +26,9 @@ from torch import Tensor
 
 from . import dataset
 from .files import whole
-from .tokenizer import Tokenizer, load_tokenizer
+from .tokenizer import Tokenizer
 from .training import Run, to_tensor
+from .weights import load_tokenizer
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -15,7 +15,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .from_bundle import read_tokenizer
 from .training import in_group, write_checkpoint
 
 
@@ -253,13 +252,3 @@ def grown(tokenizer: Tokenizer, config: TokenizerConfig) -> Tokenizer:
 def save_tokenizer(tokenizer: Tokenizer, path: str | Path) -> None:
     """Writes configuration and weights, whole or not at all."""
     write_checkpoint(path, {"config": asdict(tokenizer.config), "weights": tokenizer.state_dict()})
-
-
-def load_tokenizer(path: str | Path) -> Tokenizer:
-    """Reads what :func:`save_tokenizer` wrote, or a bundle's folder, in evaluation mode; runs no code from the file."""
-    if Path(path).is_dir():
-        return read_tokenizer(path)
-    stored = torch.load(path, map_location="cpu", weights_only=True)
-    tokenizer = Tokenizer(TokenizerConfig(**stored["config"]))
-    tokenizer.load_state_dict(stored["weights"])
-    return tokenizer.eval()

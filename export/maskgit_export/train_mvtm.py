@@ -36,8 +36,8 @@ from torch import Tensor, nn
 
 from . import dataset, token_file
 from .muon import Muon
-from .mvtm import MaskedTransformer, MvtmConfig, draw, grown, load_mvtm, save_mvtm
-from .tokenizer import Tokenizer, load_tokenizer
+from .mvtm import MaskedTransformer, MvtmConfig, draw, grown, save_mvtm
+from .tokenizer import Tokenizer
 from .training import (
     Progress,
     Run,
@@ -49,6 +49,7 @@ from .training import (
     to_tensor,
     write_checkpoint,
 )
+from .weights import load_mvtm, load_tokenizer
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -30,9 +30,10 @@ from torch import Tensor, nn
 from . import dataset, token_file
 from .classifier import StyleClassifier, load_classifier
 from .muon import Muon
-from .mvtm import MaskedTransformer, draw, load_mvtm
-from .tokenizer import Tokenizer, TokenizerConfig, grown, load_tokenizer, save_tokenizer
+from .mvtm import MaskedTransformer, draw
+from .tokenizer import Tokenizer, TokenizerConfig, grown, save_tokenizer
 from .training import Progress, Run, learning_rate, read_checkpoint, set_learning_rate, to_tensor, write_checkpoint
+from .weights import load_mvtm, load_tokenizer
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -273,7 +273,7 @@ def run(args: argparse.Namespace) -> int:
 def _model(args: argparse.Namespace, metadata: Metadata):
     if args.checkpoint:
         from .adapter import Avatars
-        from .mvtm import load_mvtm
+        from .weights import load_mvtm
 
         # A bundle may leave out classes of the checkpoint.
         left_out = [name for name in load_mvtm(args.checkpoint[1]).config.labels if name not in metadata.labels]

@@ -15,8 +15,9 @@ from maskgit_export.cli import main
 from maskgit_export.export import write_bundle
 from maskgit_export.from_bundle import read_mvtm, read_tokenizer
 from maskgit_export.half import half_graph
-from maskgit_export.mvtm import MaskedTransformer, MvtmConfig, load_mvtm
-from maskgit_export.tokenizer import Tokenizer, TokenizerConfig, load_tokenizer
+from maskgit_export.mvtm import MaskedTransformer, MvtmConfig
+from maskgit_export.tokenizer import Tokenizer, TokenizerConfig
+from maskgit_export.weights import load_mvtm, load_tokenizer
 
 
 def same_weights(read, written):

@@ -10,10 +10,11 @@ import torch
 
 from maskgit_export import dataset, token_file, train_mvtm
 from maskgit_export.cli import main
-from maskgit_export.mvtm import MaskedTransformer, MvtmConfig, grown, load_mvtm
+from maskgit_export.mvtm import MaskedTransformer, MvtmConfig, grown
 from maskgit_export.tokenizer import Tokenizer, TokenizerConfig
 from maskgit_export.tokenizer import grown as grown_tokenizer
 from maskgit_export.training import Run, to_tensor
+from maskgit_export.weights import load_mvtm
 
 
 @pytest.fixture

@@ -13,10 +13,11 @@ from maskgit_export import dataset, train_tokenizer
 from maskgit_export.classifier import StyleClassifier
 from maskgit_export.cli import main
 from maskgit_export.muon import Muon, orthogonalize
-from maskgit_export.mvtm import MaskedTransformer, MvtmConfig, load_mvtm
-from maskgit_export.tokenizer import Quantizer, Tokenizer, TokenizerConfig, load_tokenizer
+from maskgit_export.mvtm import MaskedTransformer, MvtmConfig
+from maskgit_export.tokenizer import Quantizer, Tokenizer, TokenizerConfig
 from maskgit_export.tokenizer import grown as grown_tokenizer
 from maskgit_export.training import Run, join_group, learning_rate
+from maskgit_export.weights import load_mvtm, load_tokenizer
 
 
 @pytest.mark.parametrize("shape", [(12, 40), (40, 12), (16, 16)])
