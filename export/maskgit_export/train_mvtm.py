@@ -25,7 +25,6 @@ import argparse
 import json
 import math
 import sys
-import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,6 +38,7 @@ from .muon import Muon
 from .mvtm import MaskedTransformer, MvtmConfig, draw, grown, save_mvtm
 from .tokenizer import Tokenizer
 from .training import (
+    Clock,
     Progress,
     Run,
     decay_groups,
@@ -47,6 +47,7 @@ from .training import (
     read_checkpoint,
     set_learning_rate,
     to_tensor,
+    train,
     write_checkpoint,
 )
 from .weights import load_mvtm, load_tokenizer
@@ -268,154 +269,173 @@ def keep(data: dataset.Dataset, without: list[str]) -> tuple[list[str], list[Ten
 
 def run(args: argparse.Namespace) -> int:
     """Trains, writes the averaged weights, prints the report as JSON."""
-    process = Run(args.device)
+    process = Run(args.device, args.threads)
     process.check_budget(args.minutes)
+    _check(args)
+    trainer = _Trainer(args, process)
+    train(process, trainer.clock, trainer.progress, trainer.step, trainer.checkpoint, trainer.note)
+    if process.chief:
+        trainer.finish()
+    process.close()
+    return 0
+
+
+def _check(args: argparse.Namespace) -> None:
     if not 0 <= args.drafts <= 1:
         raise SystemExit(f"--drafts {args.drafts}: give a part from 0 to 1")
     if args.drafts and args.batch < 2:
         raise SystemExit(f"--batch {args.batch}: give at least 2 with --drafts, an image to draw and one to correct")
     if not 0 <= args.by_loss < math.inf:
         raise SystemExit(f"--by-loss {args.by_loss}: give a power of at least 0")
-    if args.threads:
-        torch.set_num_threads(args.threads)
-    data = token_file.read_data(args)
-    if args.more:
-        data = token_file.with_more(data, args.more)
-    checkpoint_path = args.output.with_name(args.output.name + ".checkpoint")
-    shape = {name: getattr(args, name) for name in ("width", "dim", "depth", "heads", "blocks")}
-    classes, places, (labels, heldout_labels) = keep(data, args.without)
-    weights = class_weights(args.class_weights, classes)
-    state = read_checkpoint(
-        checkpoint_path, shape=shape, labels=classes, per_class=args.per_class, pictures=len(labels)
-    )
-    if state:
-        train, heldout, grid, codes = (state[name] for name in ("train", "heldout", "grid", "codes"))
-    else:
-        *tokens, grid, codes = tokens_of(args, data, process)
-        train, heldout = (of[kept] for of, kept in zip(tokens, places))
 
-    config = MvtmConfig(grid=grid, codes=codes, labels=classes, **shape)
-    # Reading a tokenizer draws numbers too.
-    torch.manual_seed(args.seed * 1000 + process.rank)
-    network = (_start(args, config, data) if args.start and not state else MaskedTransformer(config)).to(process.device)
-    # The images have done their part, and may take more memory than all else.
-    del data
-    average = {name: value.detach().clone() for name, value in network.state_dict().items()}
-    optimizers = _optimizers(network, args)
-    step, spent, curve = 0, 0.0, []
-    if state:
-        network.load_state_dict(state["weights"])
-        average = {name: value.to(process.device) for name, value in state["average"].items()}
-        for (optimizer, _), stored in zip(optimizers, state["optimizers"]):
+
+class _Trainer:
+    """The network that learns, the tokens that it learns from, and the steps."""
+
+    def __init__(self, args: argparse.Namespace, process: Run):
+        self.args, self.process = args, process
+        self._checkpoint = args.output.with_name(args.output.name + ".checkpoint")
+        data = token_file.read_data(args)
+        if args.more:
+            data = token_file.with_more(data, args.more)
+        state = self._read_tokens(data)
+        # Reading a tokenizer draws numbers too.
+        torch.manual_seed(args.seed * 1000 + process.rank)
+        start = args.start and not state
+        network = _start(args, self.config, data) if start else MaskedTransformer(self.config)
+        # The images have done their part, and may take more memory than all else.
+        del data
+        self.network = network.to(process.device)
+        self.average = {name: value.detach().clone() for name, value in self.network.state_dict().items()}
+        self.optimizers = _optimizers(self.network, args)
+        self.batch = args.batch * process.world
+        self.clock = Clock(max(1, args.images // self.batch), args.minutes)
+        #: Images seen, the running loss and that of held-out images, now and then.
+        self.curve: list[list[float]] = []
+        if state:
+            self._go_on(state)
+        self.progress = Progress(self.clock, self.batch, quiet=not process.chief)
+        self.module = process.parallel(self.network)
+        self.drafts: Drafts | None = None
+
+    def _read_tokens(self, data: dataset.Dataset) -> dict | None:
+        """The tokens, their labels and the network's shape; returns the state of an earlier run where there is one."""
+        args = self.args
+        shape = {name: getattr(args, name) for name in ("width", "dim", "depth", "heads", "blocks")}
+        classes, places, (self.labels, self.heldout_labels) = keep(data, args.without)
+        weights = class_weights(args.class_weights, classes)
+        #: What a checkpoint says of its run, so that no other run goes on from it.
+        self.run = {"shape": shape, "labels": classes, "per_class": args.per_class, "pictures": len(self.labels)}
+        if state := read_checkpoint(self._checkpoint, **self.run):
+            self.tokens, self.heldout, grid, codes = (state[name] for name in ("train", "heldout", "grid", "codes"))
+        else:
+            *tokens, grid, codes = tokens_of(args, data, self.process)
+            self.tokens, self.heldout = (of[kept] for of, kept in zip(tokens, places))
+        self.config = MvtmConfig(grid=grid, codes=codes, labels=classes, **shape)
+        by_class = args.by_loss or args.class_weights
+        self.hard = ClassLosses(weights, grid, codes, args.by_loss) if by_class else None
+        return state
+
+    def _go_on(self, state: dict) -> None:
+        """Takes up an earlier run."""
+        self.network.load_state_dict(state["weights"])
+        self.average = {name: value.to(self.process.device) for name, value in state["average"].items()}
+        for (optimizer, _), stored in zip(self.optimizers, state["optimizers"]):
             optimizer.load_state_dict(stored)
-        step, spent, curve = state["step"], state["spent"], state["curve"]
+        self.clock.step, self.clock.spent, self.curve = state["step"], state["spent"], state["curve"]
         # Other pictures than those that the run began with.
-        torch.manual_seed(args.seed * 1000 + process.rank + step * process.world)
-        if process.chief:
-            print(f"going on from step {step} of {checkpoint_path}", file=sys.stderr)
-    module = process.parallel(network)
-    drafts: Drafts | None = None
-    hard = ClassLosses(weights, grid, codes, args.by_loss) if args.by_loss or args.class_weights else None
+        torch.manual_seed(self.args.seed * 1000 + self.process.rank + self.clock.step * self.process.world)
+        if self.process.chief:
+            print(f"going on from step {self.clock.step} of {self._checkpoint}", file=sys.stderr)
 
-    def checkpoint() -> None:
-        if not process.chief:
+    def checkpoint(self) -> None:
+        """Writes the averaged weights, and all that a later call needs to go on."""
+        if not self.process.chief:
             return
-        save_mvtm(config, average, args.output)
+        save_mvtm(self.config, self.average, self.args.output)
         write_checkpoint(
-            checkpoint_path,
+            self._checkpoint,
             {
-                "weights": network.state_dict(),
-                "average": average,
-                "optimizers": [o.state_dict() for o, _ in optimizers],
-                "step": step,
-                "spent": spent,
-                "curve": curve,
-                "train": train,
-                "heldout": heldout,
-                "grid": grid,
-                "codes": codes,
-                "shape": shape,
-                "labels": classes,
-                "per_class": args.per_class,
-                "pictures": len(labels),
+                "weights": self.network.state_dict(),
+                "average": self.average,
+                "optimizers": [optimizer.state_dict() for optimizer, _ in self.optimizers],
+                "step": self.clock.step,
+                "spent": self.clock.spent,
+                "curve": self.curve,
+                "train": self.tokens,
+                "heldout": self.heldout,
+                "grid": self.config.grid,
+                "codes": self.config.codes,
+                **self.run,
             },
         )
 
-    batch = args.batch * process.world
-    steps = max(1, args.images // batch)
-    progress = Progress(steps, batch, quiet=not process.chief)
-    fraction, saved = (spent / 60 / args.minutes if args.minutes else step / steps), time.monotonic()
-    while fraction < 1.0:
-        began = time.monotonic()
+    def step(self, fraction: float) -> dict[str, Tensor]:
+        """One step of the run, of which ``fraction`` is done; returns the loss."""
+        args = self.args
         scale = learning_rate(int(fraction * 10_000), 10_000, 1.0, 100)
-        for optimizer, peak in optimizers:
+        for optimizer, peak in self.optimizers:
             set_learning_rate(optimizer, peak * scale)
-        pick = hard.draw(labels, args.batch) if hard else torch.randint(len(train), (args.batch,))
-        if drafts:
-            pick[: len(drafts.pick)] = drafts.pick
-        tokens, true_label = train[pick].long().to(process.device), labels[pick].to(process.device)
-        label = torch.where(
-            (torch.rand(args.batch) < args.label_drop).to(process.device), config.null_label, true_label
-        )
-        inputs, masked = mask_tokens(tokens, config.mask_id)
+        pick, tokens, true_label, label = self._examples()
+        inputs, masked = mask_tokens(tokens, self.config.mask_id)
         wanted = masked
-        if drafts:
-            inputs, wanted = drafts.replace(inputs, masked, args.drafts), masked.clone()
-            wanted[: len(drafts.pick)] = True
-        with process.autocast(), process.attention():
-            logits = module(inputs, label, wanted)
+        if self.drafts:
+            inputs, wanted = self.drafts.replace(inputs, masked, args.drafts), masked.clone()
+            wanted[: len(self.drafts.pick)] = True
+        with self.process.autocast(), self.process.attention():
+            logits = self.module(inputs, label, wanted)
         losses = F.cross_entropy(logits.float(), tokens[wanted], label_smoothing=args.label_smoothing, reduction="none")
         loss = losses.mean()
-        if hard:
-            hard.add(true_label.repeat_interleave(masked.sum(1)), losses.detach()[masked[wanted]])
+        if self.hard:
+            self.hard.add(true_label.repeat_interleave(masked.sum(1)), losses.detach()[masked[wanted]])
         if args.drafts:
             new = slice(args.batch - args.batch // 2, None)
-            drafts = Drafts.of(pick[new], tokens[new], masked[new], logits[-int(masked[new].sum()) :].detach())
-        for optimizer, _ in optimizers:
+            self.drafts = Drafts.of(pick[new], tokens[new], masked[new], logits[-int(masked[new].sum()) :].detach())
+        self._learn(loss)
+        return {"loss": loss.detach()}
+
+    def _examples(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """A step's images: their places, their tokens, their labels, and these with some that are the null label."""
+        count, device = self.args.batch, self.process.device
+        pick = self.hard.draw(self.labels, count) if self.hard else torch.randint(len(self.tokens), (count,))
+        if self.drafts:
+            pick[: len(self.drafts.pick)] = self.drafts.pick
+        tokens, true_label = self.tokens[pick].long().to(device), self.labels[pick].to(device)
+        dropped = (torch.rand(count) < self.args.label_drop).to(device)
+        return pick, tokens, true_label, torch.where(dropped, self.config.null_label, true_label)
+
+    def _learn(self, loss: Tensor) -> None:
+        for optimizer, _ in self.optimizers:
             optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        nn.utils.clip_grad_norm_(network.parameters(), 1.0)
-        for optimizer, _ in optimizers:
+        nn.utils.clip_grad_norm_(self.network.parameters(), 1.0)
+        for optimizer, _ in self.optimizers:
             optimizer.step()
-        step += 1
-        decay = min(args.ema, (1 + step) / (10 + step))
+        done = self.clock.step + 1
+        decay = min(self.args.ema, (1 + done) / (10 + done))
         with torch.no_grad():
-            torch._foreach_lerp_(list(average.values()), list(network.state_dict().values()), 1 - decay)
-        spent += time.monotonic() - began
-        fraction = spent / 60 / args.minutes if args.minutes else step / steps
-        progress.step(step, loss=loss.detach())
-        if time.monotonic() - saved > 120:
-            saved = time.monotonic()
-            curve.append(
-                [
-                    step * batch,
-                    progress.means["loss"],
-                    _heldout_loss(config, average, heldout, heldout_labels, process, 400),
-                ]
-            )
-            if process.chief:
-                print(f"held-out loss {curve[-1][2]:.4f}", file=sys.stderr, flush=True)
-            checkpoint()
-    if process.chief:
-        curve.append(
-            [
-                step * batch,
-                progress.means.get("loss", float("nan")),
-                _heldout_loss(config, average, heldout, heldout_labels, process, len(heldout)),
-            ]
-        )
-        checkpoint()
+            torch._foreach_lerp_(list(self.average.values()), list(self.network.state_dict().values()), 1 - decay)
+
+    def note(self, images: int = 400) -> None:
+        """Adds the loss of so many held-out images to the curve."""
+        heldout = _heldout_loss(self.config, self.average, self.heldout, self.heldout_labels, self.process, images)
+        self.curve.append([self.clock.step * self.batch, self.progress.means.get("loss", float("nan")), heldout])
+        if self.process.chief:
+            print(f"held-out loss {heldout:.4f}", file=sys.stderr, flush=True)
+
+    def finish(self) -> None:
+        """The last checkpoint, and the report."""
+        self.note(len(self.heldout))
+        self.checkpoint()
         report = {
-            "images": step * batch,
-            "minutes": spent / 60,
-            "heldout_loss": curve[-1][2],
-            "parameters": sum(p.numel() for p in network.parameters()),
-            "curve": [{"images": images, "loss": loss, "heldout_loss": held} for images, loss, held in curve],
+            "images": self.clock.step * self.batch,
+            "minutes": self.clock.spent / 60,
+            "heldout_loss": self.curve[-1][2],
+            "parameters": sum(p.numel() for p in self.network.parameters()),
+            "curve": [{"images": images, "loss": loss, "heldout_loss": held} for images, loss, held in self.curve],
         }
         print(json.dumps(report, indent=1))
-        print(f"wrote {args.output}", file=sys.stderr)
-    process.close()
-    return 0
+        print(f"wrote {self.args.output}", file=sys.stderr)
 
 
 def _start(args: argparse.Namespace, config: MvtmConfig, data: dataset.Dataset) -> MaskedTransformer:

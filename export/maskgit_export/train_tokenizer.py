@@ -18,7 +18,6 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-import time
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -32,7 +31,17 @@ from .classifier import StyleClassifier, load_classifier
 from .muon import Muon
 from .mvtm import MaskedTransformer, draw
 from .tokenizer import Tokenizer, TokenizerConfig, grown, save_tokenizer
-from .training import Progress, Run, learning_rate, read_checkpoint, set_learning_rate, to_tensor, write_checkpoint
+from .training import (
+    Clock,
+    Progress,
+    Run,
+    learning_rate,
+    read_checkpoint,
+    set_learning_rate,
+    to_tensor,
+    train,
+    write_checkpoint,
+)
 from .weights import load_mvtm, load_tokenizer
 
 
@@ -230,167 +239,212 @@ def drafted(network: MaskedTransformer, tokens: Tensor, labels: Tensor) -> Tenso
 
 def run(args: argparse.Namespace) -> int:
     """Trains, writes the tokenizer, prints the report as JSON."""
-    process = Run(args.device)
+    process = Run(args.device, args.threads)
     process.check_budget(args.minutes)
-    if args.threads:
-        torch.set_num_threads(args.threads)
     torch.manual_seed(args.seed + process.rank)
-    data = dataset.load(args.data, args.size)
-    if args.decoder_only and args.start is None:
-        raise SystemExit("--decoder-only needs --start FILE: a tokenizer whose decoder to train on")
-    if args.start:
-        tokenizer = _start(args, data.size)
-    else:
-        tokenizer = Tokenizer(TokenizerConfig(size=data.size, factor=args.factor, width=args.width, **_given(args)))
-    if args.crop and (args.crop % tokenizer.config.factor or not 0 < args.crop <= data.size):
-        raise SystemExit(
-            f"--crop {args.crop}: give a multiple of the factor, {tokenizer.config.factor}, up to the size, {data.size}"
+    trainer = _Trainer(args, process)
+    trainer.go_on()
+    progress = Progress(trainer.clock, trainer.batch, quiet=not process.chief)
+    train(process, trainer.clock, progress, trainer.step, trainer.checkpoint)
+    if process.chief:
+        trainer.finish()
+    process.close()
+    return 0
+
+
+class _Trainer:
+    """The networks that learn, what they learn from, and the steps."""
+
+    def __init__(self, args: argparse.Namespace, process: Run):
+        self.args, self.process = args, process
+        self.data = data = dataset.load(args.data, args.size)
+        self.tokenizer = tokenizer = self._new_tokenizer()
+        self.known = _known_tokens(args, tokenizer, data) if args.tokens else None
+        classes = dataset.without(data.classes, args.without)
+        self.labels = dataset.labels_among(data.classes, classes)[data.train.labels]
+        self.kept = torch.from_numpy(np.flatnonzero(self.labels >= 0))
+        self.drafter = _drafter(args, tokenizer, classes).to(process.device) if args.drafts else None
+        tokenizer.to(process.device, memory_format=torch.channels_last).train()
+        if args.decoder_only:
+            tokenizer.encoder.requires_grad_(False)
+        self.module = process.parallel(tokenizer.decoder if args.decoder_only else tokenizer)
+        self._make_optimizers()
+        self.perceptual = (
+            Perceptual(load_classifier(args.perceptual)).to(process.device, memory_format=torch.channels_last)
+            if args.perceptual
+            else None
         )
-    known = _known_tokens(args, tokenizer, data) if args.tokens else None
-    classes = dataset.without(data.classes, args.without)
-    labels = dataset.labels_among(data.classes, classes)[data.train.labels]
-    kept = torch.from_numpy(np.flatnonzero(labels >= 0))
-    drafter = _drafter(args, tokenizer, classes).to(process.device) if args.drafts else None
-    tokenizer.to(process.device, memory_format=torch.channels_last).train()
-    if args.decoder_only:
-        tokenizer.encoder.requires_grad_(False)
-    module = process.parallel(tokenizer.decoder if args.decoder_only else tokenizer)
-    learned = [p for p in tokenizer.parameters() if p.requires_grad]
-    muon = Muon([p for p in learned if p.ndim >= 2], lr=args.muon_lr)
-    optimizer = torch.optim.AdamW([p for p in learned if p.ndim < 2], lr=args.lr, betas=(0.9, 0.95), weight_decay=0.0)
-    critic = Discriminator().to(process.device, memory_format=torch.channels_last)
-    critic_optimizer = torch.optim.AdamW(critic.parameters(), lr=args.lr / 2, betas=(0.5, 0.9))
-    perceptual = (
-        Perceptual(load_classifier(args.perceptual)).to(process.device, memory_format=torch.channels_last)
-        if args.perceptual
-        else None
-    )
-    stateful = {
-        "weights": tokenizer,
-        "muon": muon,
-        "adamw": optimizer,
-        "critic": critic,
-        "critic_adamw": critic_optimizer,
-    }
-    checkpoint_path = args.output.with_name(args.output.name + ".checkpoint")
-    step, spent = 0, 0.0
-    if state := read_checkpoint(checkpoint_path, config=asdict(tokenizer.config), decoder_only=args.decoder_only):
-        for name, one in stateful.items():
+        self.batch = args.batch * process.world
+        self.clock = Clock(max(1, args.images // self.batch), args.minutes)
+        self._checkpoint = args.output.with_name(args.output.name + ".checkpoint")
+
+    def _new_tokenizer(self) -> Tokenizer:
+        """A new one or that of ``--start``, if the options fit together."""
+        args, size = self.args, self.data.size
+        if args.decoder_only and args.start is None:
+            raise SystemExit("--decoder-only needs --start FILE: a tokenizer whose decoder to train on")
+        if args.start:
+            tokenizer = _start(args, size)
+        else:
+            tokenizer = Tokenizer(TokenizerConfig(size=size, factor=args.factor, width=args.width, **_given(args)))
+        if args.crop and (args.crop % tokenizer.config.factor or not 0 < args.crop <= size):
+            raise SystemExit(
+                f"--crop {args.crop}: give a multiple of the factor, {tokenizer.config.factor}, up to the size, {size}"
+            )
+        return tokenizer
+
+    def _make_optimizers(self) -> None:
+        args = self.args
+        learned = [p for p in self.tokenizer.parameters() if p.requires_grad]
+        self.muon = Muon([p for p in learned if p.ndim >= 2], lr=args.muon_lr)
+        self.adamw = torch.optim.AdamW(
+            [p for p in learned if p.ndim < 2], lr=args.lr, betas=(0.9, 0.95), weight_decay=0.0
+        )
+        self.critic = Discriminator().to(self.process.device, memory_format=torch.channels_last)
+        self.critic_adamw = torch.optim.AdamW(self.critic.parameters(), lr=args.lr / 2, betas=(0.5, 0.9))
+
+    def _stateful(self) -> dict:
+        """What a checkpoint has the state of."""
+        found = {name: getattr(self, name) for name in ("muon", "adamw", "critic", "critic_adamw")}
+        return {"weights": self.tokenizer, **found}
+
+    def _run(self) -> dict:
+        """What a checkpoint says of its run, so that no other run goes on from it."""
+        return {"config": asdict(self.tokenizer.config), "decoder_only": self.args.decoder_only}
+
+    def go_on(self) -> None:
+        """Takes up an earlier run where its checkpoint is, if there is one."""
+        if not (state := read_checkpoint(self._checkpoint, **self._run())):
+            return
+        for name, one in self._stateful().items():
             one.load_state_dict(state[name])
-        step, spent = state["step"], state["spent"]
+        self.clock.step, self.clock.spent = state["step"], state["spent"]
         # Other pictures than those that the run began with.
-        torch.manual_seed(args.seed + process.rank + step * process.world)
-        if process.chief:
-            print(f"going on from step {step} of {checkpoint_path}", file=sys.stderr)
+        torch.manual_seed(self.args.seed + self.process.rank + self.clock.step * self.process.world)
+        if self.process.chief:
+            print(f"going on from step {self.clock.step} of {self._checkpoint}", file=sys.stderr)
 
-    def checkpoint() -> None:
-        save_tokenizer(tokenizer, args.output)
-        states = {name: one.state_dict() for name, one in stateful.items()}
+    def checkpoint(self) -> None:
+        """Writes the tokenizer, and all that a later call needs to go on."""
+        if not self.process.chief:
+            return
+        save_tokenizer(self.tokenizer, self.args.output)
+        states = {name: one.state_dict() for name, one in self._stateful().items()}
         write_checkpoint(
-            checkpoint_path,
-            {
-                **states,
-                "config": asdict(tokenizer.config),
-                "decoder_only": args.decoder_only,
-                "step": step,
-                "spent": spent,
-            },
+            self._checkpoint, {**states, **self._run(), "step": self.clock.step, "spent": self.clock.spent}
         )
 
-    steps = max(1, args.images // (args.batch * process.world))
-    progress = Progress(steps, args.batch * process.world, quiet=not process.chief)
-    fraction, saved = (spent / 60 / args.minutes if args.minutes else step / steps), time.monotonic()
-    while fraction < 1.0:
-        began = time.monotonic()
+    def step(self, fraction: float) -> dict[str, Tensor]:
+        """One step of the run, of which ``fraction`` is done; returns the losses."""
+        args = self.args
         scale = learning_rate(int(fraction * 10_000), 10_000, 1.0, 200)
-        set_learning_rate(muon, args.muon_lr * scale)
-        set_learning_rate(optimizer, args.lr * scale)
-        # The images stay in their file, which may be larger than the memory.
-        pick = kept[torch.randint(len(kept), (args.batch,))].sort().values.numpy()
-        images = data.train.images[pick]
-        if args.crop:
-            # Where tokens begin in whole images.
-            factor = tokenizer.config.factor
-            top, left = torch.randint((data.size - args.crop) // factor + 1, (2,)).mul(factor).tolist()
-            images = images[:, top : top + args.crop, left : left + args.crop]
-        image = to_tensor(images, process.device).contiguous(memory_format=torch.channels_last)
-        if known is not None:
-            tokens = torch.from_numpy(known[pick].astype(np.int64)).to(process.device)
-        elif args.decoder_only:
-            tokens = token_file.tokens_of(tokenizer, image, process)
-        with process.autocast():
-            if args.decoder_only:
-                drawn = module(tokenizer.codes(tokens).contiguous(memory_format=torch.channels_last))
-            else:
-                drawn, tokens, commitment = module(image)
-        drawn = clipped_with(drawn.float(), image)
-        l1 = (drawn - image).abs().mean()
-        reconstruction = l1 + gradient_l1(drawn, image)
-        logs = {"l1": l1.detach()}
-        if args.square_weight:
-            square = (drawn - image).square().mean()
-            reconstruction = reconstruction + args.square_weight * square
-            logs["square"] = square.detach()
-        if args.contrast_weight:
-            distance = contrast_distance(drawn, image)
-            reconstruction = reconstruction + args.contrast_weight * distance
-            logs["contrast"] = distance.detach()
-        if perceptual:
-            distance = perceptual(drawn, image)
-            reconstruction = reconstruction + args.perceptual_weight * distance
-            logs["perceptual"] = distance.detach()
+        set_learning_rate(self.muon, args.muon_lr * scale)
+        set_learning_rate(self.adamw, args.lr * scale)
+        pick, image = self._images()
+        drawn, tokens, commitment = self._drawn(pick, image)
+        reconstruction, logs = self._reconstruction(drawn, image)
         loss = reconstruction
         if not args.decoder_only:
             loss = loss + 0.1 * commitment.float()
             logs["commitment"] = commitment.detach()
         # The critic joins a little before its verdict counts, so that the first verdicts mean something.
         joined, judged = fraction >= args.adversarial_from - 0.05, drawn
-        if drafter and joined:
-            # Every second one: neighbours are of one class.
-            label = torch.from_numpy(labels[pick[::2]]).to(process.device)
-            with process.autocast():
-                judged = torch.cat([drawn, tokenizer.decode(drafted(drafter, tokens[::2], label)).float()])
+        if self.drafter and joined:
+            judged = self._with_drafts(drawn, tokens, pick)
         if fraction >= args.adversarial_from:
-            generator_loss = -critic(judged).mean()
-            last = tokenizer.decoder.out.weight
-            norm = torch.autograd.grad(reconstruction, last, retain_graph=True)[0].norm()
-            adversarial_norm = torch.autograd.grad(generator_loss, last, retain_graph=True)[0].norm()
-            loss = (
-                loss
-                + args.adversarial_weight * (norm / (adversarial_norm + 1e-6)).clamp(0, 100).detach() * generator_loss
-            )
-            logs["adversarial"] = generator_loss.detach()
-        for one in (muon, optimizer):
+            adversarial, logs["adversarial"] = self._adversarial(reconstruction, judged)
+            loss = loss + adversarial
+        self._learn(loss)
+        if joined:
+            logs["critic"] = self._teach_critic(image, judged)
+        return logs
+
+    def _images(self) -> tuple[np.ndarray, Tensor]:
+        """Which images a step has, ascending, and these, as squares cut out of them with ``--crop``."""
+        # The images stay in their file, which may be larger than the memory.
+        pick = self.kept[torch.randint(len(self.kept), (self.args.batch,))].sort().values.numpy()
+        images = self.data.train.images[pick]
+        if crop := self.args.crop:
+            # Where tokens begin in whole images.
+            factor = self.tokenizer.config.factor
+            top, left = torch.randint((self.data.size - crop) // factor + 1, (2,)).mul(factor).tolist()
+            images = images[:, top : top + crop, left : left + crop]
+        return pick, to_tensor(images, self.process.device).contiguous(memory_format=torch.channels_last)
+
+    def _drawn(self, pick: np.ndarray, image: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Reconstructions, tokens, and the commitment loss where the encoder learns."""
+        tokenizer, commitment = self.tokenizer, None
+        if self.known is not None:
+            tokens = torch.from_numpy(self.known[pick].astype(np.int64)).to(self.process.device)
+        elif self.args.decoder_only:
+            tokens = token_file.tokens_of(tokenizer, image, self.process)
+        with self.process.autocast():
+            if self.args.decoder_only:
+                drawn = self.module(tokenizer.codes(tokens).contiguous(memory_format=torch.channels_last))
+            else:
+                drawn, tokens, commitment = self.module(image)
+        return clipped_with(drawn.float(), image), tokens, commitment
+
+    def _reconstruction(self, drawn: Tensor, image: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss that compares the two, and its parts."""
+        args = self.args
+        l1 = (drawn - image).abs().mean()
+        total, logs = l1 + gradient_l1(drawn, image), {"l1": l1.detach()}
+        distances = (
+            ("square", args.square_weight, lambda: (drawn - image).square().mean()),
+            ("contrast", args.contrast_weight, lambda: contrast_distance(drawn, image)),
+            ("perceptual", args.perceptual_weight if self.perceptual else 0, lambda: self.perceptual(drawn, image)),
+        )
+        for name, weight, distance in distances:
+            if weight:
+                found = distance()
+                total = total + weight * found
+                logs[name] = found.detach()
+        return total, logs
+
+    def _with_drafts(self, drawn: Tensor, tokens: Tensor, pick: np.ndarray) -> Tensor:
+        """``drawn``, and half as many pictures of tokens that the transformer drew in part."""
+        # Every second one: neighbours are of one class.
+        label = torch.from_numpy(self.labels[pick[::2]]).to(self.process.device)
+        with self.process.autocast():
+            drafts = self.tokenizer.decode(drafted(self.drafter, tokens[::2], label))
+            return torch.cat([drawn, drafts.float()])
+
+    def _adversarial(self, reconstruction: Tensor, judged: Tensor) -> tuple[Tensor, Tensor]:
+        """The critic's verdict, weighted by what it moves in the last layer beside the other losses; and as it is."""
+        verdict = -self.critic(judged).mean()
+        last = self.tokenizer.decoder.out.weight
+        norm = torch.autograd.grad(reconstruction, last, retain_graph=True)[0].norm()
+        adversarial_norm = torch.autograd.grad(verdict, last, retain_graph=True)[0].norm()
+        weight = self.args.adversarial_weight * (norm / (adversarial_norm + 1e-6)).clamp(0, 100).detach()
+        return weight * verdict, verdict.detach()
+
+    def _learn(self, loss: Tensor) -> None:
+        for one in (self.muon, self.adamw):
             one.zero_grad(set_to_none=True)
         loss.backward()
-        nn.utils.clip_grad_norm_(tokenizer.parameters(), 1.0)
-        for one in (muon, optimizer):
+        nn.utils.clip_grad_norm_(self.tokenizer.parameters(), 1.0)
+        for one in (self.muon, self.adamw):
             one.step()
-        if joined:
-            critic_loss = F.relu(1 - critic(image)).mean() + F.relu(1 + critic(judged.detach())).mean()
-            critic_optimizer.zero_grad(set_to_none=True)
-            critic_loss.backward()
-            critic_optimizer.step()
-            logs["critic"] = critic_loss.detach()
-        step += 1
-        spent += time.monotonic() - began
-        fraction = spent / 60 / args.minutes if args.minutes else step / steps
-        progress.step(step, **logs)
-        if process.chief and time.monotonic() - saved > 120:
-            saved = time.monotonic()
-            checkpoint()
-    if process.chief:
-        tokenizer.eval()
-        checkpoint()
+
+    def _teach_critic(self, image: Tensor, judged: Tensor) -> Tensor:
+        loss = F.relu(1 - self.critic(image)).mean() + F.relu(1 + self.critic(judged.detach())).mean()
+        self.critic_adamw.zero_grad(set_to_none=True)
+        loss.backward()
+        self.critic_adamw.step()
+        return loss.detach()
+
+    def finish(self) -> None:
+        """The last checkpoint, and the report."""
+        self.tokenizer.eval()
+        self.checkpoint()
         report = {
-            "images": step * args.batch * process.world,
-            "minutes": spent / 60,
-            **evaluate(tokenizer, data.heldout.images, process.device),
+            "images": self.clock.step * self.batch,
+            "minutes": self.clock.spent / 60,
+            **evaluate(self.tokenizer, self.data.heldout.images, self.process.device),
         }
         print(json.dumps(report, indent=1))
-        print(f"wrote {args.output}", file=sys.stderr)
-    process.close()
-    return 0
+        print(f"wrote {self.args.output}", file=sys.stderr)
 
 
 def _given(args: argparse.Namespace) -> dict[str, int]:

@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import sys
+import threading
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +26,9 @@ from .files import whole
 class Run:
     """The device and the place of this process among its peers."""
 
-    def __init__(self, device: str):
+    def __init__(self, device: str, threads: int = 0):
+        if threads:
+            torch.set_num_threads(threads)
         self.world = int(os.environ.get("WORLD_SIZE", 1))
         self.rank = int(os.environ.get("RANK", 0))
         if device == "auto":
@@ -102,32 +107,128 @@ def autocast(device: torch.device):
     return torch.autocast(device.type, torch.bfloat16, enabled=fast_bf16(device))
 
 
+class Clock:
+    """How far a run has come: in steps, or, where it has a budget of ``minutes``, in time."""
+
+    def __init__(self, steps: int, minutes: float | None = None):
+        self.steps, self.minutes = steps, minutes
+        #: Steps done, and seconds spent in them, with those of the runs that this one goes on from.
+        self.step, self.spent = 0, 0.0
+
+    @property
+    def fraction(self) -> float:
+        """The part of the run that is done; 1 or more at its end."""
+        return self.spent / 60 / self.minutes if self.minutes else self.step / self.steps
+
+    def left(self, seconds_a_step: float) -> float:
+        """The seconds that the steps to come will take."""
+        return self.minutes * 60 - self.spent if self.minutes else (self.steps - self.step) * seconds_a_step
+
+    def __str__(self) -> str:
+        return f"step {self.step}" if self.minutes else f"step {self.step}/{self.steps}"
+
+    @contextlib.contextmanager
+    def counting(self) -> Iterator[None]:
+        """Counts what is done inside as one step."""
+        began = time.monotonic()
+        yield
+        self.step += 1
+        self.spent += time.monotonic() - began
+
+
 class Progress:
     """One line on standard error now and then: step, speed, time left, running means of the losses."""
 
-    def __init__(self, total: int, batch: int, quiet: bool, every: float = 20.0):
-        self.total, self.batch, self.quiet, self.every = total, batch, quiet, every
+    def __init__(self, clock: Clock, batch: int, quiet: bool, every: float = 20.0):
+        self.clock, self.batch, self.quiet, self.every = clock, batch, quiet, every
         self.start = self.last = time.monotonic()
         self.done = 0
         self.means: dict[str, float] = {}
 
-    def step(self, step: int, **values: float | Tensor) -> None:
+    def step(self, **values: float | Tensor) -> None:
         """Notes the losses of one step."""
         self.done += 1
         for name, value in values.items():
             value = float(value)
             self.means[name] = self.means.get(name, value) * 0.98 + value * 0.02
         now = time.monotonic()
-        if not self.quiet and (now - self.last > self.every or step == self.total):
+        if not self.quiet and (now - self.last > self.every or self.clock.fraction >= 1):
             self.last = now
-            speed = self.done / (now - self.start)
+            a_step = (now - self.start) / self.done
             losses = "  ".join(f"{name} {value:.4f}" for name, value in self.means.items())
-            left = (self.total - step) / speed
             print(
-                f"step {step}/{self.total}  {speed * self.batch:.1f} images/s  {left / 60:.1f} min left  {losses}",
+                f"{self.clock}  {self.batch / a_step:.1f} images/s  "
+                f"{max(0.0, self.clock.left(a_step)) / 60:.1f} min left  {losses}",
                 file=sys.stderr,
                 flush=True,
             )
+
+
+#: Seconds between two checkpoints.
+CHECKPOINT_EVERY = 120.0
+
+
+def train(
+    process: Run,
+    clock: Clock,
+    progress: Progress,
+    step: Callable[[float], dict[str, Tensor]],
+    checkpoint: Callable[[], None],
+    note: Callable[[], None] = lambda: None,
+) -> None:
+    """Runs ``step``, which gets the fraction done and returns losses to show, until the clock says that it is enough.
+
+    Now and then, and when Ctrl-C ends the run, ``checkpoint`` is called; before it, but not at Ctrl-C, ``note``.
+    """
+    saved = time.monotonic()
+    with interruptible(process) as interrupted:
+        while clock.fraction < 1.0:
+            with clock.counting():
+                losses = step(clock.fraction)
+            progress.step(**losses)
+            if interrupted():
+                checkpoint()
+                if process.chief:
+                    print(f"interrupted after {clock}; the same command goes on from there", file=sys.stderr)
+                raise KeyboardInterrupt
+            if time.monotonic() - saved > CHECKPOINT_EVERY:
+                saved = time.monotonic()
+                note()
+                checkpoint()
+
+
+@contextlib.contextmanager
+def interruptible(process: Run) -> Iterator[Callable[[], bool]]:
+    """Puts off Ctrl-C to the end of a step, where the function that this gives says whether it came.
+
+    A second Ctrl-C ends a process that trains alone at once. Several processes stop together: each calls the function
+    at every step.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        # Only the main thread hears of signals.
+        yield lambda: False
+        return
+    came = False
+    before = signal.getsignal(signal.SIGINT)
+
+    def note(number: int, frame: object) -> None:
+        nonlocal came
+        came = True
+        if process.world == 1:
+            signal.signal(signal.SIGINT, before)
+
+    def interrupted() -> bool:
+        if process.world == 1:
+            return came
+        together = torch.tensor(float(came), device=process.device)
+        torch.distributed.all_reduce(together, torch.distributed.ReduceOp.MAX)
+        return bool(together)
+
+    signal.signal(signal.SIGINT, note)
+    try:
+        yield interrupted
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def learning_rate(step: int, total: int, peak: float, warmup: int) -> float:
