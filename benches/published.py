@@ -201,11 +201,18 @@ def measure(case: str, work: Path, command: str, precisions: list[str], numpy: b
 def tables(work: Path) -> str:
     """The documents' tables, of all that was measured."""
     rows = [json.loads(file.read_text(encoding="utf-8")) for file in sorted(work.glob("*.json"))]
-    lines = [
+    head = [
         "# Published shapes at full size, random weights",
         "",
         "Written by `benches/published.py`, whose head says what is measured, and how.",
-        "",
+    ]
+    parts = (head, conversion(rows), sizes(rows), precision_table(rows), times(rows))
+    return "\n\n".join("\n".join(part) for part in parts if part) + "\n"
+
+
+def conversion(rows: list[dict]) -> list[str]:
+    """What converting takes, and how far the result is from the reference."""
+    lines = [
         "## Conversion",
         "",
         (
@@ -226,8 +233,12 @@ def tables(work: Path) -> str:
                 for of in ("torch", "numpy")
             )
             lines.append(f"| {row['shape']} | {c['format']} | {c['convert_peak'] / 1e9:.1f} GB | {cells} |")
-    lines += [
-        "",
+    return lines
+
+
+def sizes(rows: list[dict]) -> list[str]:
+    """Sizes of the graphs, and peaks of memory."""
+    lines = [
         "## Sizes and peaks",
         "",
         "MB of transformer + decoder + encoder; peaks in GB, in parentheses that with `--low-memory`.",
@@ -243,8 +254,12 @@ def tables(work: Path) -> str:
                     d["peaks"][action] / 1e9 for action in ("generate", "edit", "generate --low-memory")
                 )
                 lines.append(f"| {row['shape']} | {precision} | {sizes} | {generate:.2f} ({low:.2f}) | {edit:.2f} |")
-    lines += [
-        "",
+    return lines
+
+
+def precision_table(rows: list[dict]) -> list[str]:
+    """What `half` and `quantize` lose."""
+    lines = [
         "## Precision",
         "",
         "Of `half` and `quantize`, by our engine against fp32 in ONNX Runtime, on two pictures of random weights.",
@@ -264,22 +279,27 @@ def tables(work: Path) -> str:
                     f"| {row['shape']} | {precision} | {m['made_peak'] / 1e9:.1f} GB | {r['logits_cosine']:.6f} | "
                     f"{r['image_psnr']:.1f} dB | {r['encoder_same_tokens']:.1%} | {kept} |"
                 )
+    return lines
+
+
+def times(rows: list[dict]) -> list[str]:
+    """Times beside ONNX Runtime; nothing where none are measured yet."""
     timed = [row for row in rows if "times" in row]
-    if timed:
-        lines += [
-            "",
-            "## Times beside ONNX Runtime",
-            "",
-            f"{'; '.join(sorted({row['times']['machine'] for row in timed}))}. Means of two turns, all cores. A ratio",
-            (
-                "below 1 is less time or memory than ONNX Runtime takes: fp32 beside its fp32, int8 beside the faster "
-                "of its fp32 and its own int8, graph by graph. A step is one run of the transformer; a picture takes "
-                "one a step, two with guidance, and one decoding."
-            ),
-            "",
-            "| shape | precision | load | step | decode | ratio: step | decode | load | peak memory |",
-            "|---|---|---|---|---|---|---|---|---|",
-        ]
+    if not timed:
+        return []
+    lines = [
+        "## Times beside ONNX Runtime",
+        "",
+        f"{'; '.join(sorted({row['times']['machine'] for row in timed}))}. Means of two turns, all cores. A ratio",
+        (
+            "below 1 is less time or memory than ONNX Runtime takes: fp32 beside its fp32, int8 beside the faster "
+            "of its fp32 and its own int8, graph by graph. A step is one run of the transformer; a picture takes "
+            "one a step, two with guidance, and one decoding."
+        ),
+        "",
+        "| shape | precision | load | step | decode | ratio: step | decode | load | peak memory |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
     for row in timed:
         for m in row["times"]["medians"]:
             if m["program"].startswith("maskgit"):
@@ -290,7 +310,7 @@ def tables(work: Path) -> str:
                     f"{ratio['step']:.2f} | {ratio['decode']:.2f} | {ratio['load']:.2f} | "
                     f"{ratio['peak_memory_bytes']:.2f} |"
                 )
-    return "\n".join(lines) + "\n"
+    return lines
 
 
 def summary(work: Path) -> str:

@@ -50,6 +50,53 @@ def row(bundle: str, device: str, count: int, report: dict, keys: tuple[str, ...
     return f"| {bundle} | {device} | {count} | {' | '.join(f'{1000 * report[key]:.2f}' for key in keys)} |"
 
 
+def measure(args: argparse.Namespace) -> tuple[list[str], dict[tuple[str, str, int], dict]]:
+    """The table's rows of every bundle, and its figures by bundle, device and number of pictures."""
+    lines: list[str] = []
+    ours: dict[tuple[str, str, int], dict] = {}
+    common = ["--runs", args.runs, "--steps", args.steps]
+    for bundle in args.bundles:
+        for device, batches in (("cuda", BATCHES), ("cpu", [1])):
+            for count in batches:
+                runs = common if device == "cuda" else ["--runs", "3", "--steps", args.steps]
+                report = ask(args.command, "bench", "--model", bundle, "--device", device, "--count", str(count), *runs)
+                found = {**report, "first": first_picture(args.command, bundle, device, args.steps)}
+                ours[bundle, device, count] = found
+                keys = ("load", "step", "decode", "image", "first")
+                lines.append(row(Path(bundle).name, report["engine"], count, found, keys))
+    return lines, ours
+
+
+def beside_torch(args: argparse.Namespace, ours: dict[tuple[str, str, int], dict]) -> list[str]:
+    """A second table, of PyTorch and our figures over its own."""
+    lines = [
+        "",
+        f"PyTorch, {args.torch}, `torch.compile`. Its step and decoding are of the whole batch; ours of one picture. "
+        "Ratios: ours over PyTorch's.",
+        "",
+        "| bundle | pictures | step | decode | pictures | first picture | PyTorch: step | decode | pictures | "
+        "first picture |",
+        "|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    program = [sys.executable, str(Path(__file__).with_name("torch_runtime.py")), args.torch]
+    keys = ("step", "decode", "image", "first")
+    for bundle in args.bundles:
+        manifest = json.loads((Path(bundle) / "bundle.json").read_text())
+        if not manifest["name"].startswith(args.torch):
+            continue
+        precision = "fp32" if manifest["precision"] == "fp32" else "fp16"
+        for count in BATCHES:
+            call = [*program, "--precision", precision, "--count", str(count), "--runs", args.runs]
+            done = subprocess.run([*call, "--steps", args.steps], check=True, stdout=subprocess.PIPE)
+            theirs, mine = json.loads(done.stdout), ours[bundle, "cuda", count]
+            ratios = " | ".join(
+                "" if count > 1 and key in ("step", "decode") else f"{mine[key] / theirs[key]:.2f}" for key in keys
+            )
+            times = " | ".join(f"{1000 * theirs[key]:.2f}" for key in keys)
+            lines.append(f"| {Path(bundle).name} | {count} | {ratios} | {times} |")
+    return lines
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--command", required=True, help="the built maskgit command, with the feature cuda")
@@ -77,67 +124,10 @@ def main() -> int:
         "| bundle | device | pictures | open | step | decode | pictures | first picture |",
         "|---|---|---|---|---|---|---|---|",
     ]
-    ours: dict[tuple[str, str, int], dict] = {}
-    common = ["--runs", args.runs, "--steps", args.steps]
-    for bundle in args.bundles:
-        for device, batches in (("cuda", BATCHES), ("cpu", [1])):
-            for count in batches:
-                runs = common if device == "cuda" else ["--runs", "3", "--steps", args.steps]
-                report = ask(args.command, "bench", "--model", bundle, "--device", device, "--count", str(count), *runs)
-                first = first_picture(args.command, bundle, device, args.steps)
-                ours[bundle, device, count] = {**report, "first": first}
-                lines.append(
-                    row(
-                        Path(bundle).name,
-                        report["engine"],
-                        count,
-                        ours[bundle, device, count],
-                        ("load", "step", "decode", "image", "first"),
-                    )
-                )
+    table, ours = measure(args)
+    lines += table
     if args.torch:
-        lines += [
-            "",
-            (
-                f"PyTorch, {args.torch}, `torch.compile`. Its step and decoding are of the whole batch; ours of one "
-                "picture. Ratios: ours over PyTorch's."
-            ),
-            "",
-            (
-                "| bundle | pictures | step | decode | pictures | first picture | PyTorch: step | decode | pictures | "
-                "first picture |"
-            ),
-            "|---|---|---|---|---|---|---|---|---|---|",
-        ]
-        for bundle in args.bundles:
-            manifest = json.loads((Path(bundle) / "bundle.json").read_text())
-            if not manifest["name"].startswith(args.torch):
-                continue
-            precision = "fp32" if manifest["precision"] == "fp32" else "fp16"
-            for count in BATCHES:
-                theirs = json.loads(
-                    subprocess.run(
-                        [
-                            sys.executable,
-                            str(Path(__file__).with_name("torch_runtime.py")),
-                            args.torch,
-                            "--precision",
-                            precision,
-                            "--count",
-                            str(count),
-                            *common,
-                        ],
-                        check=True,
-                        stdout=subprocess.PIPE,
-                    ).stdout
-                )
-                mine = ours[bundle, "cuda", count]
-                ratios = " | ".join(
-                    "" if count > 1 and key in ("step", "decode") else f"{mine[key] / theirs[key]:.2f}"
-                    for key in ("step", "decode", "image", "first")
-                )
-                times = " | ".join(f"{1000 * theirs[key]:.2f}" for key in ("step", "decode", "image", "first"))
-                lines.append(f"| {Path(bundle).name} | {count} | {ratios} | {times} |")
+        lines += beside_torch(args, ours)
     args.output.write_text("\n".join(lines) + "\n")
     return 0
 

@@ -1,9 +1,9 @@
 """Measures a bundle: draws with our own command, compares with held-out images.
 
-Writes metrics.json and sheets of pictures: ``samples-CLASS.png`` (a contact sheet a class), ``beside.png`` (a row a
-class: held-out images on the left, the first samples on the right), ``reconstructions.png`` (held-out images above,
-their reconstructions below) and ``neighbours.png`` (samples in the first column, then the nearest training images by
-pixels, then by features).
+Writes metrics.json, and contact.webp for the model card: a row a class, held-out images on the left, the first samples
+on the right. With ``--sheets`` it also writes ``samples-CLASS.png`` (a sheet a class), ``reconstructions.png``
+(held-out images above, their reconstructions below) and ``neighbours.png`` (samples in the first column, then the
+nearest training images by pixels, then by features).
 
 - reconstruction: mean absolute error and PSNR of held-out images through encoder and decoder, in ONNX Runtime;
 - codebook: part of the codes used by held-out images, and perplexity;
@@ -20,6 +20,7 @@ pixels, then by features).
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import subprocess
 import sys
@@ -34,13 +35,16 @@ from .bundle import BundleError, Metadata, validate
 from .card import put_section, seen_from
 from .classifier import load_classifier
 from .features import NAME, Features
-from .files import write_text
+from .files import write_bytes, write_text
 from .verify import OnnxRuntime
 
 SHORTLIST = 64
 SHOWN = 5
 MANY = 16
 BESIDE = 5
+#: The sheet of pictures of a model card, and the most bytes that it takes.
+CONTACT = "contact.webp"
+CONTACT_BYTES = 300_000
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -56,11 +60,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--generate", default="", metavar="OPTIONS", help="more options for `maskgit generate`, in one text"
     )
     parser.add_argument("--threads", type=int, default=0, help="CPU threads (0: PyTorch's choice)")
+    parser.add_argument("--sheets", type=Path, metavar="FOLDER", help="write more sheets of pictures to this folder")
     parser.add_argument(
-        "--contact", type=int, default=64, help="samples on each class's contact sheet, the first ones (0: no sheets)"
+        "--contact", type=int, default=64, help="samples on the sheet of each class in --sheets, the first ones"
     )
     parser.add_argument("--card", type=Path, help="model card whose section 'Measured' is written anew")
-    parser.add_argument("-o", "--output", required=True, type=Path, help="folder for metrics.json and the sheets")
+    parser.add_argument("-o", "--output", required=True, type=Path, help="folder for metrics.json and contact.webp")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -69,7 +74,7 @@ def run(args: argparse.Namespace) -> int:
 
     if args.threads:
         torch.set_num_threads(args.threads)
-    for name, least in (("per_class", 2), ("contact", 0)):
+    for name, least in (("per_class", 2), ("contact", 1)):
         if getattr(args, name) < least:
             print(f"--{name.replace('_', '-')} must be at least {least}", file=sys.stderr)
             return 2
@@ -108,7 +113,6 @@ def run(args: argparse.Namespace) -> int:
         "sampling": reports[0].get("sampling"),
         "seed": args.seed,
         "per_class": args.per_class,
-        "contact": min(args.contact, args.per_class),
     }
     text = json.dumps(report, indent=2) + "\n"
     write_text(args.output / "metrics.json", text)
@@ -119,32 +123,41 @@ def run(args: argparse.Namespace) -> int:
 
 
 def write_card(path: Path, report: dict, folder: Path) -> None:
-    """Puts the figures and the sheets of ``folder`` into the card, in place of what an earlier run put there."""
-    pictures, images, rebuilt, kid, nearest = (
-        seen_from(path, folder),
-        report["images"],
-        report["reconstruction"],
-        report["kid"],
-        report["neighbours"],
-    )
+    """Puts the figures and the sheet of ``folder`` into the card, in place of what an earlier run put there."""
+    pictures, images = seen_from(path, folder), report["images"]
+    section = f"""## Measured
+
+On {images["heldout"]:,} held-out images and {images["samples"]:,} unpicked samples drawn by `maskgit generate` with the
+recommended settings. `python -m maskgit_export evaluate` measures and writes this section; the numbers are
+`{pictures}/metrics.json`.
+
+{_figures(report)}
+
+The kernel distance is not an FID and compares with no other network's. The classifier was trained on the training
+images only and shares nothing with the model; it is itself a small one. A part is a window of a quarter of the side,
+compared with those in the same place of the training images of the class.
+
+{_by_class(report)}
+
+Held-out images on the left, the first samples of the class on the right:
+
+![Held-out images and samples]({pictures}/{CONTACT})
+
+`evaluate --sheets FOLDER` also writes sheets of more samples, of the nearest training images and of reconstructions."""
+    put_section(path, "evaluate", section, before="<!-- evaluate-edit -->")
+
+
+def _figures(report: dict) -> str:
+    """The table of the card on all classes together."""
+    rebuilt, used, kid = report["reconstruction"], report["codebook"], report["kid"]
+    judged, nearest = report.get("classifier"), report["neighbours"]
     rows = [
         ("reconstruction of held-out images", f"L1 {rebuilt['l1']:.5f}, PSNR {rebuilt['psnr_db']:.2f} dB"),
-        (
-            "codebook",
-            (
-                f"{report['codebook']['used']} of {report['codebook']['codes']} codes used, perplexity "
-                f"{report['codebook']['perplexity']}"
-            ),
-        ),
+        ("codebook", f"{used['used']} of {used['codes']} codes used, perplexity {used['perplexity']}"),
     ]
-    judged = report.get("classifier")
     if judged:
-        rows.append(
-            (
-                "classifier's accuracy on samples",
-                f"{judged['samples']:.1%} (on held-out images {judged['heldout']:.1%})",
-            )
-        )
+        both = f"{judged['samples']:.1%} (on held-out images {judged['heldout']:.1%})"
+        rows.append(("classifier's accuracy on samples", both))
     rows += [
         (f"{kid['name']}, samples to held-out", f"{kid['samples']['mean']:.4f} ± {kid['samples']['std']:.4f}"),
         ("the same, reconstructions to held-out", f"{kid['reconstructions']['mean']:.4f}"),
@@ -159,53 +172,20 @@ def write_card(path: Path, report: dict, folder: Path) -> None:
             f"{nearest['ratio']} (far below 1 would be copying)",
         ),
     ]
-    by_class = (
-        "| class | classifier: samples | classifier: held-out | diversity | parts |\n|---|---|---|---|---|\n"
-        if judged
-        else "| class | diversity | parts |\n|---|---|---|\n"
-    )
+    return "\n".join(["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows)])
+
+
+def _by_class(report: dict) -> str:
+    """The table of the card on each class."""
+    judged = report.get("classifier")
+    columns = ["class", *(["classifier: samples", "classifier: held-out"] if judged else []), "diversity", "parts"]
+    lines = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
     for name, diverse in report["diversity"]["per_class"].items():
-        accuracy = f"{judged['per_class'][name]:.1%} | {judged['heldout_per_class'][name]:.1%} | " if judged else ""
         part = report["parts"]["per_class"].get(name)
-        by_class += f"| {name} | {accuracy}{diverse:.3f} | {'–' if part is None else f'{part:.3f}'} |\n"
-    table = "\n".join(f"| {name} | {value} |" for name, value in rows)
-    shown = report["command"]["contact"]
-    sheets = "\n\n".join(
-        f"{name}\n\n![Samples of {name}]({pictures}/samples-{name}.png)" for name in report["diversity"]["per_class"]
-    )
-    contact = f"\nThe first {shown} samples of each class, unpicked:\n\n{sheets}\n" if shown else ""
-    put_section(
-        path,
-        "evaluate",
-        f"""## Measured
-
-On {images["heldout"]:,} held-out images and {images["samples"]:,} unpicked samples drawn by `maskgit generate` with the
-recommended settings. `python -m maskgit_export evaluate` measures and writes this section; the numbers are
-`{pictures}/metrics.json`.
-
-| | |
-|---|---|
-{table}
-
-The kernel distance is not an FID and compares with no other network's. The classifier was trained on the training
-images only and shares nothing with the model; it is itself a small one. A part is a window of a quarter of the side,
-compared with those in the same place of the training images of the class.
-
-{by_class}
-Held-out images on the left, the first samples of the class on the right:
-
-![Held-out images and samples]({pictures}/beside.png)
-
-Samples (first column), then the five nearest training images by thumbnails and by features:
-
-![Nearest training images]({pictures}/neighbours.png)
-
-Held-out images above, reconstructions below:
-
-![Reconstructions]({pictures}/reconstructions.png)
-{contact}""",
-        before="<!-- evaluate-edit -->",
-    )
+        accuracy = [f"{judged[of][name]:.1%}" for of in ("per_class", "heldout_per_class")] if judged else []
+        cells = [name, *accuracy, f"{diverse:.3f}", "–" if part is None else f"{part:.3f}"]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
 
 
 def draw(
@@ -261,21 +241,17 @@ def draw(
 
 def measure(args, metadata, graphs, data, to_bundle, heldout, labels, samples, sample_labels) -> dict:
     """All metrics, and the sheets."""
-    for index, name in enumerate(metadata.labels if args.contact else []):
-        save_sheet(samples[sample_labels == index][: args.contact], args.output / f"samples-{name}.png", columns=8)
-    save_sheet(
-        beside(samples, sample_labels, heldout, labels, len(metadata.labels)),
-        args.output / "beside.png",
-        columns=2 * BESIDE + 1,
-    )
+    contact = beside(samples, sample_labels, heldout, labels, len(metadata.labels))
+    save_contact(contact, args.output / CONTACT, columns=2 * BESIDE + 1)
     rebuilt, tokens = reconstruct(graphs, heldout)
-    every = max(1, len(heldout) // 12)
-    shown = slice(0, every * 12, every)
-    save_sheet(
-        np.concatenate([heldout[shown], rebuilt[shown]]),
-        args.output / "reconstructions.png",
-        columns=len(heldout[shown]),
-    )
+    if args.sheets:
+        args.sheets.mkdir(parents=True, exist_ok=True)
+        for index, name in enumerate(metadata.labels):
+            save_sheet(samples[sample_labels == index][: args.contact], args.sheets / f"samples-{name}.png", columns=8)
+        every = max(1, len(heldout) // 12)
+        shown = slice(0, every * 12, every)
+        pairs = np.concatenate([heldout[shown], rebuilt[shown]])
+        save_sheet(pairs, args.sheets / "reconstructions.png", columns=len(heldout[shown]))
     report = {"bundle": metadata.name, "images": {"samples": len(samples), "heldout": len(heldout)}}
     report["reconstruction"] = reconstruction_error(heldout, rebuilt)
     report["codebook"] = codebook_use(tokens, metadata.codes)
@@ -306,7 +282,7 @@ def measure(args, metadata, graphs, data, to_bundle, heldout, labels, samples, s
         samples,
         made,
         heldout,
-        args.output / "neighbours.png",
+        args.sheets / "neighbours.png" if args.sheets else None,
         len(metadata.labels),
         args.per_class,
     )
@@ -403,7 +379,9 @@ def parts(metadata: Metadata, made: dict[int, float], again: dict[int, float]) -
     )
 
 
-def neighbours(features: Features, train, samples, made, heldout, sheet: Path, classes: int, per_class: int) -> dict:
+def neighbours(
+    features: Features, train, samples, made, heldout, sheet: Path | None, classes: int, per_class: int
+) -> dict:
     """Nearest training images of samples and held-out images; the sheet shows two samples a class, of many classes one.
 
     Pixels are compared as 16x16 thumbnails with every training image; features among the 64 nearest of those.
@@ -418,7 +396,8 @@ def neighbours(features: Features, train, samples, made, heldout, sheet: Path, c
         by_features, _ = metrics.nearest(made[sample : sample + 1], features(train[candidates]), SHOWN)
         rows += [samples[sample : sample + 1], train[candidates[:SHOWN]], train[candidates[by_features[0]]]]
     width = 1 + min(SHOWN, len(train)) * 2
-    save_sheet(np.concatenate(rows), sheet, columns=width)
+    if sheet:
+        save_sheet(np.concatenate(rows), sheet, columns=width)
     medians = [float(np.median(d)) for d in (of_samples, of_heldout)]
     return {
         "samples_median": round(medians[0], 4),
@@ -429,15 +408,31 @@ def neighbours(features: Features, train, samples, made, heldout, sheet: Path, c
     }
 
 
-def save_sheet(images: np.ndarray, path: Path, columns: int, gap: int = 2) -> None:
-    """Lays images ``uint8 [N, H, W, 3]`` out in rows of ``columns`` and writes a PNG."""
+def laid_out(images: np.ndarray, columns: int, gap: int = 2) -> Image.Image:
+    """Images ``uint8 [N, H, W, 3]`` in rows of ``columns``."""
     count, rows, cols, _ = images.shape
     lines = -(-count // columns)
     sheet = np.full((lines * (rows + gap) - gap, columns * (cols + gap) - gap, 3), 255, np.uint8)
     for index, image in enumerate(images):
         top, left = index // columns * (rows + gap), index % columns * (cols + gap)
         sheet[top : top + rows, left : left + cols] = image
-    Image.fromarray(sheet).save(path, optimize=True)
+    return Image.fromarray(sheet)
+
+
+def save_sheet(images: np.ndarray, path: Path, columns: int) -> None:
+    """Writes a sheet of images as PNG."""
+    laid_out(images, columns).save(path, optimize=True)
+
+
+def save_contact(images: np.ndarray, path: Path, columns: int) -> None:
+    """Writes the sheet of a model card as WebP, as good as fits into ``CONTACT_BYTES``."""
+    sheet = laid_out(images, columns)
+    for quality in (92, 85, 78, 70, 60, 50, 40, 25, 10):
+        stored = io.BytesIO()
+        sheet.save(stored, "WEBP", quality=quality, method=6)
+        if stored.tell() <= CONTACT_BYTES:
+            break
+    write_bytes(path, stored.getbuffer())
 
 
 def in_bundle(folder: str | Path, data: dataset.Dataset, metadata: Metadata) -> np.ndarray:

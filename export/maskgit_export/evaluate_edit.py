@@ -1,7 +1,7 @@
 """Measures inpainting: our own command repaints the centre box of held-out images.
 
-Writes edit.json and edit.png (columns: original, hole, repainted as its class, repainted without a class, drawn without
-the surroundings):
+Writes edit.json; with ``--sheets`` also edit.png (columns: original, hole, repainted as its class, repainted without a
+class, drawn without the surroundings).
 
 - unmasked: with a hard edge, how many results keep every unmasked pixel (all must), and with the default feather, how
   many pixels change beyond the feather's reach (none may);
@@ -53,7 +53,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--seeds", type=int, default=3, help="draws of each size of hole, each with seeds of its own")
     parser.add_argument("--card", type=Path, help="model card whose section 'Editing' is written anew")
-    parser.add_argument("-o", "--output", required=True, type=Path, help="folder for edit.json and edit.png")
+    parser.add_argument("--sheets", type=Path, metavar="FOLDER", help="write the sheet edit.png to this folder")
+    parser.add_argument("-o", "--output", required=True, type=Path, help="folder for edit.json")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -75,53 +76,21 @@ def run(args: argparse.Namespace) -> int:
     except ValueError as error:
         print(error, file=sys.stderr)
         return 2
-    # The first half of each class is repainted, the second is what the kernel distance compares with.
-    chosen, chosen_labels = choose(data.heldout, to_bundle, 2 * args.per_class if args.holes else args.per_class)
-    first = np.concatenate(
-        [np.flatnonzero(chosen_labels == label)[: args.per_class] for label in np.unique(chosen_labels)]
-    )
-    images, labels, others = chosen[first], chosen_labels[first], np.delete(chosen, first, axis=0)
-    if args.holes and len(others) < len(images):
-        print(
-            f"{args.data}: too few held-out images for --per-class {args.per_class}: as many again are compared with; "
-            "give fewer, or --holes without values",
-            file=sys.stderr,
-        )
+    try:
+        images, labels, others = pick(args, data, to_bundle)
+    except ValueError as error:
+        print(error, file=sys.stderr)
         return 2
     height, width = images.shape[1:3]
     box = (width // 4, height // 4, width // 2, height // 2)
-    results = {"hard": [], "same": [], "free": []}
     with tempfile.TemporaryDirectory() as scratch:
-        for index, (image, label) in enumerate(zip(images, labels)):
-            Image.fromarray(np.asarray(image)).save(f"{scratch}/in.png")
-            for name, options in fills(box, int(label)).items():
-                results[name] += edit(args, options, args.seed + index, 1, scratch)
-            if index % 10 == 9:
-                print(f"{index + 1} of {len(images)}", file=sys.stderr, flush=True)
-        # These see nothing of a picture, so any will do, and one call draws many.
-        everything = ["--box", f"0,0,{width},{height}"]
-        results["unconditional"] = edit(args, everything, args.seed, len(images), scratch)
-        results["conditional"] = []
-        for label, count in zip(*np.unique(labels, return_counts=True)):
-            seed = args.seed + len(results["conditional"])
-            results["conditional"] += edit(args, [*everything, "--class", str(label)], seed, int(count), scratch)
-        results = {name: np.stack(images) for name, images in results.items()}
+        results = repaint_all(args, images, labels, box, scratch)
         classifier = load_classifier(args.classifier)
         report = measure(images, labels, box, results, classifier, metadata.labels, reach(metadata))
         if args.holes:
             known = np.array([classifier.classes.index(name) for name in metadata.labels])[labels]
-
-            def repaint(box: tuple, turn: int) -> np.ndarray:
-                repainted = []
-                for index, (image, label) in enumerate(zip(images, labels)):
-                    Image.fromarray(np.asarray(image)).save(f"{scratch}/in.png")
-                    repainted += edit(
-                        args, fills(box, int(label))["same"], args.seed + turn * len(images) + index, 1, scratch
-                    )
-                return np.stack(repainted)
-
             report["holes"] = holes.measure(
-                repaint,
+                lambda box, turn: repaint(args, images, labels, box, turn, scratch),
                 np.asarray(images),
                 labels,
                 others,
@@ -136,13 +105,69 @@ def run(args: argparse.Namespace) -> int:
     args.output.mkdir(parents=True, exist_ok=True)
     text = json.dumps(report, indent=2) + "\n"
     write_text(args.output / "edit.json", text)
-    sheet(args.output / "edit.png", images, labels, box, results)
+    if args.sheets:
+        args.sheets.mkdir(parents=True, exist_ok=True)
+        sheet(args.sheets / "edit.png", images, labels, box, results)
     if args.card:
         write_card(args.card, report)
     print(text, end="")
     return (
         0 if report["unmasked"]["identical"] == len(images) and report["unmasked"]["changed_beyond_feather"] == 0 else 1
     )
+
+
+def pick(
+    args: argparse.Namespace, data: dataset.Dataset, to_bundle: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The held-out images to repaint, their labels, and others that the kernel distance compares with.
+
+    The first half of each class is repainted, the second compared with. ``ValueError`` where there are too few.
+    """
+    chosen, chosen_labels = choose(data.heldout, to_bundle, 2 * args.per_class if args.holes else args.per_class)
+    first = np.concatenate(
+        [np.flatnonzero(chosen_labels == label)[: args.per_class] for label in np.unique(chosen_labels)]
+    )
+    images, labels, others = chosen[first], chosen_labels[first], np.delete(chosen, first, axis=0)
+    if args.holes and len(others) < len(images):
+        raise ValueError(
+            f"{args.data}: too few held-out images for --per-class {args.per_class}: as many again are compared with; "
+            "give fewer, or --holes without values"
+        )
+    return images, labels, others
+
+
+def repaint_all(
+    args: argparse.Namespace, images: np.ndarray, labels: np.ndarray, box: tuple, scratch: str
+) -> dict[str, np.ndarray]:
+    """Every kind of result: those of :func:`fills`, and pictures drawn from nothing, with their class and without."""
+    results: dict[str, list] = {"hard": [], "same": [], "free": []}
+    for index, (image, label) in enumerate(zip(images, labels)):
+        Image.fromarray(np.asarray(image)).save(f"{scratch}/in.png")
+        for name, options in fills(box, int(label)).items():
+            results[name] += edit(args, options, args.seed + index, 1, scratch)
+        if index % 10 == 9:
+            print(f"{index + 1} of {len(images)}", file=sys.stderr, flush=True)
+    # These see nothing of a picture, so any will do, and one call draws many.
+    height, width = images.shape[1:3]
+    everything = ["--box", f"0,0,{width},{height}"]
+    results["unconditional"] = edit(args, everything, args.seed, len(images), scratch)
+    results["conditional"] = []
+    for label, count in zip(*np.unique(labels, return_counts=True)):
+        seed = args.seed + len(results["conditional"])
+        results["conditional"] += edit(args, [*everything, "--class", str(label)], seed, int(count), scratch)
+    return {name: np.stack(found) for name, found in results.items()}
+
+
+def repaint(
+    args: argparse.Namespace, images: np.ndarray, labels: np.ndarray, box: tuple, turn: int, scratch: str
+) -> np.ndarray:
+    """The images with the box repainted as their class, with seeds of this turn."""
+    repainted = []
+    for index, (image, label) in enumerate(zip(images, labels)):
+        Image.fromarray(np.asarray(image)).save(f"{scratch}/in.png")
+        options = fills(box, int(label))["same"]
+        repainted += edit(args, options, args.seed + turn * len(images) + index, 1, scratch)
+    return np.stack(repainted)
 
 
 def fills(box: tuple, label: int) -> dict[str, list[str]]:
@@ -299,8 +324,7 @@ recommended settings. `python -m maskgit_export evaluate-edit` measures and writ
 |---|---|
 {table}
 
-Original, hole, repainted as its class, without a class, and drawn from nothing:
-
-![Inpainting](evaluation/edit.png)
+`evaluate-edit --sheets FOLDER` also writes a sheet: originals, holes, repainted as their class, without a class, and
+drawn from nothing.
 {by_size(report)}"""
     put_section(path, "evaluate-edit", section, before="## How it was made")

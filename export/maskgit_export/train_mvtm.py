@@ -87,17 +87,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="bundle to start from, or weights and the tokenizer that they were trained with: each code starts as "
         "those of its codes that stand in its place",
     )
+    _add_shape(parser)
+    _add_schedule(parser)
+    _add_examples(parser)
+    parser.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda"])
+    parser.add_argument("--threads", type=int, default=0, help="CPU threads (0: PyTorch's choice)")
+    parser.add_argument("--seed", type=int, default=0)
+
+
+def _add_shape(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--width", type=int, default=96, help="channels at the token grid")
     parser.add_argument("--dim", type=int, default=192, help="width of the transformer")
     parser.add_argument("--depth", type=int, default=6, help="layers of the transformer")
     parser.add_argument("--heads", type=int, default=6, help="attention heads")
     parser.add_argument("--blocks", type=int, default=2, help="convolutional blocks after the transformer")
-    parser.add_argument(
-        "--per-class",
-        type=int,
-        help="training images of each class to learn from, the first ones (default: all); finding the tokens of many "
-        "takes long",
-    )
+
+
+def _add_schedule(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--images", type=int, default=400_000, help="training images to see")
     parser.add_argument(
         "--minutes", type=float, default=None, help="train (with the full schedule) for this time instead"
@@ -110,6 +116,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--weight-decay", type=float, default=0.01)
     parser.add_argument(
         "--label-smoothing", type=float, default=0.1, help="the paper's 0.1; small models sample cleaner with 0"
+    )
+    parser.add_argument("--ema", type=float, default=0.999, help="decay of the averaged weights")
+
+
+def _add_examples(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--per-class",
+        type=int,
+        help="training images of each class to learn from, the first ones (default: all); finding the tokens of many "
+        "takes long",
     )
     parser.add_argument("--label-drop", type=float, default=0.1, help="part of the images that train the null label")
     parser.add_argument(
@@ -141,10 +157,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="CLASS",
         help="classes to learn nothing of, which the model then does not have",
     )
-    parser.add_argument("--ema", type=float, default=0.999, help="decay of the averaged weights")
-    parser.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda"])
-    parser.add_argument("--threads", type=int, default=0, help="CPU threads (0: PyTorch's choice)")
-    parser.add_argument("--seed", type=int, default=0)
 
 
 def mask_tokens(tokens: Tensor, mask_id: int, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:

@@ -70,6 +70,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=int,
         help="train on random squares of this many pixels instead of whole images; a multiple of the factor",
     )
+    _add_schedule(parser)
+    _add_losses(parser)
+    _add_start(parser)
+    parser.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda"])
+    parser.add_argument("--threads", type=int, default=0, help="CPU threads (0: PyTorch's choice)")
+    parser.add_argument("--seed", type=int, default=0)
+
+
+def _add_schedule(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--images", type=int, default=60_000, help="training images to see")
     parser.add_argument(
         "--minutes", type=float, default=None, help="stop (with the full schedule) after this time instead"
@@ -77,6 +86,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--batch", type=int, default=16, help="images a step and process")
     parser.add_argument("--lr", type=float, default=1e-3, help="peak learning rate of biases (AdamW)")
     parser.add_argument("--muon-lr", type=float, default=0.03, help="peak learning rate of kernels (Muon)")
+
+
+def _add_losses(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--adversarial-from",
         type=float,
@@ -109,6 +121,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=0.0,
         help="weight of the distance of local contrast, which keeps faint lines and flat areas",
     )
+
+
+def _add_start(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--start",
         type=Path,
@@ -135,9 +150,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="weights of `train-mvtm` on this tokenizer's tokens, or a bundle: let the discriminator judge pictures "
         "of tokens that it drew, too (needs --decoder-only)",
     )
-    parser.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda"])
-    parser.add_argument("--threads", type=int, default=0, help="CPU threads (0: PyTorch's choice)")
-    parser.add_argument("--seed", type=int, default=0)
 
 
 class Discriminator(nn.Module):

@@ -87,15 +87,7 @@ def test_a_style_without_held_out_combinations_is_an_error(tmp_path, capfd):
                 "data",
                 "-o",
                 str(tmp_path / "a"),
-                "--classes",
-                "rings",
-                "--size",
-                "16",
-                "--train",
-                "1",
-                "--heldout",
-                "1",
-                "--work",
+                *"--classes rings --size 16 --train 1 --heldout 1 --work".split(),
                 str(tmp_path / "node"),
             ]
         )

@@ -56,6 +56,7 @@ def arguments(avatars, folder, spoil):
         holes=[],
         seeds=2,
         card=folder / "card.md",
+        sheets=folder / "sheets",
         output=folder / "out",
     )
 
@@ -76,12 +77,13 @@ def test_figures_of_a_known_program(avatars, tmp_path, monkeypatch, spoil, statu
     assert error["free"] == pytest.approx(18 / 255, abs=1e-4)
     assert error["unconditional"] == error["conditional"] == pytest.approx(110 / 255, abs=1e-4)
     assert error["ratio_to_unconditional"] == pytest.approx(25 / 110, abs=2e-3)
-    with Image.open(tmp_path / "out" / "edit.png") as sheet:
+    with Image.open(tmp_path / "sheets" / "edit.png") as sheet:
         assert sheet.size == (5 * 18 - 2, 2 * 18 - 2)
     card = (tmp_path / "card.md").read_text()
     assert card.startswith("# tiny\n\n<!-- evaluate-edit -->\n## Editing") and card.endswith(
         "## How it was made\n\nBy hand.\n"
     )
+    assert "![" not in card and max(len(line) for line in card.split("\n") if not line.startswith("|")) <= 120
     evaluate_edit.write_card(args.card, report)
     assert (tmp_path / "card.md").read_text() == card, "written again, it is the same"
 

@@ -90,16 +90,7 @@ def test_training_and_export_take_a_bundle(avatars, tmp_path, capsys):
         "train-mvtm",
         "--tokenizer",
         str(tokenizer),
-        "--width",
-        "8",
-        "--dim",
-        "16",
-        "--depth",
-        "3",
-        "--heads",
-        "2",
-        "--blocks",
-        "1",
+        *"--width 8 --dim 16 --depth 3 --heads 2 --blocks 1".split(),
         *common,
     ]
     assert main([*train, "--start", str(folder), "-o", str(mvtm)]) == 0

@@ -159,12 +159,10 @@ def test_evaluate_end_to_end(avatars, tmp_path, monkeypatch):
         str(program),
         "--classifier",
         str(tmp_path / "c.pt"),
-        "--per-class",
-        "10",
-        "--contact",
-        "9",
-        "-o",
+        *"--per-class 10 --contact 9 -o".split(),
         str(out),
+        "--sheets",
+        str(tmp_path / "sheets"),
         "--card",
         str(tmp_path / "card.md"),
     ]
@@ -184,19 +182,26 @@ def test_evaluate_end_to_end(avatars, tmp_path, monkeypatch):
     assert card.startswith("# tiny\n\n<!-- evaluate -->\n## Measured") and card.endswith(
         "<!-- /evaluate -->\n\n<!-- evaluate-edit -->\nedits\n<!-- /evaluate-edit -->\n"
     )
-    assert f"samples to held-out | {report['kid']['samples']['mean']:.4f} ±" in card and "](out/beside.png)" in card
+    assert f"samples to held-out | {report['kid']['samples']['mean']:.4f} ±" in card and "](out/contact.webp)" in card
+    assert max(len(line) for line in card.split("\n") if not line.startswith("|")) <= 120 and card.count("![") == 1
     evaluate.write_card(tmp_path / "card.md", report, out)
     assert (tmp_path / "card.md").read_text() == card, "written again, it is the same"
-    sheets = sorted(path.name for path in out.glob("*.png"))
-    assert sheets == ["beside.png", "neighbours.png", "reconstructions.png", "samples-cat.png", "samples-dog.png"]
-    assert Image.open(out / "neighbours.png").size == (11 * 18 - 2, 4 * 18 - 2)
-    assert Image.open(out / "samples-dog.png").size == (8 * 18 - 2, 2 * 18 - 2), "nine samples, eight in a row"
-    assert "The first 9 samples of each class" in card and "](out/samples-cat.png)" in card
-    assert main([*argv, "--contact", "-1"]) == 2
-    other = tmp_path / "other"
-    assert main([*argv, "--contact", "0", "-o", str(other)]) == 0
-    assert sorted(path.name for path in other.glob("*.png")) == ["beside.png", "neighbours.png", "reconstructions.png"]
-    assert "samples-" not in (tmp_path / "card.md").read_text()
+    assert sorted(path.name for path in out.iterdir()) == ["contact.webp", "metrics.json"]
+    assert Image.open(out / "contact.webp").size == (11 * 18 - 2, 2 * 18 - 2)
+    sheets = tmp_path / "sheets"
+    names = ["neighbours.png", "reconstructions.png", "samples-cat.png", "samples-dog.png"]
+    assert sorted(path.name for path in sheets.iterdir()) == names
+    assert Image.open(sheets / "neighbours.png").size == (11 * 18 - 2, 4 * 18 - 2)
+    assert Image.open(sheets / "samples-dog.png").size == (8 * 18 - 2, 2 * 18 - 2), "nine samples, eight in a row"
+    assert main([*argv, "--contact", "0"]) == 2
+
+
+def test_a_card_has_a_sheet_that_is_small(tmp_path):
+    noise = np.random.default_rng(0).integers(0, 256, (33, 128, 128, 3)).astype(np.uint8)
+    for images, least in ((noise, 100_000), (np.full_like(noise, 90), 0)):
+        evaluate.save_contact(images, tmp_path / "contact.webp", 11)
+        assert least <= (tmp_path / "contact.webp").stat().st_size <= evaluate.CONTACT_BYTES
+        assert Image.open(tmp_path / "contact.webp").size == (11 * 130 - 2, 3 * 130 - 2)
 
 
 def test_evaluate_refuses_other_classes(avatars, tmp_path):

@@ -34,22 +34,7 @@ def steps(monkeypatch):
 
 
 #: A transformer that is trained in no time, on tokens that a test makes up.
-SMALL = [
-    "--tokenizer",
-    "none",
-    "--width",
-    "8",
-    "--dim",
-    "8",
-    "--depth",
-    "1",
-    "--heads",
-    "2",
-    "--threads",
-    "1",
-    "--device",
-    "cpu",
-]
+SMALL = "--tokenizer none --width 8 --dim 8 --depth 1 --heads 2 --threads 1 --device cpu".split()
 
 
 def test_masks_are_ceil_of_the_cosine_and_uniform_over_positions():
@@ -173,16 +158,7 @@ def test_training_by_loss_turns_to_the_class_that_is_hard(pictures, tmp_path, mo
         "--data",
         str(pictures),
         *SMALL,
-        "--batch",
-        "16",
-        "--images",
-        "2560",
-        "--lr",
-        "0.01",
-        "--label-drop",
-        "0",
-        "--label-smoothing",
-        "0",
+        *"--batch 16 --images 2560 --lr 0.01 --label-drop 0 --label-smoothing 0".split(),
     ]
     for name, options in (
         ("alike", []),
@@ -213,13 +189,7 @@ def test_training_draws_a_class_as_often_as_its_weight_says(pictures, tmp_path, 
         "--data",
         str(pictures),
         *SMALL,
-        "--batch",
-        "32",
-        "--images",
-        "640",
-        "--label-drop",
-        "0",
-        "-o",
+        *"--batch 32 --images 640 --label-drop 0 -o".split(),
         str(tmp_path / "m.pt"),
     ]
     first, last = dataset.load(pictures).classes
@@ -317,11 +287,7 @@ def test_more_pictures_of_a_class_take_the_place_of_its_own(tmp_path, monkeypatc
     train = [
         "train-mvtm",
         *SMALL[2:],
-        "--batch",
-        "8",
-        "--images",
-        "8",
-        "--data",
+        *"--batch 8 --images 8 --data".split(),
         str(tmp_path / "data.npz"),
         "-o",
         str(tmp_path / "m.pt"),
@@ -367,13 +333,7 @@ def test_tokens_in_a_file_train_the_same_as_the_pictures(pictures, tmp_path, cap
                     "train-tokenizer",
                     "--data",
                     str(prepared),
-                    "--codes",
-                    "16",
-                    "--width",
-                    "16",
-                    "--images",
-                    "800",
-                    "--seed",
+                    *"--codes 16 --width 16 --images 800 --seed".split(),
                     seed,
                     "-o",
                     tokenizer,

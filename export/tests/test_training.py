@@ -112,15 +112,7 @@ def test_train_both_interrupt_and_go_on(pictures, tmp_path, capsys):
                 "train-tokenizer",
                 "--data",
                 str(prepared),
-                "--codes",
-                "16",
-                "--width",
-                "16",
-                "--images",
-                "1600",
-                "--adversarial-from",
-                "0.5",
-                "-o",
+                *"--codes 16 --width 16 --images 1600 --adversarial-from 0.5 -o".split(),
                 str(tokenizer),
                 *common,
             ]
@@ -166,17 +158,7 @@ def test_train_both_interrupt_and_go_on(pictures, tmp_path, capsys):
         str(prepared),
         "--tokenizer",
         str(tokenizer),
-        "--width",
-        "16",
-        "--dim",
-        "24",
-        "--depth",
-        "1",
-        "--heads",
-        "2",
-        "--batch",
-        "8",
-        "-o",
+        *"--width 16 --dim 24 --depth 1 --heads 2 --batch 8 -o".split(),
         str(mvtm),
         *common,
     ]
@@ -199,17 +181,7 @@ def test_the_tokenizer_goes_on_and_refuses_the_state_of_another(pictures, tmp_pa
         "train-tokenizer",
         "--data",
         str(prepared),
-        "--codes",
-        "16",
-        "--width",
-        "16",
-        "--threads",
-        "1",
-        "--device",
-        "cpu",
-        "--adversarial-from",
-        "0.2",
-        "-o",
+        *"--codes 16 --width 16 --threads 1 --device cpu --adversarial-from 0.2 -o".split(),
         str(output),
     ]
     assert main([*train, "--images", "160"]) == 0
@@ -415,22 +387,7 @@ def test_training_starts_from_a_smaller_model(pictures, tmp_path, capsys):
     t1, t2, m1, m2 = (str(tmp_path / name) for name in ("t1.pt", "t2.pt", "m1.pt", "m2.pt"))
     shape = ["--width", "16", "--dim", "24", "--heads", "2", "--batch", "8"]
     assert (
-        main(
-            [
-                "train-tokenizer",
-                "--data",
-                str(small),
-                "--codes",
-                "16",
-                "--width",
-                "16",
-                "--images",
-                "800",
-                "-o",
-                t1,
-                *common,
-            ]
-        )
+        main(["train-tokenizer", "--data", str(small), *"--codes 16 --width 16 --images 800 -o".split(), t1, *common])
         == 0
     )
     assert (
@@ -441,17 +398,7 @@ def test_training_starts_from_a_smaller_model(pictures, tmp_path, capsys):
                 str(large),
                 "--start",
                 t1,
-                "--codes",
-                "24",
-                "--encoder-blocks",
-                "2",
-                "--crop",
-                "24",
-                "--refine",
-                "8",
-                "--images",
-                "32",
-                "-o",
+                *"--codes 24 --encoder-blocks 2 --crop 24 --refine 8 --images 32 -o".split(),
                 t2,
                 *common,
             ]
@@ -473,11 +420,7 @@ def test_training_starts_from_a_smaller_model(pictures, tmp_path, capsys):
                 "--tokenizer",
                 t1,
                 *shape,
-                "--depth",
-                "1",
-                "--images",
-                "400",
-                "-o",
+                *"--depth 1 --images 400 -o".split(),
                 m1,
                 *common,
             ]
@@ -502,22 +445,7 @@ def test_training_starts_from_a_smaller_model(pictures, tmp_path, capsys):
         main([*train, "--width", "24", "--start", m1, t1, "-o", str(tmp_path / "m3.pt")])
     t4 = str(tmp_path / "t4.pt")
     assert (
-        main(
-            [
-                "train-tokenizer",
-                "--data",
-                str(large),
-                "--codes",
-                "16",
-                "--width",
-                "16",
-                "--images",
-                "16",
-                "-o",
-                t4,
-                *common,
-            ]
-        )
+        main(["train-tokenizer", "--data", str(large), *"--codes 16 --width 16 --images 16 -o".split(), t4, *common])
         == 0
     )
     with pytest.raises(SystemExit, match=r"a grid of 8x8 tokens, .*t2.pt of 4x4"):

@@ -69,15 +69,25 @@ def wide():
     )
 
 
+RELU = [node("Relu", ["x"], ["y"])]
+
+
+def shape(*dims):
+    return ("dims", np.array(dims, np.int64))
+
+
 def graphs():
-    relu = [node("Relu", ["x"], ["y"])]
+    """Every graph by its name: good ones, then those that must be refused."""
+    yield from good()
+    yield from with_wrong_ports()
+    yield from with_wrong_insides()
+    yield from with_huge_values()
 
-    def shape(*dims):
-        return ("dims", np.array(dims, np.int64))
 
-    yield "good", model(relu)
-    yield "open_batch", model(relu, [("x", F32, ["anything", 3])], [("y", F32, ["anything", 3])])
-    yield "no_shapes", model(relu, [("x", F32, None)], [("y", F32, None)])
+def good():
+    yield "good", model(RELU)
+    yield "open_batch", model(RELU, [("x", F32, ["anything", 3])], [("y", F32, ["anything", 3])])
+    yield "no_shapes", model(RELU, [("x", F32, None)], [("y", F32, None)])
     yield (
         "two_ports",
         model(
@@ -100,26 +110,30 @@ def graphs():
     )
     yield "wide", wide()
 
+
+def with_wrong_ports():
     yield "bad_input_name", model([node("Relu", ["z"], ["y"])], [("z", F32, [2, 3])])
     yield "bad_input_type", model([node("Cast", ["x"], ["y"], to=F32)], [("x", I64, [2, 3])])
-    yield "bad_input_size", model(relu, [("x", F32, [2, 4])], [("y", F32, [2, 4])])
-    yield "bad_input_rank", model(relu, [("x", F32, [2, 3, 1])], [("y", F32, [2, 3, 1])])
+    yield "bad_input_size", model(RELU, [("x", F32, [2, 4])], [("y", F32, [2, 4])])
+    yield "bad_input_rank", model(RELU, [("x", F32, [2, 3, 1])], [("y", F32, [2, 3, 1])])
     yield "extra_input", model([node("Add", ["x", "z"], ["y"])], [("x", F32, [2, 3]), ("z", F32, [2, 3])])
-    yield "twice_the_input", model(relu, [("x", F32, [2, 3]), ("x", F32, [2, 3])])
+    yield "twice_the_input", model(RELU, [("x", F32, [2, 3]), ("x", F32, [2, 3])])
     yield "no_input", model([node("Identity", ["w"], ["y"])], [], weights=[("w", np.ones([2, 3], np.float32))])
     yield "bad_output_name", model([node("Relu", ["x"], ["z"])], outputs=[("z", F32, [2, 3])])
     yield "bad_output_type", model([node("Cast", ["x"], ["y"], to=I64)], outputs=[("y", I64, [2, 3])])
     yield "bad_output_size", model([node("Transpose", ["x"], ["y"], perm=[1, 0])], outputs=[("y", F32, [3, 2])])
-    yield "extra_output", model([*relu, node("Neg", ["x"], ["z"])], outputs=[("y", F32, [2, 3]), ("z", F32, [2, 3])])
+    yield "extra_output", model([*RELU, node("Neg", ["x"], ["z"])], outputs=[("y", F32, [2, 3]), ("z", F32, [2, 3])])
     yield "lying_output_type", model([node("Cast", ["x"], ["y"], to=I64)])
     yield "lying_output_size", model([node("Transpose", ["x"], ["y"], perm=[1, 0])])
-    yield "no_output", model(relu, outputs=[])
+    yield "no_output", model(RELU, outputs=[])
 
+
+def with_wrong_insides():
     yield "undefined_output", model([node("Relu", ["x"], ["z"])])
     yield "undefined_value", model([node("Add", ["x", "nowhere"], ["y"])])
     yield "cycle", model([node("Add", ["x", "b"], ["a"]), node("Add", ["a", "x"], ["b"]), node("Relu", ["b"], ["y"])])
-    yield "defined_twice", model(relu + relu)
-    yield "weight_twice", model(relu, weights=[("w", np.ones(3, np.float32)), ("w", np.ones(3, np.float32))])
+    yield "defined_twice", model(RELU + RELU)
+    yield "weight_twice", model(RELU, weights=[("w", np.ones(3, np.float32)), ("w", np.ones(3, np.float32))])
     yield "unknown_operator", model([node("Draw", ["x"], ["y"])])
     yield "loop", loop()
     yield "external_data", model([node("Add", ["x", "w"], ["y"])], weights=[external()])
@@ -149,6 +163,9 @@ def graphs():
     )
     yield "missing_arguments", model([node("MatMul", ["x"], ["y"])])
     yield "mismatched_shapes", model([node("MatMul", ["x", "x"], ["y"])])
+
+
+def with_huge_values():
     yield (
         "huge_constant",
         model(
