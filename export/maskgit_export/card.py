@@ -15,6 +15,8 @@ from .files import write_text
 WIDTH = 120
 #: A list item: its indent and mark, and its text.
 ITEM = re.compile(r"^( *(?:[-*+]|\d+[.)]) +)(\S.*)$")
+#: Code inside prose.
+SHORT_CODE = re.compile(r"`[^`]{1,60}`")
 #: Lines that are laid out by hand or by Markdown's rules: tables, headings, comments, pictures, quotes.
 AS_IT_IS = re.compile(r"^ *(\||#|<!--|!\[[^\]]*\]\([^)]*\)$|>)")
 
@@ -31,6 +33,8 @@ def wrapped(text: str, width: int = WIDTH) -> str:
         if words:
             # A word that would start a list or a heading stays behind the one before it.
             joined = re.sub(r" (?=(?:[-*+#>|]|\d+[.)])(?: |$))", "\0", " ".join(words))
+            # Short code is not torn apart.
+            joined = SHORT_CODE.sub(lambda code: code[0].replace(" ", "\0"), joined)
             filled = textwrap.wrap(
                 joined,
                 width,

@@ -66,3 +66,10 @@ def test_a_section_is_wrapped_and_the_rest_is_its_authors(tmp_path):
     assert lines.count("<!-- part -->") == 1 and lines.index("<!-- /part -->") < lines.index("## How it was made")
     inside = lines[lines.index("<!-- part -->") : lines.index("<!-- /part -->")]
     assert len(inside) > 3 and max(map(len, inside)) <= 120 and long in page.read_text().split("<!--")[0]
+
+
+def test_short_code_is_not_torn_apart():
+    assert wrapped("some words and then `a piece of code` goes on", 30).split("\n") == [
+        "some words and then",
+        "`a piece of code` goes on",
+    ]
