@@ -25,6 +25,7 @@ import onnx
 import onnxruntime
 
 from maskgit_export.bundle import read_manifest
+from maskgit_export.files import write_text
 from maskgit_export.precision import real_inputs
 
 HERE = Path(__file__).resolve().parent
@@ -304,9 +305,7 @@ def main() -> int:
                 calibration_steps=args.calibration_steps,
             )
             parts.append(table(name, found, list(paths), args))
-            partial = args.output.with_suffix(".partial")
-            partial.write_text(head + "\n".join(parts), encoding="utf-8")
-            partial.replace(args.output)
+            write_text(args.output, head + "\n".join(parts))
     print(args.output, file=sys.stderr)
     return 0
 

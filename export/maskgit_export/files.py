@@ -9,11 +9,18 @@ from pathlib import Path
 
 @contextlib.contextmanager
 def whole(path: str | Path) -> Iterator[Path]:
-    """A path to write to, whose file takes the place of ``path`` once it is written; it ends with the same suffix."""
+    """A path to write to, whose file takes the place of ``path`` once it is written; it ends with the same suffix.
+
+    What is written so far is removed where an error or Ctrl-C ends the writing.
+    """
     path = Path(path)
     partial = path.with_name(f"{path.stem}.partial{path.suffix}")
-    yield partial
-    partial.replace(path)
+    try:
+        yield partial
+        partial.replace(path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
 
 
 def write_text(path: str | Path, text: str) -> None:

@@ -11,7 +11,11 @@ ROOT=$(cd "$(dirname "$0")/../.." && pwd)
 # The maskgit program: `cargo build --release` makes this one.
 : "${MASKGIT:=${CARGO_TARGET_DIR:-$MASKGIT_CACHE/target}/release/maskgit}"
 
-# `export COMMAND ...` of the package, in its folder.
+# The recipes change the folder.
+case $VENV_PYTHON in [!/]*/*) VENV_PYTHON=$PWD/$VENV_PYTHON ;; esac
+case $MASKGIT in [!/]*/*) MASKGIT=$PWD/$MASKGIT ;; esac
+
+# `maskgit_export COMMAND ...` runs a command of the package, in its folder.
 maskgit_export() {
     (cd "$ROOT/export" && "$VENV_PYTHON" -m maskgit_export "$@")
 }
