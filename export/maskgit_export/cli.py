@@ -4,7 +4,13 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import os
 import sys
+
+# PyTorch's threads (OpenMP's, of GCC and of Intel) wait for each other after every operation. That they spin meanwhile
+# takes the processor from one that computes wherever another program runs too. Read when torch is imported: below.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+os.environ.setdefault("KMP_BLOCKTIME", "0")
 
 #: Command name -> module with ``add_arguments(parser)`` and ``run(args) -> int``; its docstring is the help.
 COMMANDS = {

@@ -13,6 +13,8 @@ sixteenth picture of a class (by sorted name) is held out.
 from __future__ import annotations
 
 import json
+import os
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -48,7 +50,10 @@ class Dataset:
 
 
 def load(folder: str | Path, size: int = 64) -> Dataset:
-    """Loads a prepared data set, or a folder of pictures resized to ``size`` pixels."""
+    """Loads a prepared data set, or a folder of pictures resized to ``size`` pixels.
+
+    Says so where some of these are less than half as large.
+    """
     folder = Path(folder)
     if not folder.is_dir():
         raise SystemExit(
@@ -148,18 +153,35 @@ def _load_pictures(folder: Path, size: int) -> Dataset:
     if not classes:
         raise SystemExit(f"{folder}: no sub-folders; put the pictures of each class in a folder of its own")
     parts: dict[str, tuple[list, list]] = {"train": ([], []), "heldout": ([], [])}
+    sides: list[int] = []
     for label, name in enumerate(classes):
         files = sorted(file for file in (folder / name).iterdir() if file.suffix.lower() in SUFFIXES)
         if len(files) < 2:
             raise SystemExit(f"{folder / name}: {len(files)} pictures; a class needs at least two")
         for index, file in enumerate(files):
             images, labels = parts["heldout" if index % HELD_OUT_EVERY == 0 else "train"]
-            images.append(_square(file, size))
+            image, side = _square(file, size)
+            images.append(image)
             labels.append(label)
+            sides.append(side)
+    _warn_of_small(folder, sides, size)
     return Dataset(*(Split(np.stack(images), np.array(labels, np.int64)) for images, labels in parts.values()), classes)
 
 
-def _square(file: Path, size: int) -> np.ndarray:
+def _warn_of_small(folder: Path, sides: list[int], size: int) -> None:
+    """Says how many pictures are less than half as large as the model's, once, however many processes read them."""
+    small = [side for side in sides if side < size / 2]
+    if small and os.environ.get("RANK", "0") == "0":
+        print(
+            f"{folder}: {len(small)} of {len(sides)} pictures have less than half of {size} pixels on a side, down to "
+            f"{min(small)}: enlarged, they are blurred, and the model learns to draw blurred ones; leave them out, or "
+            "train a smaller size",
+            file=sys.stderr,
+        )
+
+
+def _square(file: Path, size: int) -> tuple[np.ndarray, int]:
+    """The centred square of a picture, resized to ``size``, and its side before."""
     try:
         picture = Image.open(file).convert("RGBA")
     except OSError as error:
@@ -169,4 +191,4 @@ def _square(file: Path, size: int) -> np.ndarray:
     side = min(picture.size)
     left, top = (picture.width - side) // 2, (picture.height - side) // 2
     square = on_white.convert("RGB").crop((left, top, left + side, top + side))
-    return np.asarray(square.resize((size, size), Image.Resampling.LANCZOS))
+    return np.asarray(square.resize((size, size), Image.Resampling.LANCZOS)), side

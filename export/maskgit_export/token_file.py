@@ -97,10 +97,15 @@ def read_data(args: argparse.Namespace) -> dataset.Dataset:
     """
     if args.per_class is not None and args.per_class < 1:
         raise SystemExit(f"--per-class {args.per_class}: give at least 1")
-    data = read(args.data) if Path(args.data).is_file() else dataset.load(args.data)
+    data = read(args.data) if Path(args.data).is_file() else dataset.load(args.data, _size_for(args))
     if args.per_class is not None:
         data.train = dataset.first(data.train, args.per_class)
     return data
+
+
+def _size_for(args: argparse.Namespace) -> int:
+    """The size that a folder of pictures is read at: the tokenizer's."""
+    return load_tokenizer(args.tokenizer).config.size if args.tokenizer else 64
 
 
 def with_more(data: dataset.Dataset, path: Path) -> Tokens:

@@ -27,6 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--data", required=True, help="a folder that `data` wrote, or one with a sub-folder of pictures a class"
     )
     parser.add_argument("-o", "--output", required=True, type=Path, help="weights to write")
+    parser.add_argument("--size", type=int, default=64, help="image size for a folder of pictures")
     parser.add_argument("--images", type=int, default=60_000, help="training images to see")
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--lr", type=float, default=2e-3, help="peak learning rate (one cycle)")
@@ -38,7 +39,7 @@ def run(args: argparse.Namespace) -> int:
     """Trains, writes the weights, prints the report."""
     if args.threads:
         torch.set_num_threads(args.threads)
-    data = dataset.load(args.data)
+    data = dataset.load(args.data, args.size)
     started = time.monotonic()
     network = train(data, args.images, args.batch, args.lr, args.seed)
     save_classifier(network, args.output)

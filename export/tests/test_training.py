@@ -2,6 +2,10 @@
 
 import itertools
 import json
+import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -9,14 +13,14 @@ import pytest
 import torch
 from PIL import Image
 
-from maskgit_export import dataset, train_tokenizer
+from maskgit_export import dataset, train_mvtm, train_tokenizer, training
 from maskgit_export.classifier import StyleClassifier
 from maskgit_export.cli import main
 from maskgit_export.muon import Muon, orthogonalize
 from maskgit_export.mvtm import MaskedTransformer, MvtmConfig
 from maskgit_export.tokenizer import Quantizer, Tokenizer, TokenizerConfig
 from maskgit_export.tokenizer import grown as grown_tokenizer
-from maskgit_export.training import Run, join_group, learning_rate
+from maskgit_export.training import Clock, Progress, Run, join_group, learning_rate
 from maskgit_export.weights import load_mvtm, load_tokenizer
 
 
@@ -172,6 +176,102 @@ def test_train_both_interrupt_and_go_on(pictures, tmp_path, capsys):
     assert load_mvtm(mvtm).config.labels == ["blue", "red"]
     with pytest.raises(SystemExit, match="another run"):
         main([*train, "--images", "240", "--depth", "2"])
+
+
+@pytest.mark.parametrize("command", ["train-tokenizer", "train-mvtm"])
+def test_ctrl_c_ends_a_step_and_writes_a_checkpoint(command, pictures, tmp_path, capsys, monkeypatch):
+    """Interrupted in the middle of the third step, and by the same command to the end."""
+    output, trainer = tmp_path / "out.pt", train_tokenizer if command == "train-tokenizer" else train_mvtm
+    train = [command, "--data", str(pictures), "-o", str(output), *"--batch 4 --threads 1 --device cpu".split()]
+    if command == "train-tokenizer":
+        train += "--size 16 --codes 16 --width 16".split()
+    else:
+        start = [*"--size 16 --codes 16 --width 16 --images 16 -o".split(), str(tmp_path / "t.pt")]
+        assert main(["train-tokenizer", "--data", str(pictures), *start]) == 0
+        train += ["--tokenizer", str(tmp_path / "t.pt"), *"--width 8 --dim 8 --depth 1 --heads 2".split()]
+    capsys.readouterr()
+    learn, steps = trainer._Trainer._learn, []
+
+    def interrupted(self, loss):
+        steps.append(self.clock.step)
+        if len(steps) == 3:
+            os.kill(os.getpid(), signal.SIGINT)
+        learn(self, loss)
+
+    before = signal.getsignal(signal.SIGINT)
+    with monkeypatch.context() as context:
+        context.setattr(trainer._Trainer, "_learn", interrupted)
+        assert main([*train, "--images", "40"]) == 1
+    captured = capsys.readouterr()
+    assert steps == [0, 1, 2] and "interrupted after step 3/10" in captured.err and "cancelled" in captured.err
+    assert signal.getsignal(signal.SIGINT) is before
+    assert torch.load(f"{output}.checkpoint", weights_only=True)["step"] == 3
+    assert main([*train, "--images", "40"]) == 0
+    captured = capsys.readouterr()
+    assert "going on from step 3" in captured.err and json.loads(captured.out)["images"] == 40
+
+
+def test_a_second_ctrl_c_is_not_put_off():
+    with pytest.raises(KeyboardInterrupt), training.interruptible(Run("cpu")) as interrupted:
+        signal.raise_signal(signal.SIGINT)
+        assert interrupted()
+        signal.raise_signal(signal.SIGINT)
+
+
+def test_the_time_that_is_left_is_that_of_the_budget(capsys, monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr(training.time, "monotonic", lambda: now[0])
+
+    def said(clock, steps):
+        progress = Progress(clock, batch=8, quiet=False, every=0.0)
+        for _ in range(steps):
+            with clock.counting():
+                now[0] += 3
+            progress.step(loss=1.0)
+        return capsys.readouterr().err.splitlines()[-1]
+
+    # A hundred steps of three seconds, of which twenty are done; or two minutes, whatever the steps.
+    assert said(Clock(100), 20).startswith("step 20/100  2.7 images/s  4.0 min left")
+    clock = Clock(100, minutes=2.0)
+    assert said(clock, 20).startswith("step 20  2.7 images/s  1.0 min left") and clock.fraction == 0.5
+    # What earlier runs spent counts too.
+    later = Clock(100, minutes=2.0)
+    later.step, later.spent = 30, 90.0
+    assert said(later, 5).startswith("step 35  2.7 images/s  0.2 min left")
+    assert said(later, 6).startswith("step 41  2.7 images/s  0.0 min left") and later.fraction > 1
+
+
+def test_small_pictures_are_counted_and_named_once(pictures, capsys, monkeypatch):
+    dataset.load(pictures, 32)
+    assert capsys.readouterr().err == ""
+    dataset.load(pictures, 44)
+    told = capsys.readouterr().err
+    # Those of a class are 24 pixels high and 20 to 39 wide.
+    assert "4 of 40 pictures have less than half of 44 pixels on a side, down to 20" in told and told.count("\n") == 1
+    monkeypatch.setenv("RANK", "1")
+    dataset.load(pictures, 44)
+    assert capsys.readouterr().err == ""
+
+
+def test_the_threads_of_a_command_do_not_spin():
+    code = "import sys; from maskgit_export import cli; import os; assert 'torch' not in sys.modules; "
+    code += "print(os.environ['OMP_WAIT_POLICY'], os.environ['KMP_BLOCKTIME'])"
+    environment = {
+        name: value for name, value in os.environ.items() if name not in ("OMP_WAIT_POLICY", "KMP_BLOCKTIME")
+    }
+    for given, expected in (({}, "passive 0\n"), ({"OMP_WAIT_POLICY": "active"}, "active 0\n")):
+        done = subprocess.run([sys.executable, "-c", code], env=environment | given, check=True, capture_output=True)
+        assert done.stdout.decode() == expected
+
+
+def test_a_folder_of_pictures_has_the_size_of_the_tokenizer(pictures, tmp_path, capsys):
+    tokenizer = str(tmp_path / "t.pt")
+    common = ["--data", str(pictures), *"--threads 1 --device cpu --images 8".split()]
+    assert main(["train-tokenizer", *common, *"--size 32 --codes 16 --width 16 -o".split(), tokenizer]) == 0
+    shape = "--width 8 --dim 8 --depth 1 --heads 2".split()
+    assert main(["train-mvtm", *common, "--tokenizer", tokenizer, *shape, "-o", str(tmp_path / "m.pt")]) == 0
+    assert load_mvtm(tmp_path / "m.pt").config.grid == 8
+    assert main(["tokens", "--data", str(pictures), "--tokenizer", tokenizer, "-o", str(tmp_path / "t.npz")]) == 0
 
 
 def test_the_tokenizer_goes_on_and_refuses_the_state_of_another(pictures, tmp_path, capsys):
