@@ -1,32 +1,32 @@
-# make demo     draw a sheet of the bundled model: demo.png
-# make test     all tests: Rust, then Python in an environment made here
-# make test-cuda-kernels   compile every GPU kernel for Turing, Orin, Hopper and later GPUs; no GPU is needed
-# make test-cuda   the GPU's tests, where there is a GPU
-# make bench-cuda  measure on a GPU: benches/RESULTS-cuda.md
-# make test-c   the C library under test: C and C++ programs, sanitizers, symbols, header
-# make capi     the C library: libmaskgit.so, libmaskgit.a
-# make header   write include/maskgit.h anew, from src/capi
-# make arm      cross-compile for 64-bit ARM and run all tests in an emulator
-# make install  the C library, its header and pkg-config file, into PREFIX (/usr/local) under DESTDIR; make uninstall takes them away
-# make lint     rustfmt, clippy and rustdoc, warnings denied
-# make bench    Criterion benches and `maskgit bench`
-# make compare  our engine beside ONNX Runtime: benches/RESULTS.md and benches/RESULTS-imagenet256.md (a quarter of an hour)
-# make published   convert random checkpoints of every published shape, measure the bundles: benches/RESULTS-published.md (hours, 40 GB of disk)
-# make fmt      format the Rust code
-# make golden   write tests/golden anew, after a change that is meant to change tokens
-# make tiny     write tests/data/tiny anew
-# make inputs   write tests/data/inputs anew
-# make pictures write docs/images anew, from the bundled model
-# make evaluate-edit   measure inpainting with the bundled model, and write it into its card; MODEL=avatars-128 measures that one
-# make avatars-64   repeat models/avatars-64 from nothing: data, training, export, checks, measurements (hours)
-# make avatars-128-train   draw the data of avatars-128 and train it from avatars-64; interrupted, it goes on where it was (hours)
-# make avatars-128   the same, then export, checks, measurements
-# make ablate   measure the sampling settings of avatars-64 again, and write models/avatars-64/ABLATIONS.md (an hour); MODEL=avatars-128: of that one
+# make demo        draw a sheet of the bundled model: demo.png
+# make check       format, lint and the fast tests: what to run while working
+# make test        what a newcomer runs: cargo only, no root
+# make test-all    everything else: features, C, documentation, packages, Python, emulated ARM (installs what it needs)
+# make install     the command with its manual, completions and a model, into PREFIX (/usr/local) under DESTDIR
+# make install-lib the C library, its header, pkg-config and CMake files; make uninstall takes both away
+# make fmt         format the Rust and Python code
 #
-# What is made for Python lies outside the clone, in MASKGIT_CACHE, and so does the target folder; CARGO_TARGET_DIR overrides it.
+# Parts of test-all, and what is run by hand:
+#
+# make test-features   the C interface's and the GPU's Rust tests; the GPU's kernels on the CPU
+# make test-c          the C library under test: C and C++ programs, sanitizers, symbols, header
+# make test-docs       every command in the documentation, as written, in order
+# make test-package    the crates as they would be published: size and contents
+# make test-api        the public interface against docs/api.txt; make api writes it anew
+# make test-python     lint and tests of export/
+# make test-arm        64-bit ARM in an emulator; make test-armv7: 32-bit ARM; make test-mobile: Android and iOS, type-checked
+# make test-cuda       the GPU's tests, where there is a GPU; make test-cuda-kernels: every kernel compiled, without one
+# make bench           Criterion benches and `maskgit bench`
+# make bench-cuda      measure on a GPU: benches/RESULTS-cuda.md
+# make compare         our engine beside ONNX Runtime: benches/RESULTS.md, benches/RESULTS-imagenet256.md
+# make header, golden, tiny, inputs   write include/maskgit.h, tests/golden, tests/data anew
+# make published, pictures, evaluate-edit, ablate, avatars-64, avatars-128   long work: export/recipes
+#
+# What is built goes to target/, as with cargo alone. What Python needs lies outside the clone, in MASKGIT_CACHE.
 
 MASKGIT_CACHE ?= $(HOME)/.cache/maskgit
-CARGO_TARGET_DIR ?= $(MASKGIT_CACHE)/target
+export MASKGIT_CACHE
+CARGO_TARGET_DIR ?= $(CURDIR)/target
 export CARGO_TARGET_DIR
 
 CARGO ?= cargo
@@ -35,86 +35,135 @@ VENV := $(MASKGIT_CACHE)/venv
 VENV_PYTHON := $(VENV)/bin/python
 # A change of the Python package's dependencies installs them again.
 VENV_STAMP := $(VENV)/.maskgit-$(firstword $(shell cksum export/pyproject.toml 2>/dev/null))
+RELEASE = $(CARGO_TARGET_DIR)/release
+MASKGIT = $(RELEASE)/maskgit
 CLASS ?= lorelei
 
-.PHONY: demo test test-rust test-python test-c test-cuda-kernels test-cuda bench-cuda capi header arm install uninstall lint bench compare published fmt golden tiny inputs pictures evaluate-edit ablate avatars-64 avatars-64-train avatars-128 avatars-128-train venv own
+# The crates that do without tract.
+FAST = $(foreach crate,core sample geometry image bundle kernels,-p maskgit-$(crate))
 
-demo: own
-	$(CARGO) run --release --locked -- generate --class $(CLASS) --seed 7 --count 16 --grid --scale 4 -o demo.png
-	@echo "demo.png: sixteen pictures of the class $(CLASS); make demo CLASS=... draws another"
+.PHONY: demo check fmt test test-all test-features test-c test-docs test-package test-api api test-python test-arm \
+	test-armv7 test-mobile test-cuda test-cuda-kernels bench bench-cuda compare capi header install install-lib uninstall \
+	golden tiny inputs venv published pictures evaluate-edit ablate avatars-64 avatars-64-train avatars-128 avatars-128-train
 
-test: test-rust test-cuda-kernels test-c test-python
+demo:
+	$(CARGO) run --release --locked -- generate --class $(CLASS) --seed 7 --count 16 --grid --scale 2 -o demo.png
+	@echo "demo.png: sixteen images of the class $(CLASS); make demo CLASS=... draws another"
 
-# Clones may share the target folder, and cargo would take another clone's build of this package for its own where the dates allow.
-own:
-	@mkdir -p "$(CARGO_TARGET_DIR)"
-	@if [ "$$(cat "$(CARGO_TARGET_DIR)/.maskgit-clone" 2>/dev/null)" != "$(CURDIR)" ]; then \
-		$(CARGO) clean --quiet --release --package maskgit && echo "$(CURDIR)" > "$(CARGO_TARGET_DIR)/.maskgit-clone"; fi
+# The lints of all crates take the checked metadata of tract once; the tests do without it.
+check:
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --locked --workspace --all-targets --features maskgit/unstable,maskgit/capi -- -D warnings
+	$(CARGO) test --locked --quiet $(FAST)
 
-# The second and the third: the GPU's kernels, run on the CPU.
-test-rust: own
-	$(CARGO) test --release --locked
-	$(CARGO) test --release --locked --features cuda --lib --test command -- cuda device
-	$(CARGO) test --release --locked --features cuda --test cuda
+fmt: $(VENV_STAMP)
+	$(CARGO) fmt --all
+	"$(VENV)/bin/ruff" format .
 
-# NVRTC comes with the packages of the tests; MASKGIT_NVRTC may name another.
-NVRTC = $(firstword $(wildcard $(VENV)/lib/python3*/site-packages/nvidia/cu13/lib/libnvrtc.so.13 $(VENV)/lib/python3*/site-packages/nvidia/cuda_nvrtc/lib/libnvrtc.so.12))
-test-cuda-kernels: own $(VENV_STAMP)
-	MASKGIT_NVRTC="$${MASKGIT_NVRTC:-$(NVRTC)}" $(CARGO) test --release --locked --features cuda --lib -- --include-ignored cuda::tests::kernels
+test:
+	$(CARGO) test --release --locked --workspace --features maskgit/unstable
+
+test-all: test-features test-c test-docs test-package test-api test-python test-arm test-armv7 test-mobile
+
+# The last: the GPU's kernels, run on the CPU.
+test-features:
+	$(CARGO) clippy --locked --workspace --all-targets --features maskgit/unstable,maskgit/capi,maskgit/cuda -- -D warnings
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --workspace --no-deps --features maskgit/unstable
+	$(CARGO) test --release --locked --lib --features capi
+	$(CARGO) test --release --locked --workspace --features maskgit/cuda --lib -- cuda
+	$(CARGO) test --release --locked --features unstable,cuda --test tests -- cuda devices
+
+test-docs:
+	$(CARGO) build --release --locked
+	tests/docs/run "$(MASKGIT)"
+
+test-package:
+	tests/package/run
+
+test-api:
+	tests/api/run --check
+
+api:
+	tests/api/run
+
+# NVRTC comes with the packages of the Python tests; MASKGIT_NVRTC may name another.
+NVRTC = $(firstword $(wildcard $(VENV)/lib/python3*/site-packages/nvidia/cu13/lib/libnvrtc.so.13 \
+	$(VENV)/lib/python3*/site-packages/nvidia/cuda_nvrtc/lib/libnvrtc.so.12))
+test-cuda-kernels: $(VENV_STAMP)
+	MASKGIT_NVRTC="$${MASKGIT_NVRTC:-$(NVRTC)}" $(CARGO) test --release --locked --workspace --features maskgit/cuda \
+		--lib -- --include-ignored cuda::tests::kernels
 
 # On a machine without a GPU it says so, and is done.
-test-cuda: own
+test-cuda:
 	$(CARGO) build --release --locked --features cuda
 	@if "$(MASKGIT)" info --devices | tee /dev/stderr | grep '^cuda' | grep -qv 'not usable'; then \
-		$(CARGO) test --release --locked --features cuda --lib -- --include-ignored cuda::tests::device; \
+		$(CARGO) test --release --locked --workspace --features maskgit/cuda --lib -- --include-ignored cuda::tests::device; \
 	else echo "make test-cuda: no usable GPU here, so nothing was tested on one"; fi
 
-bench-cuda: own $(VENV_STAMP)
+bench-cuda: $(VENV_STAMP)
 	$(CARGO) build --release --locked --features cuda
-	test -d "$(COMPARE)/fp32" || $(EXPORT) synth --shape maskgit-imagenet256 -o "$(COMPARE)/fp32"
-	test -d "$(COMPARE)/fp16" || $(EXPORT) half "$(COMPARE)/fp32" -o "$(COMPARE)/fp16"
-	test -d "$(COMPARE)/int8" || $(EXPORT) quantize "$(COMPARE)/fp32" $(RANDOM) -o "$(COMPARE)/int8"
-	PYTHONPATH="$(CURDIR)/export" "$(VENV_PYTHON)" benches/compare/cuda.py --command "$(MASKGIT)" --torch maskgit-imagenet256 -o benches/RESULTS-cuda.md \
+	test -d "$(COMPARE)/fp32" || { $(EXPORT) synth --shape maskgit-imagenet256 -o "$(COMPARE)/fp32"; }
+	test -d "$(COMPARE)/fp16" || { $(EXPORT) half "$(COMPARE)/fp32" -o "$(COMPARE)/fp16"; }
+	test -d "$(COMPARE)/int8" || { $(EXPORT) quantize "$(COMPARE)/fp32" $(RANDOM) -o "$(COMPARE)/int8"; }
+	PYTHONPATH="$(CURDIR)/export" "$(VENV_PYTHON)" benches/compare/cuda.py --command "$(MASKGIT)" \
+		--torch maskgit-imagenet256 -o benches/RESULTS-cuda.md \
 		models/avatars-64 models/avatars-64-int8 "$(COMPARE)/fp32" "$(COMPARE)/fp16" "$(COMPARE)/int8"
 
 # The version of the interface: the library's soname ends with it, and src/capi says it as MASKGIT_ABI_VERSION.
 ABI := $(shell sed -n 's/^\#define MASKGIT_ABI_VERSION \([0-9]*\).*/\1/p' include/maskgit.h)
 SONAME := libmaskgit.so.$(ABI)
-capi: own
-	$(CARGO) rustc --release --locked --lib --features capi --crate-type cdylib,staticlib -- -Clink-arg=-Wl,-soname,$(SONAME)
-	ln -sf libmaskgit.so "$(CARGO_TARGET_DIR)/release/$(SONAME)"
+capi:
+	$(CARGO) rustc --release --locked --lib --features capi --crate-type cdylib,staticlib -- \
+		-Clink-arg=-Wl,-soname,$(SONAME)
+	ln -sf libmaskgit.so "$(RELEASE)/$(SONAME)"
 
 test-c: capi
 	$(CARGO) build --release --locked
 	.ci/header --check
 	command -v valgrind > /dev/null || { apt-get update -qq && apt-get install -y -qq --no-install-recommends valgrind; }
-	tests/c/run --sanitizers "$(CARGO_TARGET_DIR)/release" "$(CARGO_TARGET_DIR)/release/maskgit"
+	tests/c/run --sanitizers "$(RELEASE)" "$(MASKGIT)"
 
 header:
 	.ci/header
 
-arm:
-	.ci/arm
-
-# Where the C library goes. `make install DESTDIR=...` for packages.
+# Where `make install` puts things. `make install DESTDIR=...` for packages.
 PREFIX ?= /usr/local
 INSTALLED = $(DESTDIR)$(PREFIX)
-install: capi
+MODEL_FILES = bundle.json transformer.onnx decoder.onnx encoder.onnx README.md LICENSE.md
+install:
+	$(CARGO) build --release --locked
+	install -D -m 755 "$(MASKGIT)" "$(INSTALLED)/bin/maskgit"
+	mkdir -p "$(INSTALLED)/share/man/man1" "$(INSTALLED)/share/zsh/site-functions" "$(INSTALLED)/share/fish/vendor_completions.d"
+	mkdir -p "$(INSTALLED)/share/bash-completion/completions" "$(INSTALLED)/share/maskgit/models/avatars-128-int8"
+	"$(MASKGIT)" man -o "$(INSTALLED)/share/man/man1"
+	"$(MASKGIT)" completions bash > "$(INSTALLED)/share/bash-completion/completions/maskgit"
+	"$(MASKGIT)" completions zsh > "$(INSTALLED)/share/zsh/site-functions/_maskgit"
+	"$(MASKGIT)" completions fish > "$(INSTALLED)/share/fish/vendor_completions.d/maskgit.fish"
+	for file in $(MODEL_FILES); do \
+		install -m 644 "models/avatars-128-int8/$$file" "$(INSTALLED)/share/maskgit/models/avatars-128-int8/$$file" || exit; done
+
+install-lib: capi
 	install -D -m 644 include/maskgit.h "$(INSTALLED)/include/maskgit.h"
-	install -D -m 755 "$(CARGO_TARGET_DIR)/release/libmaskgit.so" "$(INSTALLED)/lib/$(SONAME)"
+	install -D -m 755 "$(RELEASE)/libmaskgit.so" "$(INSTALLED)/lib/$(SONAME)"
 	ln -sf $(SONAME) "$(INSTALLED)/lib/libmaskgit.so"
-	install -D -m 644 "$(CARGO_TARGET_DIR)/release/libmaskgit.a" "$(INSTALLED)/lib/libmaskgit.a"
-	mkdir -p "$(INSTALLED)/lib/pkgconfig"
+	install -D -m 644 "$(RELEASE)/libmaskgit.a" "$(INSTALLED)/lib/libmaskgit.a"
+	mkdir -p "$(INSTALLED)/lib/pkgconfig" "$(INSTALLED)/lib/cmake/maskgit"
 	sed 's|@PREFIX@|$(PREFIX)|' src/capi/maskgit.pc.in > "$(INSTALLED)/lib/pkgconfig/maskgit.pc"
+	sed 's|@SONAME@|$(SONAME)|' src/capi/maskgit-config.cmake.in > "$(INSTALLED)/lib/cmake/maskgit/maskgit-config.cmake"
 
 uninstall:
+	rm -f "$(INSTALLED)/bin/maskgit" "$(INSTALLED)"/share/man/man1/maskgit*.1
+	rm -f "$(INSTALLED)/share/bash-completion/completions/maskgit" "$(INSTALLED)/share/zsh/site-functions/_maskgit"
+	rm -f "$(INSTALLED)/share/fish/vendor_completions.d/maskgit.fish"
+	rm -rf "$(INSTALLED)/share/maskgit" "$(INSTALLED)/lib/cmake/maskgit"
 	rm -f "$(INSTALLED)/include/maskgit.h" "$(INSTALLED)/lib/$(SONAME)" "$(INSTALLED)/lib/libmaskgit.so"
 	rm -f "$(INSTALLED)/lib/libmaskgit.a" "$(INSTALLED)/lib/pkgconfig/maskgit.pc"
 
 # The built command goes along, so that the package's tests compare PyTorch with our engine.
-test-python: own $(VENV_STAMP)
+test-python: $(VENV_STAMP)
 	$(CARGO) build --release --locked
-	cd export && MASKGIT_BIN="$(CARGO_TARGET_DIR)/release/maskgit" PYTHONPATH="$(CURDIR)/export" "$(VENV_PYTHON)" -m pytest -q
+	"$(VENV)/bin/ruff" check . && "$(VENV)/bin/ruff" format --check .
+	cd export && MASKGIT_BIN="$(MASKGIT)" PYTHONPATH="$(CURDIR)/export" "$(VENV_PYTHON)" -m pytest -q
 
 venv: $(VENV_STAMP)
 
@@ -124,40 +173,38 @@ $(VENV_STAMP): export/pyproject.toml
 	rm -f "$(VENV)"/.maskgit-*
 	touch "$@"
 
-lint: own
-	$(CARGO) fmt --check
-	$(CARGO) clippy --release --locked --all-targets -- -D warnings
-	$(CARGO) clippy --release --locked --lib --tests --features capi -- -D warnings
-	$(CARGO) clippy --release --locked --all-targets --features cuda -- -D warnings
-	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --release --locked --no-deps
+test-arm:
+	.ci/arm
 
-bench: own
-	$(CARGO) bench --locked
+test-armv7:
+	.ci/armv7
+
+test-mobile:
+	.ci/mobile
+
+bench:
+	$(CARGO) bench --locked --features unstable
 	$(CARGO) run --release --locked -- bench
 
-# Our engine beside ONNX Runtime, on the bundled model and on the ImageNet-256 architecture with random weights: benches/RESULTS.md.
+# Our engine beside ONNX Runtime, on the bundled model and on the ImageNet-256 architecture with random weights.
 COMPARE = $(MASKGIT_CACHE)/compare
 # Logits of random weights are nearly flat, so that their cosine would keep layers in fp32 that a trained model has in int8.
 RANDOM = --steps 2 --pictures 2 --min-cosine 0 --min-psnr 0
-compare: own $(VENV_STAMP)
+compare: $(VENV_STAMP)
 	$(CARGO) build --release --locked
 	test -d "$(COMPARE)/fp32" || { $(EXPORT) synth --shape maskgit-imagenet256 -o "$(COMPARE)/fp32"; }
 	test -d "$(COMPARE)/int8" || { $(EXPORT) quantize "$(COMPARE)/fp32" $(RANDOM) -o "$(COMPARE)/int8"; }
 	test -d "$(COMPARE)/avatars-fp16" || { $(EXPORT) half ../models/avatars-64 -o "$(COMPARE)/avatars-fp16"; }
 	PYTHONPATH="$(CURDIR)/export" "$(VENV_PYTHON)" benches/compare/compare.py --command "$(MASKGIT)" \
-		--bundle avatars-64=models/avatars-64,$(COMPARE)/avatars-fp16,models/avatars-64-int8 --turns 5 --runs 7 -o benches/RESULTS.md
+		--bundle avatars-64=models/avatars-64,$(COMPARE)/avatars-fp16,models/avatars-64-int8 --turns 5 --runs 7 \
+		-o benches/RESULTS.md
 	PYTHONPATH="$(CURDIR)/export" "$(VENV_PYTHON)" benches/compare/compare.py --command "$(MASKGIT)" \
-		--bundle maskgit-imagenet256=$(COMPARE)/fp32,$(COMPARE)/int8 --steps 8 --turns 2 --runs 1 -o benches/RESULTS-imagenet256.md
+		--bundle maskgit-imagenet256=$(COMPARE)/fp32,$(COMPARE)/int8 --steps 8 --turns 2 --runs 1 \
+		-o benches/RESULTS-imagenet256.md
 
-published: own $(VENV_STAMP)
-	$(CARGO) build --release --locked && $(RECIPE)/published.sh
-
-fmt:
-	$(CARGO) fmt
-
-golden: own
-	MASKGIT_BLESS=1 $(CARGO) test --release --locked --test avatars golden
-	MASKGIT_BLESS=1 $(CARGO) test --release --locked --test precision everywhere
+# Only after a change that is meant to change tokens.
+golden:
+	MASKGIT_BLESS=1 $(CARGO) test --release --locked --features unstable --test tests -- golden everywhere
 	git diff --stat -- tests/golden
 
 tiny: $(VENV_STAMP)
@@ -166,28 +213,12 @@ tiny: $(VENV_STAMP)
 inputs: $(VENV_STAMP)
 	"$(VENV_PYTHON)" tests/data/make_inputs.py
 
-pictures: own $(VENV_STAMP)
-	$(CARGO) build --release --locked && $(RECIPE)/pictures.sh
-
-MASKGIT = $(CARGO_TARGET_DIR)/release/maskgit
 EXPORT = cd export && "$(VENV_PYTHON)" -m maskgit_export
 # export/recipes: what a recipe's variables are is said there; those given to make go on to it.
 RECIPE = VENV_PYTHON="$(VENV_PYTHON)" MASKGIT="$(MASKGIT)" export/recipes
 
-evaluate-edit: own $(VENV_STAMP)
-	$(CARGO) build --release --locked && $(RECIPE)/evaluate-edit.sh
+published pictures evaluate-edit ablate avatars-64 avatars-128: $(VENV_STAMP)
+	$(CARGO) build --release --locked && $(RECIPE)/$@.sh
 
-ablate: own $(VENV_STAMP)
-	$(CARGO) build --release --locked && $(RECIPE)/ablate.sh
-
-avatars-64-train: $(VENV_STAMP)
-	$(RECIPE)/avatars-64-train.sh
-
-avatars-64: own $(VENV_STAMP)
-	$(CARGO) build --release --locked && $(RECIPE)/avatars-64.sh
-
-avatars-128-train: $(VENV_STAMP)
-	$(RECIPE)/avatars-128-train.sh
-
-avatars-128: own $(VENV_STAMP)
-	$(CARGO) build --release --locked && $(RECIPE)/avatars-128.sh
+avatars-64-train avatars-128-train: $(VENV_STAMP)
+	$(RECIPE)/$@.sh

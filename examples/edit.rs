@@ -1,4 +1,4 @@
-//! Repaints a box of a picture: `cargo run --release --example edit`.
+//! Repaints a box of an image: `cargo run --release --example edit`.
 
 use maskgit::image_io::{self, Limits};
 use maskgit::{Generator, Mask, Rect};

@@ -1,4 +1,4 @@
-//! Draws a picture: `cargo run --release --example generate`.
+//! Draws an image: `cargo run --release --example generate`.
 
 use maskgit::Generator;
 

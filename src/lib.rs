@@ -1,61 +1,67 @@
-//! Draws pictures with MaskGIT-family models on the device itself: no network and no Python at run time.
+//! Draws and edits images with MaskGIT-family models on the device itself: no network and no Python at run time.
 //!
-//! A model is a [`Bundle`]: a manifest and its ONNX graphs, in a folder, in one packed file, or in memory. A
-//! [`Generator`] loads it and draws; a [`Request`] says what and how. The same bundle, request and seed give the same
-//! tokens, whatever the number of threads and the place in a batch.
+//! A model is a [`Bundle`]: a manifest and its ONNX graphs, in a folder, in one packed file, or in memory. A [`Generator`] loads
+//! it and draws what a [`Request`] says. The same bundle, request and seed give the same tokens, whatever the number of
+//! threads and the place in a batch.
 //!
 //! ```no_run
+//! use maskgit::{Generator, Request};
+//!
 //! # fn main() -> maskgit::Result<()> {
-//! let mut generator = maskgit::Generator::open("models/avatars-64")?;
-//! let mut request = generator.request("lorelei")?;
-//! request.seed = 7;
-//! let generated = generator.generate(&request, &mut ())?;
-//! for picture in &generated.images {
-//!     picture.save("lorelei.png")?;
+//! let mut generator = Generator::open("models/avatars-128-int8")?;
+//! let request = Request::generate().with_class("lorelei").with_seed(7);
+//! generator.generate(&request)?.images[0].save("lorelei.png")?;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! An edit is the same with another subject: [`Request::edit`] repaints a [`Mask`], [`Request::outpaint`] extends an image,
+//! [`Request::vary`] draws a part of its tokens anew, [`Request::reconstruct`] shows what the tokens hold.
+//!
+//! ```no_run
+//! use maskgit::{Generator, Limits, Mask, Rect, Request, read_image};
+//!
+//! # fn main() -> maskgit::Result<()> {
+//! # let mut generator = Generator::open("models/avatars-128-int8")?;
+//! let source = read_image("face.jpg".as_ref(), &Limits::default())?;
+//! let mask = Mask::from_boxes(source.rgb.width(), source.rgb.height(), &[Rect::new(8, 0, 48, 20)])?;
+//! let request = Request::edit(source.rgb, mask).with_class("lorelei").with_count(4);
+//! for image in generator.generate(&request)?.images {
+//!     image.save(format!("hair-{}.png", image.index))?;
 //! }
 //! # Ok(())
 //! # }
 //! ```
 //!
-//! The same generator edits: [`Generator::edit`] repaints a [`Mask`], [`Generator::outpaint`] extends a picture,
-//! [`Generator::vary`] redraws a part of its tokens, [`Generator::reconstruct`] shows what the tokens hold.
+//! [`Generator::generate_with`] hands each image to an [`Observer`] as it is finished, so that any number of images takes the
+//! memory of a few; it also tells of progress, shows previews and can be cancelled.
 //!
-//! ```no_run
-//! # fn main() -> maskgit::Result<()> {
-//! # let mut generator = maskgit::Generator::open("models/avatars-64")?;
-//! use maskgit::{Mask, Rect, image_io};
-//! let source = image_io::read_image("face.jpg".as_ref(), &image_io::Limits::default())?;
-//! let mask = Mask::from_boxes(source.rgb.width(), source.rgb.height(), &[Rect::new(8, 0, 48, 20)])?;
-//! let request = generator.edit_request(Some("lorelei"))?;
-//! let edited = generator.edit(&source.rgb, &mask, &request, &mut ())?;
-//! edited.images[0].save("hair.png")?;
-//! # Ok(())
-//! # }
-//! ```
-//!
-//! The parts can be used alone: [`bundle`] opens models, [`engine`] runs graphs, [`sample`] is the paper's loop over
-//! plain slices, [`canvas`] is the geometry of editing, [`pipeline`] ties them together, [`image_io`] reads and writes
-//! pictures.
+//! [`image`] is re-exported: its `RgbImage` and `GrayImage` are in the interface.
 
 #![deny(unsafe_code)]
 #![deny(missing_docs)]
 
-pub mod bundle;
-pub mod canvas;
 #[cfg(feature = "capi")]
 mod capi;
-pub mod engine;
-mod error;
-pub mod image_io;
-mod math;
-pub mod pipeline;
-pub mod sample;
+mod pipeline;
 
-pub use bundle::{Bundle, GraphKind, Manifest};
-pub use canvas::{Feather, Mask, Outpaint, Rect};
-pub use error::{Error, ErrorKind, Result};
-pub use pipeline::{
-    Device, EditRequest, Edited, Generated, Generator, MemoryUse, Observer, OpenOptions, Picture, Preview, Progress,
-    Request, Timings,
+pub use image;
+pub use maskgit_bundle::{Bundle, GraphFile, GraphFiles, GraphKind, Manifest, Precision, pack};
+pub use maskgit_core::{
+    Error, ErrorKind, GridSize, ImageSize, Result, Sampler, Sampling, SamplingChanges, Schedule,
 };
-pub use sample::Options;
+pub use maskgit_engine::OperatorCount;
+pub use maskgit_geometry::{Feather, Mask, Outpaint, Rect, Window};
+pub use maskgit_image::{Limits, SourceImage, read_image, read_mask};
+pub use pipeline::{
+    Device, DeviceInfo, Edge, Generated, Generator, GeneratorBuilder, Image, MAX_COUNT, MemoryUse, Observer, Preview,
+    Progress, Request, Resolved, Seeds, Subject, Summary, Timings, devices, find_label, operators, tokens_sha256,
+};
+
+/// Engines of one's own and the parts of the pipeline. Outside of what the version number promises.
+#[cfg(feature = "unstable")]
+pub mod unstable {
+    pub use maskgit_core::Source;
+    pub use maskgit_engine::{CpuEngine, DType, Engine, Input, Isa, Output, Port, Session, Signature};
+    pub use maskgit_kernels::peak_multiply_adds;
+}

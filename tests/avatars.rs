@@ -157,7 +157,7 @@ fn golden_tokens() {
         let text =
             fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}; make golden writes it", path.display()));
         let golden: Golden = serde_json::from_str(&text).unwrap();
-        assert_eq!(golden.graph, graph, "{name}: the model is another one: look at its pictures, then make golden");
+        assert_eq!(golden.graph, graph, "{name}: the model is another one: look at its images, then make golden");
         let same = tokens.iter().zip(&golden.tokens).filter(|(a, b)| a == b).count();
         if golden.cpu == cpu() {
             assert_eq!(tokens, golden.tokens, "{name}: {same} of {} tokens are the same", tokens.len());

@@ -113,14 +113,14 @@ fn same_seed_same_tokens() {
         assert_eq!(read_png(&desk.path("a.png")).unwrap(), pixels, "{extra:?}");
     }
     let batch = draw(&["--seed", "5", "--count", "4", "--threads", "2"]);
-    assert_eq!(hashes(&batch)[2], hashes(&reference)[0], "a picture of a batch is the picture of its seed");
+    assert_eq!(hashes(&batch)[2], hashes(&reference)[0], "an image of a batch is the image of its seed");
     assert_eq!(read_png(&desk.path("a-002.png")).unwrap(), pixels);
     let mut distinct = hashes(&batch);
     distinct.sort_unstable();
     distinct.dedup();
-    assert!(distinct.len() >= 3, "seeds draw different pictures: {distinct:?}");
+    assert!(distinct.len() >= 3, "seeds draw different images: {distinct:?}");
     let other = desk.json(&["generate", "--class", "cool", "--seed", "7", "--json", "-o", "a.png"]);
-    assert_ne!(hashes(&other), hashes(&reference), "classes draw different pictures");
+    assert_ne!(hashes(&other), hashes(&reference), "classes draw different images");
 }
 
 #[test]
@@ -404,7 +404,7 @@ fn reproduce_survives_hostile_parameters() {
         write_record(&desk.path("bad.png"), &record.to_string());
         fail(&format!("{place} = {value}"));
     }
-    // A sheet so wide, or gaps so large, that its picture would not fit.
+    // A sheet so wide, or gaps so large, that its image would not fit.
     let mut record = good.clone();
     record["count"] = json!(2);
     record["tokens_sha256"] = json!(["", ""]);
@@ -549,7 +549,7 @@ fn info_and_bench() {
     for key in ["load", "step", "decode", "image", "images_per_second"] {
         assert!(report[key].as_f64().unwrap() > 0.0, "{key}");
     }
-    assert!(desk.ok(&["bench", "--runs", "1"]).contains("picture"));
+    assert!(desk.ok(&["bench", "--runs", "1"]).contains("image"));
 }
 
 #[test]

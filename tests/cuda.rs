@@ -107,7 +107,7 @@ fn devices_are_listed() {
     assert!(listed("nvrtc").contains("not usable: cannot load NVRTC"));
 }
 
-/// Whole pictures through the driver's interface: the tokens of the CPU.
+/// Whole images through the driver's interface: the tokens of the CPU.
 #[test]
 fn the_command_draws_on_the_stand_in() {
     let folder = tempfile::tempdir().unwrap();

@@ -37,7 +37,7 @@ fn request(generator: &Generator) -> EditRequest {
     request
 }
 
-/// A picture in which no two neighbours are alike.
+/// An image in which no two neighbours are alike.
 fn noise(width: u32, height: u32, salt: u32) -> RgbImage {
     RgbImage::from_fn(width, height, |x, y| {
         let v = (x.wrapping_mul(2_654_435_761) ^ y.wrapping_mul(2_246_822_519) ^ salt.wrapping_mul(3_266_489_917))
@@ -51,7 +51,7 @@ fn boxes(width: u32, height: u32, boxes: &[(u32, u32, u32, u32)]) -> Mask {
     Mask::from_boxes(width, height, &boxes).unwrap()
 }
 
-/// Pictures of several sizes and masks of several kinds.
+/// Images of several sizes and masks of several kinds.
 fn cases() -> Vec<(&'static str, Mask)> {
     vec![
         ("the model's size", boxes(64, 64, &[(20, 24, 17, 11)])),
@@ -195,7 +195,7 @@ fn one_pixel_and_very_large_pictures() {
     let sizes: Vec<u32> = edited.windows.iter().map(|window| window.width).collect();
     assert_eq!(sizes, [16, 600]);
     let result = &edited.images[0].image;
-    // Beyond both windows every byte is the same: row by row, as the picture is large.
+    // Beyond both windows every byte is the same: row by row, as the image is large.
     let outside =
         |x: u32, y: u32| edited.windows.iter().all(|w| !w.columns(8000).contains(&x) || !w.rows(6000).contains(&y));
     assert!((0..6000).all(|y| (0..8000).all(|x| !outside(x, y) || result.get_pixel(x, y) == large.get_pixel(x, y))));

@@ -19,7 +19,7 @@ struct Desk {
 }
 
 impl Desk {
-    /// A folder with a picture, a mask of its size, and one of another size.
+    /// A folder with an image, a mask of its size, and one of another size.
     fn new() -> Self {
         let desk = Self { folder: tempfile::tempdir().unwrap() };
         desk.save("face.png", &RgbImage::from_fn(40, 30, |x, y| Rgb([x as u8 * 6, y as u8 * 8, 90])));
@@ -106,7 +106,7 @@ fn every_edit_is_reproduced() {
     fs::rename(desk.path("sub/face.png"), desk.path("other.png")).unwrap();
     assert!(desk.fails(1, "reproduce sub/a.png").contains("--image"));
     desk.ok("reproduce sub/a.png --image other.png --mask mask.png");
-    // Another picture of the same name is not the one.
+    // Another image of the same name is not the one.
     desk.save("face.png", &RgbImage::new(40, 30));
     assert!(desk.fails(1, "reproduce sub/a.png").contains("is not the file that was used"));
     fs::rename(desk.path("other.png"), desk.path("face.png")).unwrap();
@@ -173,7 +173,7 @@ fn an_empty_mask_is_said() {
     assert!(output.status.success());
     assert_eq!(
         String::from_utf8_lossy(&output.stderr),
-        "maskgit: note: the mask is empty: the result is the picture as it was\n"
+        "maskgit: note: the mask is empty: the result is the image as it was\n"
     );
     assert_eq!(desk.image("a.png"), desk.image("face.png"));
     let report = desk.json("edit --image face.png --mask black.png -o a.png");
@@ -198,7 +198,7 @@ fn previews_are_whole_pictures() {
 #[test]
 fn wrong_usage_is_2_and_failure_is_1() {
     let desk = Desk::new();
-    fs::write(desk.path("text.png"), "no picture").unwrap();
+    fs::write(desk.path("text.png"), "no image").unwrap();
     let bomb = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/inputs/wide-bomb.png");
     fs::copy(bomb, desk.path("bomb.png")).unwrap();
     let before = desk.names();

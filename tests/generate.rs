@@ -59,7 +59,7 @@ fn a_picture_does_not_depend_on_its_batch_or_the_threads() {
             let mut alone = request(&one, variant);
             alone.seed += i as u64;
             let alone = two.generate(&alone, &mut ()).unwrap();
-            assert_eq!(&alone.images[0], picture, "variant {variant}, picture {i}");
+            assert_eq!(&alone.images[0], picture, "variant {variant}, image {i}");
             assert_eq!(picture.tokens.len(), 16);
             assert!(picture.tokens.iter().all(|token| (0..8).contains(token)));
             assert_eq!(picture.masked.last(), Some(&0));
@@ -67,7 +67,7 @@ fn a_picture_does_not_depend_on_its_batch_or_the_threads() {
         let mut distinct = tokens(&drawn);
         distinct.sort();
         distinct.dedup();
-        assert!(distinct.len() > 1, "variant {variant}: all seeds draw one picture");
+        assert!(distinct.len() > 1, "variant {variant}: all seeds draw one image");
     }
 }
 
@@ -78,7 +78,7 @@ fn a_batch_in_parts_is_the_same() {
     request.count = 5;
     let mut all = Counter::default();
     let drawn = whole.generate(&request, &mut all).unwrap();
-    // 16 tokens x 8 codes x 4 bytes, twice for guidance: one picture takes 1 KiB.
+    // 16 tokens x 8 codes x 4 bytes, twice for guidance: one image takes 1 KiB.
     for (logits_bytes, parts) in [(0, 5), (1024, 5), (2048, 3), (4096, 2), (5120, 1)] {
         let mut options = OpenOptions::with_threads(1);
         options.logits_bytes = logits_bytes;
@@ -111,7 +111,7 @@ impl Engine for Counting {
     }
 }
 
-/// What is dropped is loaded again, and the pictures are those of a generator that holds everything.
+/// What is dropped is loaded again, and the images are those of a generator that holds everything.
 #[test]
 fn memory_use_changes_no_picture() {
     let mut whole = generator(1);
@@ -218,7 +218,7 @@ fn the_observer_sees_every_step() {
     request.count = 2;
     let mut counter = Counter { want_previews: true, ..Counter::default() };
     let drawn = generator.generate(&request, &mut counter).unwrap();
-    // Two rows for each picture and step, for guidance.
+    // Two rows for each image and step, for guidance.
     assert_eq!(counter.predicted, (1..=24).map(|done| (done, 24)).collect::<Vec<_>>());
     assert_eq!(counter.steps.len(), 6);
     for (step, masked) in counter.steps.iter().enumerate() {
@@ -229,7 +229,7 @@ fn the_observer_sees_every_step() {
     let places: Vec<_> = counter.previews.iter().map(|(step, index, seed, _)| (*step, *index, *seed)).collect();
     let expected: Vec<_> = (0..6).flat_map(|step| [(step, 0, 40), (step, 1, 41)]).collect();
     assert_eq!(places, expected);
-    assert_eq!(counter.previews[11].3, drawn.images[1].image, "the last preview is the picture");
+    assert_eq!(counter.previews[11].3, drawn.images[1].image, "the last preview is the image");
     assert_eq!(drawn.timings.steps.len(), 6);
     assert!(drawn.timings.total >= drawn.timings.steps.iter().sum::<f64>() + drawn.timings.decode);
     // Watching changes nothing.
@@ -244,7 +244,7 @@ fn cancelling_works_at_every_call() {
     let expected = generator.generate(&request, &mut ()).unwrap().images;
     let mut counter = Counter { want_previews: true, ..Counter::default() };
     generator.generate(&request, &mut counter).unwrap();
-    // 6 steps: 2 predictions, the step, 2 previews; then 2 decoded pictures.
+    // 6 steps: 2 predictions, the step, 2 previews; then 2 decoded images.
     assert_eq!(counter.calls, 6 * 5 + 2);
     for stop_at in 1..=counter.calls {
         let mut counter = Counter { want_previews: true, stop_at: Some(stop_at), ..Counter::default() };

@@ -147,7 +147,7 @@ fn entries(pictures: Vec<Picture>) -> Vec<Entry> {
     pictures.into_iter().map(|picture| Entry::new(picture.image, picture.seed, picture.tokens)).collect()
 }
 
-/// Runs `work`, which makes pictures with a generator, and hands them to C.
+/// Runs `work`, which makes images with a generator, and hands them to C.
 ///
 /// # Safety
 ///
@@ -166,7 +166,7 @@ unsafe fn draw(
         let start = Instant::now();
         let failed = |fault: &Fault| handle.log().say(MASKGIT_LOG_ERROR, &format!("{what}: {}", fault.message));
         let drawn = work(&handle).inspect_err(failed)?;
-        let message = format!("{what}: {} pictures in {:.3} s", drawn.len(), start.elapsed().as_secs_f64());
+        let message = format!("{what}: {} images in {:.3} s", drawn.len(), start.elapsed().as_secs_f64());
         handle.log().say(MASKGIT_LOG_DEBUG, &message);
         // SAFETY: the same promise.
         unsafe { argument::put(images, handle::give(maskgit_images { images: drawn }), "images") }
@@ -175,7 +175,7 @@ unsafe fn draw(
     unsafe { call(error, work) }
 }
 
-/// Draws pictures of a class. `options` must say which; dilation, feather and context play no part. On success *images is to be
+/// Draws images of a class. `options` must say which; dilation, feather and context play no part. On success *images is to be
 /// freed with maskgit_images_free(); on failure it is NULL.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn maskgit_generate(
@@ -205,7 +205,7 @@ fn with_alpha(mut entries: Vec<Entry>, alpha: Option<GrayImage>) -> Vec<Entry> {
     entries
 }
 
-/// Reads a picture and a request, and runs `work` with them; opacity is carried over.
+/// Reads an image and a request, and runs `work` with them; opacity is carried over.
 ///
 /// # Safety
 ///
@@ -253,7 +253,7 @@ pub unsafe extern "C" fn maskgit_edit(
     }
 }
 
-/// Extends a picture on any sides. What is new is opaque.
+/// Extends an image on any sides. What is new is opaque.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn maskgit_outpaint(
     generator: *mut maskgit_generator,
@@ -283,7 +283,7 @@ pub unsafe extern "C" fn maskgit_outpaint(
     unsafe { draw("outpaint", generator, images, error, work) }
 }
 
-/// Draws variations of a whole picture: the part `strength` (0 to 1) of its tokens, chosen by the seed, is drawn anew.
+/// Draws variations of a whole image: the part `strength` (0 to 1) of its tokens, chosen by the seed, is drawn anew.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn maskgit_vary(
     generator: *mut maskgit_generator,
@@ -301,7 +301,7 @@ pub unsafe extern "C" fn maskgit_vary(
     }
 }
 
-/// Encodes a picture of any size as one window and decodes it: what the model's tokens can hold of it. Gives its tokens too.
+/// Encodes an image of any size as one window and decodes it: what the model's tokens can hold of it. Gives its tokens too.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn maskgit_reconstruct(
     generator: *mut maskgit_generator,
@@ -319,7 +319,7 @@ pub unsafe extern "C" fn maskgit_reconstruct(
     unsafe { draw("reconstruct", generator, images, error, work) }
 }
 
-/// Encodes a picture of exactly the model's size: writes its grid_rows * grid_columns tokens, in raster order, to `tokens`, which has room for
+/// Encodes an image of exactly the model's size: writes its grid_rows * grid_columns tokens, in raster order, to `tokens`, which has room for
 /// `capacity`. *count, which may be NULL, becomes their number, also when the room is too small.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn maskgit_encode(
@@ -342,7 +342,7 @@ pub unsafe extern "C" fn maskgit_encode(
             unsafe { argument::put(count, needed, "count") }?;
         }
         if capacity < needed {
-            let message = format!("tokens: there is room for {capacity}, and the picture has {needed}");
+            let message = format!("tokens: there is room for {capacity}, and the image has {needed}");
             return Err(Fault::new(MASKGIT_ERROR_SHORT_BUFFER, message));
         }
         // SAFETY: no more than `capacity`, which the header asks for.
@@ -357,7 +357,7 @@ pub unsafe extern "C" fn maskgit_encode(
     unsafe { call(error, work) }
 }
 
-/// Decodes `count` tokens, which must be grid_rows * grid_columns codes, to a picture.
+/// Decodes `count` tokens, which must be grid_rows * grid_columns codes, to an image.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn maskgit_decode(
     generator: *mut maskgit_generator,
@@ -371,7 +371,7 @@ pub unsafe extern "C" fn maskgit_decode(
         let mut generator = handle.lock()?;
         let expected = generator.manifest().tokens();
         if count != expected {
-            let message = format!("tokens: there are {count}; a picture has {expected}");
+            let message = format!("tokens: there are {count}; an image has {expected}");
             return Err(Fault::new(MASKGIT_ERROR_REQUEST, message));
         }
         // SAFETY: the header asks for `count` of them.

@@ -20,7 +20,7 @@ pub const MASKGIT_ERROR_BUNDLE: maskgit_code = 2;
 pub const MASKGIT_ERROR_ENGINE: maskgit_code = 3;
 /// The caller asked for something impossible: an unknown class, a wrong size, an option out of range.
 pub const MASKGIT_ERROR_REQUEST: maskgit_code = 4;
-/// A picture could not be read or written.
+/// An image could not be read or written.
 pub const MASKGIT_ERROR_IMAGE: maskgit_code = 5;
 /// The caller stopped the work, by a callback or a cancel handle.
 pub const MASKGIT_ERROR_CANCELLED: maskgit_code = 6;

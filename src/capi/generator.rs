@@ -240,21 +240,21 @@ pub struct maskgit_info {
     pub precision: *const c_char,
     /// The instruction set of the kernels that run it.
     pub kernels: *const c_char,
-    /// Columns of a picture.
+    /// Columns of an image.
     pub width: u32,
-    /// Rows of a picture.
+    /// Rows of an image.
     pub height: u32,
     /// Rows of the token grid.
     pub grid_rows: u32,
     /// Columns of the token grid.
     pub grid_columns: u32,
-    /// The number of codes; a finished picture's tokens are below it.
+    /// The number of codes; a finished image's tokens are below it.
     pub codes: u32,
     /// The number of classes.
     pub label_count: u32,
     /// Steps of the recommended schedule.
     pub steps: u32,
-    /// 1 when the model can read pictures, which edits need.
+    /// 1 when the model can read images, which edits need.
     pub has_encoder: u32,
     /// 1 when it can draw without a class, and be guided.
     pub has_null_label: u32,

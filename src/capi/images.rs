@@ -1,4 +1,4 @@
-//! Pictures that the library made or read.
+//! Images that the library made or read.
 
 use std::ffi::c_char;
 use std::mem::offset_of;
@@ -11,12 +11,12 @@ use super::handle::{self, Object};
 use super::pixels::{MASKGIT_FORMAT_RGB8, MASKGIT_FORMAT_RGBA8, channels, extent, maskgit_format, maskgit_pixels};
 use crate::image_io::{self, Limits, SourceImage};
 
-/// One or more pictures. They never change, so any number of threads may read them at once. Free them with maskgit_images_free().
+/// One or more images. They never change, so any number of threads may read them at once. Free them with maskgit_images_free().
 pub struct maskgit_images {
     pub(super) images: Vec<Entry>,
 }
 
-/// One picture.
+/// One image.
 pub(super) struct Entry {
     /// The pixels, and what of the source is kept.
     pub(super) picture: SourceImage,
@@ -25,7 +25,7 @@ pub(super) struct Entry {
 }
 
 impl Entry {
-    /// A picture with nothing of a source.
+    /// An image with nothing of a source.
     pub(super) fn new(rgb: RgbImage, seed: u64, tokens: Vec<i64>) -> Self {
         let picture = SourceImage { rgb, alpha: None, icc_profile: None, sha256: String::new() };
         Self { picture, seed, tokens }
@@ -36,7 +36,7 @@ impl Object for maskgit_images {
     const NAME: &'static str = "maskgit_images";
 }
 
-/// A look at one picture. Its pointers are valid until the maskgit_images is freed.
+/// A look at one image. Its pointers are valid until the maskgit_images is freed.
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct maskgit_image {
@@ -44,7 +44,7 @@ pub struct maskgit_image {
     pub size: usize,
     /// The pixels, RGB8 without gaps.
     pub pixels: maskgit_pixels,
-    /// The picture's seed; 0 when there is none.
+    /// The image's seed; 0 when there is none.
     pub seed: u64,
     /// The tokens in raster order; of an edit, those of each window in turn. NULL when there are none.
     pub tokens: *const i64,
@@ -63,7 +63,7 @@ unsafe impl Versioned for maskgit_image {
     }
 }
 
-/// A picture as C sees it.
+/// An image as C sees it.
 pub(super) fn view(rgb: &RgbImage) -> maskgit_pixels {
     maskgit_pixels {
         data: rgb.as_ptr(),
@@ -77,17 +77,17 @@ pub(super) fn view(rgb: &RgbImage) -> maskgit_pixels {
 
 fn entry(images: &maskgit_images, index: usize) -> Result<&Entry, Fault> {
     images.images.get(index).ok_or_else(|| {
-        Fault::new(MASKGIT_ERROR_REQUEST, format!("there is no picture {index}: there are {}", images.images.len()))
+        Fault::new(MASKGIT_ERROR_REQUEST, format!("there is no image {index}: there are {}", images.images.len()))
     })
 }
 
-/// The number of pictures; 0 when `images` is NULL or was freed.
+/// The number of images; 0 when `images` is NULL or was freed.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn maskgit_images_count(images: *const maskgit_images) -> usize {
     value(0, || Ok(handle::get(images)?.images.len()))
 }
 
-/// Looks at a picture without copying it. `size` is sizeof(maskgit_image).
+/// Looks at an image without copying it. `size` is sizeof(maskgit_image).
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn maskgit_images_get(
     images: *const maskgit_images,
@@ -113,7 +113,7 @@ pub unsafe extern "C" fn maskgit_images_get(
     unsafe { call(error, work) }
 }
 
-/// Copies a picture into a buffer of the caller: `length` bytes at `data`, rows `stride` bytes apart (0: without gaps), RGB8 or RGBA8.
+/// Copies an image into a buffer of the caller: `length` bytes at `data`, rows `stride` bytes apart (0: without gaps), RGB8 or RGBA8.
 /// Opacity is the source's, or 255. Bytes between rows are left alone.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn maskgit_images_copy(
@@ -130,7 +130,7 @@ pub unsafe extern "C" fn maskgit_images_copy(
         let picture = &entry(&images, index)?.picture;
         let Some(channels) = channels(format).filter(|_| [MASKGIT_FORMAT_RGB8, MASKGIT_FORMAT_RGBA8].contains(&format))
         else {
-            return Err(Fault::new(MASKGIT_ERROR_REQUEST, "a picture is copied as RGB8 or RGBA8"));
+            return Err(Fault::new(MASKGIT_ERROR_REQUEST, "an image is copied as RGB8 or RGBA8"));
         };
         let (width, height) = (picture.rgb.width() as usize, picture.rgb.height() as usize);
         let (stride, bytes) = extent(width * channels, height, stride, length)?;
@@ -152,7 +152,7 @@ pub unsafe extern "C" fn maskgit_images_copy(
     unsafe { call(error, work) }
 }
 
-/// Writes a picture as PNG, with the opacity of its source. The file appears whole or not at all, and replaces what is there.
+/// Writes an image as PNG, with the opacity of its source. The file appears whole or not at all, and replaces what is there.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn maskgit_images_save_png(
     images: *const maskgit_images,
@@ -171,7 +171,7 @@ pub unsafe extern "C" fn maskgit_images_save_png(
     unsafe { call(error, work) }
 }
 
-/// Reads a picture file (PNG, JPEG, WebP, GIF, BMP or PNM), upright, of at most 16384 pixels a side, 512 MiB in the file and as much
+/// Reads an image file (PNG, JPEG, WebP, GIF, BMP or PNM), upright, of at most 16384 pixels a side, 512 MiB in the file and as much
 /// decoded.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn maskgit_read_image(
@@ -193,7 +193,7 @@ pub unsafe extern "C" fn maskgit_read_image(
     unsafe { call(error, work) }
 }
 
-/// Frees pictures. NULL is ignored. Returns MASKGIT_OK, or MASKGIT_ERROR_HANDLE when they were freed already.
+/// Frees images. NULL is ignored. Returns MASKGIT_OK, or MASKGIT_ERROR_HANDLE when they were freed already.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn maskgit_images_free(images: *mut maskgit_images) -> maskgit_code {
     free(images)

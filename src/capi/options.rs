@@ -41,11 +41,11 @@ pub struct maskgit_open_options {
     pub log: maskgit_log_callback,
     /// Handed to `log`.
     pub log_user_data: *mut c_void,
-    /// The most bytes to hold logits in; 0: 64 MiB. One picture always fits. Does not change the pictures.
+    /// The most bytes to hold logits in; 0: 64 MiB. One image always fits. Does not change the images.
     pub logits_bytes: u64,
-    /// Threads that compute, 1 to 1024; 0: as many as cores. Does not change the pictures.
+    /// Threads that compute, 1 to 1024; 0: as many as cores. Does not change the images.
     pub threads: u32,
-    /// MASKGIT_MEMORY_*. Does not change the pictures.
+    /// MASKGIT_MEMORY_*. Does not change the images.
     pub memory: u32,
     /// maskgit_open_bytes() only. 0: the bytes are copied. 1: they are used where they are, and the caller keeps them unchanged
     /// until the generator is freed and no call of it runs.
@@ -108,7 +108,7 @@ impl maskgit_open_options {
 pub const MASKGIT_PROGRESS_PREDICTED: u32 = 1;
 /// A step is over.
 pub const MASKGIT_PROGRESS_STEP: u32 = 2;
-/// A picture is finished.
+/// An image is finished.
 pub const MASKGIT_PROGRESS_DECODED: u32 = 3;
 
 /// How far a call is. Later versions may add fields at the end.
@@ -123,27 +123,27 @@ pub struct maskgit_progress {
     pub total: u64,
     /// What happened: MASKGIT_PROGRESS_*.
     pub event: u32,
-    /// Steps that are over, of the pictures or the window being drawn.
+    /// Steps that are over, of the images or the window being drawn.
     pub step: u32,
     /// Steps of the schedule.
     pub steps: u32,
-    /// Finished pictures.
+    /// Finished images.
     pub pictures: u32,
-    /// Pictures that were asked for.
+    /// Images that were asked for.
     pub picture_count: u32,
 }
 
-/// One picture as it looks after a step; unknown tokens show the model's present guess. Later versions may add fields at the end.
+/// One image as it looks after a step; unknown tokens show the model's present guess. Later versions may add fields at the end.
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct maskgit_preview {
     /// The bytes that this version of the library sets.
     pub size: usize,
-    /// The picture, RGB8: of an edit the whole, at its own resolution. Valid during the call.
+    /// The image, RGB8: of an edit the whole, at its own resolution. Valid during the call.
     pub pixels: maskgit_pixels,
-    /// The picture's seed.
+    /// The image's seed.
     pub seed: u64,
-    /// The picture's place in the request.
+    /// The image's place in the request.
     pub index: u32,
     /// The step that is over, from 0.
     pub step: u32,
@@ -160,7 +160,7 @@ pub struct maskgit_preview {
 pub type maskgit_progress_callback =
     Option<unsafe extern "C" fn(progress: *const maskgit_progress, user_data: *mut c_void) -> i32>;
 
-/// Gets each picture after each step, which costs one run of the decoder. Returns as maskgit_progress_callback does.
+/// Gets each image after each step, which costs one run of the decoder. Returns as maskgit_progress_callback does.
 pub type maskgit_preview_callback =
     Option<unsafe extern "C" fn(preview: *const maskgit_preview, user_data: *mut c_void) -> i32>;
 
@@ -177,9 +177,9 @@ pub struct maskgit_options {
     pub class_name: *const c_char,
     /// The class by its number, when `class_name` is NULL; MASKGIT_NO_CLASS, the initial value, for none, which edits only may have.
     pub label: i64,
-    /// The seed of the first picture; picture i has seed + i. Initially 0.
+    /// The seed of the first image; image i has seed + i. Initially 0.
     pub seed: u64,
-    /// How many pictures, 1 to 10000. Initially 1.
+    /// How many images, 1 to 10000. Initially 1.
     pub count: u32,
     /// Steps of the schedule, 1 to 4096; 0, the initial value: as the model recommends.
     pub steps: u32,
@@ -312,7 +312,7 @@ impl maskgit_options {
     }
 }
 
-/// How far to extend a picture. Set it with maskgit_outpaint_options_init(), then set at least one side.
+/// How far to extend an image. Set it with maskgit_outpaint_options_init(), then set at least one side.
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct maskgit_outpaint_options {
@@ -326,7 +326,7 @@ pub struct maskgit_outpaint_options {
     pub top: u32,
     /// Pixels to add below.
     pub bottom: u32,
-    /// The shorter side of a window in pixels of the picture; 0, the initial value: as follows from the picture.
+    /// The shorter side of a window in pixels of the image; 0, the initial value: as follows from the image.
     pub window: u32,
     /// The part of a window that shows what is there already, 0.1 to 0.9. Initially 0.5.
     pub overlap: f32,

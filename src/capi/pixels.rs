@@ -1,4 +1,4 @@
-//! Pictures in the caller's memory.
+//! Images in the caller's memory.
 
 use image::{GrayImage, RgbImage};
 
@@ -17,7 +17,7 @@ pub const MASKGIT_FORMAT_RGBA8: maskgit_format = 2;
 /// One byte. Masks only: 128 and above is repainted.
 pub const MASKGIT_FORMAT_GRAY8: maskgit_format = 3;
 
-/// A picture in memory, row by row from the top. The library only reads it.
+/// An image in memory, row by row from the top. The library only reads it.
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct maskgit_pixels {
@@ -79,7 +79,7 @@ pub(super) fn extent(row: usize, height: usize, stride: usize, length: usize) ->
     }
 }
 
-/// The rows of a picture in the caller's memory, without the gaps between them.
+/// The rows of an image in the caller's memory, without the gaps between them.
 ///
 /// # Safety
 ///
@@ -107,20 +107,20 @@ unsafe fn rows(pixels: *const maskgit_pixels, name: &str) -> Result<(maskgit_pix
     Ok((pixels, copy))
 }
 
-/// An empty vector with room for a picture's bytes.
+/// An empty vector with room for an image's bytes.
 fn room(bytes: usize) -> Result<Vec<u8>, Fault> {
     let mut vector = Vec::new();
     vector
         .try_reserve_exact(bytes)
-        .map_err(|_| Fault::new(MASKGIT_ERROR_REQUEST, format!("no memory for a picture of {bytes} bytes")))?;
+        .map_err(|_| Fault::new(MASKGIT_ERROR_REQUEST, format!("no memory for an image of {bytes} bytes")))?;
     Ok(vector)
 }
 
 fn wrong_buffer() -> Fault {
-    Fault::new(super::error::MASKGIT_ERROR_INTERNAL, "a picture's buffer does not have its size")
+    Fault::new(super::error::MASKGIT_ERROR_INTERNAL, "an image's buffer does not have its size")
 }
 
-/// The colours of a picture, and its opacity when any pixel is not opaque.
+/// The colours of an image, and its opacity when any pixel is not opaque.
 ///
 /// # Safety
 ///
@@ -144,11 +144,11 @@ pub(super) unsafe fn picture(
             let alpha = if alpha.iter().all(|&a| a == 255) { None } else { GrayImage::from_raw(width, height, alpha) };
             Ok((RgbImage::from_raw(width, height, rgb).ok_or_else(wrong_buffer)?, alpha))
         }
-        _ => Err(Fault::new(MASKGIT_ERROR_REQUEST, "a picture must be RGB8 or RGBA8").of(name)),
+        _ => Err(Fault::new(MASKGIT_ERROR_REQUEST, "an image must be RGB8 or RGBA8").of(name)),
     }
 }
 
-/// The mask of an edit of a picture of `width` by `height`: the mask's bright pixels and the boxes together.
+/// The mask of an edit of an image of `width` by `height`: the mask's bright pixels and the boxes together.
 ///
 /// # Safety
 ///
@@ -173,7 +173,7 @@ pub(super) unsafe fn mask(
             return Err(Fault::new(MASKGIT_ERROR_REQUEST, "mask: it must be GRAY8"));
         }
         if (about.width, about.height) != (width, height) {
-            let message = format!("mask: {}x{} pixels, and the picture {width}x{height}", about.width, about.height);
+            let message = format!("mask: {}x{} pixels, and the image {width}x{height}", about.width, about.height);
             return Err(Fault::new(MASKGIT_ERROR_REQUEST, message));
         }
         Mask::from_image(&GrayImage::from_raw(width, height, bytes).ok_or_else(wrong_buffer)?)?

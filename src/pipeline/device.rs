@@ -3,8 +3,8 @@
 use std::fmt;
 use std::str::FromStr;
 
-use crate::engine::{CpuEngine, Engine, Isa};
-use crate::error::{Error, Result};
+use maskgit_core::{Error, Result};
+use maskgit_engine::{CpuEngine, Engine, Isa};
 
 /// A device that runs graphs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -75,11 +75,11 @@ pub fn devices() -> Vec<DeviceInfo> {
 
 #[cfg(feature = "cuda")]
 fn gpus() -> Result<Vec<DeviceInfo>> {
-    let found = crate::engine::cuda_devices()?;
+    let found = maskgit_engine::cuda_devices()?;
     if found.is_empty() {
         return Err(Error::engine("the driver finds no GPU"));
     }
-    let info = |gpu: crate::engine::CudaDevice| DeviceInfo {
+    let info = |gpu: maskgit_engine::CudaDevice| DeviceInfo {
         device: Device::Cuda(gpu.index),
         description: format!(
             "{}, compute capability {}.{}, {} multiprocessors, {:.1} GB{}",
@@ -102,12 +102,12 @@ fn gpus() -> Result<Vec<DeviceInfo>> {
 
 #[cfg(not(feature = "cuda"))]
 fn not_built() -> Error {
-    Error::engine("this build cannot use GPUs: build it with the feature cuda (cargo build --release --features cuda)")
+    Error::engine("this build cannot use GPUs: it was made without the feature cuda")
 }
 
 #[cfg(feature = "cuda")]
 fn cuda(index: usize) -> Result<Box<dyn Engine>> {
-    Ok(Box::new(crate::engine::CudaEngine::new(index)?))
+    Ok(Box::new(maskgit_engine::CudaEngine::new(index)?))
 }
 
 #[cfg(not(feature = "cuda"))]

@@ -1,7 +1,7 @@
 //! Finding a class by what a person types.
 
-use crate::bundle::Manifest;
-use crate::error::{Error, Result};
+use maskgit_bundle::Manifest;
+use maskgit_core::{Error, Result};
 
 /// How many names an error lists.
 const SUGGESTIONS: usize = 5;
@@ -11,7 +11,7 @@ const SUGGESTIONS: usize = 5;
 ///
 /// # Errors
 ///
-/// Kind [`Request`](crate::ErrorKind::Request): no class fits (the names nearest to it are listed), or several do.
+/// Kind [`Request`](maskgit_core::ErrorKind::Request): no class fits (the names nearest to it are listed), or several do.
 pub fn find_label(manifest: &Manifest, text: &str) -> Result<usize> {
     let labels = &manifest.labels;
     if let Some(index) = labels.iter().position(|name| name == text) {
@@ -39,11 +39,14 @@ pub fn find_label(manifest: &Manifest, text: &str) -> Result<usize> {
     let begins: Vec<usize> = matching(&folded, |name| !wanted.is_empty() && name.starts_with(&wanted));
     match (exact.as_slice(), begins.as_slice()) {
         (&[index], _) | (&[], &[index]) => Ok(index),
-        (&[], &[]) => Err(Error::request(format!(
-            "there is no class '{text}': did you mean {}? The command 'info --labels' lists all {}",
-            list(labels, &nearest(&folded, &wanted)),
-            labels.len()
-        ))),
+        (&[], &[]) => Err(Error::request(match nearest(&folded, &wanted).as_slice() {
+            [] => format!("there is no class '{text}' among the model's {}", labels.len()),
+            near => format!(
+                "there is no class '{text}' among the model's {}: did you mean {}?",
+                labels.len(),
+                list(labels, near)
+            ),
+        })),
         (&[], many) | (many, _) => Err(Error::request(format!(
             "the class '{text}' is ambiguous: it may be {}{}; type more of the name, or its index",
             list(labels, many),
@@ -62,8 +65,10 @@ fn list(labels: &[String], indices: &[usize]) -> String {
     names.join(", ")
 }
 
-/// The indices of the names nearest to `wanted`, nearest first. A name that contains it is nearer than any other.
+/// The indices of the names near `wanted`, nearest first, at most three. A name that contains it is nearer than any other;
+/// else at most a third of its letters may differ.
 fn nearest(names: &[String], wanted: &str) -> Vec<usize> {
+    let most = wanted.chars().count().div_ceil(3);
     let mut order: Vec<(usize, usize)> = names
         .iter()
         .enumerate()
@@ -71,6 +76,7 @@ fn nearest(names: &[String], wanted: &str) -> Vec<usize> {
             let inside = !wanted.is_empty() && name.contains(wanted);
             (if inside { 0 } else { edit_distance(name, wanted) }, i)
         })
+        .filter(|(distance, _)| *distance <= most)
         .collect();
     order.sort_unstable();
     order.into_iter().map(|(_, i)| i).take(3).collect()

@@ -4,8 +4,7 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 use clap::builder::RangedU64ValueParser;
-use maskgit::sample::{Options, Sampler, Schedule};
-use maskgit::{Device, Generator, MemoryUse, OpenOptions};
+use maskgit::{Device, Generator, GeneratorBuilder, MemoryUse, Sampler, SamplingChanges, Schedule};
 
 use crate::{failure, model};
 
@@ -14,7 +13,7 @@ use crate::{failure, model};
 pub struct Model {
     /// The model: a folder, or one packed file
     ///
-    /// Without it, the model is the one that MASKGIT_MODEL names, or models/avatars-64-int8 beside the program, above it, or
+    /// Without it, the model is the one that MASKGIT_MODEL names, or models/avatars-128-int8 beside the program, above it, or
     /// in the current folder.
     #[arg(long, value_name = "PATH")]
     pub model: Option<PathBuf>,
@@ -30,7 +29,7 @@ pub struct Resources {
     pub threads: Option<usize>,
     /// Hold one of the model's graphs at a time, and load it again when it is needed again
     ///
-    /// Takes less memory and more time; the pictures do not depend on it.
+    /// Takes less memory and more time; the images do not depend on it.
     #[arg(long)]
     pub low_memory: bool,
     /// Where to compute: cpu; cuda or cuda:N, an NVIDIA GPU; auto, a GPU where there is one (`maskgit info --devices`)
@@ -41,34 +40,26 @@ pub struct Resources {
 }
 
 impl Resources {
-    /// The options to open a model with.
-    pub fn options(&self) -> OpenOptions {
-        let mut options = self.threads.map_or_else(OpenOptions::default, OpenOptions::with_threads);
-        if self.low_memory {
-            options.memory = MemoryUse::OneAtATime;
-        }
-        options.device = self.device;
-        options
+    /// How to open a model.
+    pub fn builder(&self) -> GeneratorBuilder {
+        let builder = Generator::builder().device(self.device);
+        let builder = match self.threads {
+            Some(threads) => builder.threads(threads),
+            None => builder,
+        };
+        if self.low_memory { builder.memory(MemoryUse::OneAtATime) } else { builder }
     }
 }
 
 /// Opens the model; returns its path too.
 pub fn open(model: &Model, resources: &Resources) -> Result<(Generator, PathBuf)> {
-    open_with(model, &resources.options())
+    open_with(model, &resources.builder())
 }
 
-/// As [`open`], for one request whose tokens are all drawn before a picture is decoded.
-pub fn open_once(model: &Model, resources: &Resources) -> Result<(Generator, PathBuf)> {
-    let mut options = resources.options();
-    if options.memory == MemoryUse::KeepAll {
-        options.memory = MemoryUse::DropTransformer;
-    }
-    open_with(model, &options)
-}
-
-fn open_with(model: &Model, options: &OpenOptions) -> Result<(Generator, PathBuf)> {
+/// As [`open`], otherwise.
+pub fn open_with(model: &Model, builder: &GeneratorBuilder) -> Result<(Generator, PathBuf)> {
     let path = model::find(model.model.as_deref())?;
-    let generator = Generator::open_with(&path, options)?;
+    let generator = builder.open(&path)?;
     if let Some(note) = generator.device_note() {
         failure::line(note);
     }
@@ -88,8 +79,8 @@ pub struct Sampling {
     /// confidence, arccos for halton.
     #[arg(long, value_name = "S")]
     pub schedule: Option<Schedule>,
-    /// Which tokens a step keeps: the most confident (confidence; confidence-remask takes back tokens kept so far that the others no
-    /// longer bear out), those where the model is surest, and then in three fifths of the steps all but the least likely
+    /// Which tokens a step keeps: the most confident (confidence; confidence-remask takes back tokens kept so far that became
+    /// unlikely given the rest), those where the model is surest, and then in three fifths of the steps all but the least likely
     /// (predictor-corrector), or the next in a Halton sequence (halton; halton-redraw draws those kept so far again in each step)
     #[arg(long, value_name = "SAMPLER")]
     pub sampler: Option<Sampler>,
@@ -102,7 +93,7 @@ pub struct Sampling {
     /// Temperature of the draw in the last step, to which it changes linearly over the steps
     #[arg(long, value_name = "X", allow_negative_numbers = true)]
     pub final_temperature: Option<f32>,
-    /// Draw from the N most likely tokens only
+    /// Draw from the N most likely tokens only; 0 draws from all
     #[arg(long, value_name = "N", allow_negative_numbers = true)]
     pub top_k: Option<usize>,
     /// Scale of classifier-free guidance; 0 is none
@@ -114,79 +105,37 @@ pub struct Sampling {
     /// Keep the guidance constant
     #[arg(long)]
     pub no_guidance_ramp: bool,
+    /// Leave out the first N steps; Google's editing leaves out 2 of 12
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
+    pub start_iter: Option<usize>,
+    /// Of predictor-corrector: the share of the steps that are corrector steps, 0 to below 1
+    #[arg(long, value_name = "X", allow_negative_numbers = true)]
+    pub corrector_share: Option<f32>,
+    /// Of predictor-corrector: the share of the drawn tokens that the first corrector step masks again, above 0 to 1
+    #[arg(long, value_name = "X", allow_negative_numbers = true)]
+    pub corrector_first: Option<f32>,
 }
 
 impl Sampling {
-    /// Puts what was given into `options`.
-    pub fn apply(&self, options: &mut Options) {
-        fn set<T: Clone>(to: &mut T, from: &Option<T>) {
-            if let Some(value) = from {
-                to.clone_from(value);
-            }
-        }
-        set(&mut options.steps, &self.steps);
-        if let Some(sampler) = self.sampler.filter(|sampler| *sampler != options.sampler) {
-            options.sampler = sampler;
-            options.schedule = sampler.published_schedule();
-        }
-        set(&mut options.schedule, &self.schedule);
-        set(&mut options.choice_temperature, &self.choice_temperature);
-        options.set_temperatures(self.temperature, self.final_temperature);
-        if self.top_k.is_some() {
-            options.top_k = self.top_k;
-        }
-        set(&mut options.guidance.scale, &self.guidance);
-        options.guidance.ramp = (options.guidance.ramp || self.guidance_ramp) && !self.no_guidance_ramp;
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use clap::Parser;
-    use maskgit::sample::Guidance;
-
-    use super::*;
-
-    #[derive(Parser)]
-    struct Flags {
-        #[command(flatten)]
-        sampling: Sampling,
-    }
-
-    fn applied(flags: &[&str]) -> Options {
-        let mut options = Options {
-            steps: 12,
-            schedule: Schedule::Linear,
-            sampler: Sampler::Confidence,
-            choice_temperature: 4.5,
-            temperature: 1.0,
-            final_temperature: Some(0.5),
-            top_k: None,
-            guidance: Guidance::NONE,
-            start_iter: 0,
+    /// What was given.
+    pub fn changes(&self) -> SamplingChanges {
+        let mut changes = SamplingChanges::default();
+        changes.steps = self.steps;
+        changes.schedule = self.schedule;
+        changes.sampler = self.sampler;
+        changes.choice_temperature = self.choice_temperature;
+        changes.temperature = self.temperature;
+        changes.final_temperature = self.final_temperature;
+        changes.top_k = self.top_k;
+        changes.guidance = self.guidance;
+        changes.guidance_ramp = match (self.guidance_ramp, self.no_guidance_ramp) {
+            (true, _) => Some(true),
+            (_, true) => Some(false),
+            _ => None,
         };
-        Flags::parse_from([&["maskgit"], flags].concat()).sampling.apply(&mut options);
-        options
-    }
-
-    #[test]
-    fn another_sampler_brings_its_schedule_unless_one_is_given() {
-        let schedule = |flags: &[&str]| applied(flags).schedule;
-        assert_eq!(schedule(&[]), Schedule::Linear);
-        assert_eq!(schedule(&["--sampler", "confidence"]), Schedule::Linear);
-        assert_eq!(schedule(&["--sampler", "halton"]), Schedule::Arccos);
-        assert_eq!(schedule(&["--sampler", "halton", "--schedule", "square"]), Schedule::Square);
-    }
-
-    #[test]
-    fn a_temperature_alone_is_that_of_all_steps() {
-        let temperatures = |flags: &[&str]| {
-            let options = applied(flags);
-            (options.temperature, options.final_temperature)
-        };
-        assert_eq!(temperatures(&[]), (1.0, Some(0.5)));
-        assert_eq!(temperatures(&["--temperature", "0"]), (0.0, None));
-        assert_eq!(temperatures(&["--final-temperature", "0.2"]), (1.0, Some(0.2)));
-        assert_eq!(temperatures(&["--temperature", "2", "--final-temperature", "0"]), (2.0, Some(0.0)));
+        changes.start_iter = self.start_iter;
+        changes.corrector_share = self.corrector_share;
+        changes.corrector_first = self.corrector_first;
+        changes
     }
 }

@@ -4,15 +4,17 @@ use std::time::Instant;
 
 use anyhow::Result;
 use clap::builder::RangedU64ValueParser;
+use maskgit::{Request, Sampling};
 use serde::Serialize;
 
-use crate::record::{ModelId, Settings};
+use crate::draw::JSON_VERSION;
+use crate::record::ModelId;
 use crate::{args, cancel, memory, output};
 
-/// Measure loading, one step, decoding, and whole pictures
+/// Measure loading, one step, decoding, and whole images
 ///
 /// Each time is the median over --runs runs, after one run that is not counted. A step is one run of the transformer; the
-/// sampler's own work is in the whole picture only.
+/// sampler's own work is in the whole image only.
 #[derive(clap::Args)]
 pub struct Args {
     #[command(flatten)]
@@ -20,10 +22,12 @@ pub struct Args {
     #[command(flatten)]
     resources: args::Resources,
     /// Number of runs
-    #[arg(long, value_name = "N", allow_negative_numbers = true, default_value_t = 5, value_parser = RangedU64ValueParser::<usize>::new().range(1..=1000))]
+    #[arg(long, value_name = "N", allow_negative_numbers = true, default_value_t = 5,
+        value_parser = RangedU64ValueParser::<usize>::new().range(1..=1000))]
     runs: usize,
-    /// Pictures that are drawn together
-    #[arg(long, value_name = "N", allow_negative_numbers = true, default_value_t = 1, value_parser = RangedU64ValueParser::<usize>::new().range(1..=64))]
+    /// Images that are drawn together
+    #[arg(long, value_name = "N", allow_negative_numbers = true, default_value_t = 1,
+        value_parser = RangedU64ValueParser::<usize>::new().range(1..=64))]
     count: usize,
     /// Print one JSON object: seconds, and peak memory in bytes
     #[arg(long)]
@@ -34,17 +38,18 @@ pub struct Args {
 
 #[derive(Serialize)]
 struct Report<'a> {
+    json_version: u32,
     model: ModelId,
     model_path: String,
     engine: &'a str,
     threads: usize,
     runs: usize,
     count: usize,
-    sampling: Settings,
+    sampling: Sampling,
     load: f64,
     step: f64,
     decode: f64,
-    /// All pictures that are drawn together.
+    /// All images that are drawn together.
     image: f64,
     images_per_second: f64,
     peak_memory_bytes: Option<u64>,
@@ -56,27 +61,27 @@ struct Report<'a> {
 pub fn run(args: &Args) -> Result<()> {
     cancel::install()?;
     let (mut generator, path) = args::open(&args.model, &args.resources)?;
-    let mut request = generator.request("0")?;
-    request.label = 0;
-    request.count = args.count;
-    args.sampling.apply(&mut request.options);
+    let class = generator.manifest().labels.first().cloned().unwrap_or_default();
+    let request = Request::generate().with_class(class).with_count(args.count).with_sampling(args.sampling.changes());
+    let sampling = request.resolve(generator.manifest())?.sampling;
     let manifest = generator.manifest();
     let masked = vec![manifest.mask_id; manifest.tokens()];
     let first = vec![0; manifest.tokens()];
     let model = ModelId::new(manifest);
 
     let step = median(args.runs, || generator.logits(&masked, 0).map(drop))?;
-    let decode = median(args.runs, || generator.decode_raw(&first).map(drop))?;
-    let image = median(args.runs, || generator.generate(&request, &mut ()).map(drop))?;
-    let peak = |int8| maskgit::engine::peak_multiply_adds(maskgit::engine::Isa::best(), int8);
+    let decode = median(args.runs, || generator.decode_planes(&first).map(drop))?;
+    let image = median(args.runs, || generator.generate_with(&request, &mut ()).map(drop))?;
+    let peak = |int8| maskgit_kernels::peak_multiply_adds(maskgit_kernels::Isa::best(), int8);
     let report = Report {
+        json_version: JSON_VERSION,
         model,
         model_path: path.display().to_string(),
         engine: generator.engine_name(),
-        threads: args.resources.options().threads,
+        threads: generator.threads(),
         runs: args.runs,
         count: args.count,
-        sampling: Settings::from(&request.options),
+        sampling,
         load: generator.load_seconds(),
         step,
         decode,

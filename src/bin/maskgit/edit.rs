@@ -5,28 +5,29 @@ use std::path::PathBuf;
 use anyhow::Result;
 
 use crate::args;
-use crate::editing::{self, Border, Drawing, Files, Task};
+use crate::draw::{self, Border, Drawing, Results, SheetOptions, Source, Task};
+use crate::failure::Usage;
 use crate::operation::Operation;
 
-/// Repaint a part of a picture
+/// Repaint a part of an image
 ///
-/// Repaints what the mask or the boxes cover, from what is around it, as the class that is given or as none. The picture may have any
+/// Repaints what the mask or the boxes cover, from what is around it, as the class that is given or as none. The image may have any
 /// size: each part of the mask is painted in a window around it. Pixels farther from the mask than the feather keep their values.
-/// `maskgit reproduce` makes the result again from its PNG and the same picture.
+/// `maskgit reproduce` makes the result again from its PNG and the same image.
 #[derive(clap::Args)]
 #[command(after_help = "Example: maskgit edit --image face.png --box 8,0,48,20 --class lorelei -o hair.png")]
 pub struct Args {
     #[command(flatten)]
-    files: Files,
-    /// A picture of the same size: what is white is repainted
-    #[arg(long, value_name = "FILE", required_unless_present = "boxes")]
+    source: Source,
+    /// What to repaint: an image of the same size, white where it is repainted
+    #[arg(long, value_name = "FILE")]
     mask: Option<PathBuf>,
     /// A box to repaint: left, top, width and height in pixels; may be given several times
     #[arg(long = "box", id = "boxes", value_name = "X,Y,W,H", value_parser = parse_box)]
     boxes: Vec<[u32; 4]>,
-    /// How many times as large as the part that is repainted a window is, where the picture is large enough
+    /// How many times as large as the part that is repainted a window is, where the image is large enough
     ///
-    /// Never smaller than the model's picture. More context is seen more coarsely.
+    /// Never smaller than the model's image. More context is seen more coarsely.
     #[arg(long, value_name = "X", allow_negative_numbers = true, default_value_t = 2.0)]
     context: f32,
     #[command(flatten)]
@@ -34,24 +35,29 @@ pub struct Args {
     #[command(flatten)]
     drawing: Drawing,
     #[command(flatten)]
+    results: Results,
+    #[command(flatten)]
     model: args::Model,
     #[command(flatten)]
     resources: args::Resources,
 }
 
 pub fn run(args: &Args) -> Result<()> {
-    editing::run(&Task {
+    if args.mask.is_none() && args.boxes.is_empty() {
+        return Err(Usage("what is to be repainted? Give --mask FILE, or --box X,Y,W,H (several if you like)".into()).into());
+    }
+    let (boxes, context, edge) = (args.boxes.clone(), args.context, args.border.edge());
+    let (request, edit) = draw::editing(&args.source, args.mask.as_deref(), Some(&args.drawing), |mask| {
+        Operation::Edit { mask, boxes, context, edge }
+    })?;
+    draw::run(Task {
         model: &args.model,
         resources: &args.resources,
-        files: &args.files,
-        mask: args.mask.as_deref(),
-        drawing: Some(&args.drawing),
-        operation: &|mask| Operation::Edit {
-            mask,
-            boxes: args.boxes.clone(),
-            context: args.context,
-            edge: args.border.edge(),
-        },
+        results: &args.results,
+        request,
+        edit: Some(edit),
+        sheet: SheetOptions::SINGLE,
+        preview: args.drawing.preview.as_deref(),
     })
 }
 

@@ -4,9 +4,10 @@ use std::fmt::Write;
 use std::path::Path;
 
 use anyhow::Result;
-use maskgit::bundle::{Bundle, Manifest};
+use maskgit::{Bundle, Manifest};
 use serde::Serialize;
 
+use crate::draw::JSON_VERSION;
 use crate::{args, model, output};
 
 /// Say what a model is: its classes, sizes, graphs and recommended settings
@@ -30,6 +31,7 @@ pub struct Args {
 
 #[derive(Serialize)]
 struct Report<'a> {
+    json_version: u32,
     path: String,
     #[serde(flatten)]
     manifest: &'a Manifest,
@@ -46,7 +48,7 @@ pub fn run(args: &Args) -> Result<()> {
         return graphs(&bundle, args.json);
     }
     if args.json {
-        output::json(&Report { path: path.display().to_string(), manifest })
+        output::json(&Report { json_version: JSON_VERSION, path: path.display().to_string(), manifest })
     } else if args.labels {
         let ids = manifest.label_ids.as_deref().unwrap_or_default();
         let mut lines = String::new();
@@ -62,12 +64,12 @@ pub fn run(args: &Args) -> Result<()> {
 
 /// What could compute.
 fn devices(json: bool) -> Result<()> {
-    let devices = maskgit::pipeline::devices();
+    let devices = maskgit::devices();
     if json {
         let rows = devices.iter().map(
             |d| serde_json::json!({"device": d.device.to_string(), "description": d.description, "problem": d.problem}),
         );
-        return output::json(&serde_json::json!({"devices": rows.collect::<Vec<_>>()}));
+        return output::json(&serde_json::json!({"json_version": JSON_VERSION, "devices": rows.collect::<Vec<_>>()}));
     }
     let mut text = String::new();
     for device in &devices {
@@ -83,7 +85,7 @@ fn devices(json: bool) -> Result<()> {
 fn graphs(bundle: &Bundle, json: bool) -> Result<()> {
     let mut report = std::collections::BTreeMap::new();
     let mut text = String::new();
-    for (kind, operators) in maskgit::pipeline::operators(bundle)? {
+    for (kind, operators) in maskgit::operators(bundle)? {
         writeln!(text, "{kind}")?;
         for operator in &operators {
             let detail = operator.detail.as_deref().map(|d| format!("  {d}")).unwrap_or_default();
@@ -104,7 +106,7 @@ fn describe(path: &Path, manifest: &Manifest) -> Result<String> {
     line("licence", manifest.licence.clone())?;
     line("source", manifest.source.clone())?;
     line("precision", manifest.precision.to_string())?;
-    line("picture", format!("{}x{} pixels", manifest.image.width, manifest.image.height))?;
+    line("image", format!("{}x{} pixels", manifest.image.width, manifest.image.height))?;
     line("tokens", format!("{} columns, {} rows, {} codes", manifest.grid.cols, manifest.grid.rows, manifest.codes))?;
     line(
         "classes",

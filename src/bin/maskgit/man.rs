@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use anyhow::{Context, Result};
 use clap::CommandFactory;
 use clap_mangen::Man;
-use maskgit::image_io::write_file;
+use maskgit_core::files::write_file;
 
 use crate::{Cli, output};
 
@@ -31,7 +31,7 @@ pub fn run(args: &Args) -> Result<()> {
         let man = Man::new(page_command);
         let mut page = Vec::new();
         man.render(&mut page)?;
-        write_file(&folder.join(man.get_filename()), page)?;
+        write_file(&folder.join(man.get_filename()), &page)?;
     }
     Ok(())
 }

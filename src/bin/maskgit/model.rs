@@ -3,13 +3,14 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Result, bail};
+use maskgit::{Bundle, Error, find_label};
 
 /// The environment variable that names a model.
 const VARIABLE: &str = "MASKGIT_MODEL";
 /// The model that ships with the repository.
-const DEFAULT: &str = "models/avatars-64-int8";
+const DEFAULT: &str = "models/avatars-128-int8";
 /// The same where the program is installed, under the prefix.
-const INSTALLED: &str = "share/maskgit/models/avatars-64-int8";
+const INSTALLED: &str = "share/maskgit/models/avatars-128-int8";
 /// Folders above the program's that are searched: enough for `target/TRIPLE/release/` in the repository.
 const PARENTS: usize = 3;
 
@@ -35,6 +36,24 @@ pub fn find(given: Option<&Path>) -> Result<PathBuf> {
     }
 }
 
+/// The error of a request to the model at `path`; where the class is the fault, with what helps: the command that lists the
+/// classes, and a model beside this one that has it.
+pub fn with_hint(error: Error, class: Option<&str>, path: &Path) -> anyhow::Error {
+    let Some(class) = class else { return error.into() };
+    let knows = |path: &Path| Bundle::open(path).is_ok_and(|bundle| find_label(bundle.manifest(), class).is_ok());
+    if knows(path) {
+        return error.into();
+    }
+    let beside = path.parent().and_then(|folder| std::fs::read_dir(folder).ok());
+    let mut others: Vec<PathBuf> = beside.into_iter().flatten().flatten().map(|entry| entry.path()).collect();
+    others.sort();
+    let hint = match others.iter().find(|other| other.as_path() != path && knows(other)) {
+        Some(other) => format!("the model {} has it (--model)", other.display()),
+        None => "maskgit info --labels lists them".into(),
+    };
+    Error::new(error.kind(), format!("{error}; {hint}")).into()
+}
+
 /// Where a default model may be, most likely first.
 fn places(program: Option<&Path>) -> Vec<PathBuf> {
     let mut places = Vec::new();
@@ -55,11 +74,11 @@ mod tests {
     #[test]
     fn looks_in_a_repository_and_under_a_prefix() {
         let found = places(Some(Path::new("/nowhere/repo/target/release/maskgit")));
-        assert!(found.contains(&PathBuf::from("/nowhere/repo/models/avatars-64-int8")), "{found:?}");
-        assert_eq!(found.first(), Some(&PathBuf::from("/nowhere/repo/target/release/models/avatars-64-int8")));
-        assert_eq!(found.last(), Some(&PathBuf::from("models/avatars-64-int8")));
+        assert!(found.contains(&PathBuf::from("/nowhere/repo/models/avatars-128-int8")), "{found:?}");
+        assert_eq!(found.first(), Some(&PathBuf::from("/nowhere/repo/target/release/models/avatars-128-int8")));
+        assert_eq!(found.last(), Some(&PathBuf::from("models/avatars-128-int8")));
         let found = places(Some(Path::new("/nowhere/prefix/bin/maskgit")));
-        assert!(found.contains(&PathBuf::from("/nowhere/prefix/share/maskgit/models/avatars-64-int8")), "{found:?}");
-        assert_eq!(places(None), [PathBuf::from("models/avatars-64-int8")]);
+        assert!(found.contains(&PathBuf::from("/nowhere/prefix/share/maskgit/models/avatars-128-int8")), "{found:?}");
+        assert_eq!(places(None), [PathBuf::from("models/avatars-128-int8")]);
     }
 }

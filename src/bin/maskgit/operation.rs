@@ -4,11 +4,10 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
-use maskgit::image_io::{Limits, SourceImage, read_image, read_mask};
-use maskgit::{EditRequest, Edited, Feather, Generator, Mask, Observer, Outpaint, Rect};
+use maskgit::{Feather, Limits, Mask, Outpaint, Rect, Request, SourceImage, read_image, read_mask};
 use serde::{Deserialize, Serialize};
 
-/// An edit of a picture: with the sampling settings, all that makes the result again.
+/// An edit of an image: with the sampling settings, all that makes the result again.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Edit {
@@ -89,49 +88,51 @@ pub fn name(path: &Path) -> String {
 }
 
 impl Operation {
-    /// Puts what it says of the edge into a request.
-    pub fn apply(&self, request: &mut EditRequest) {
-        if let Self::Edit { edge, .. } | Self::Outpaint { edge, .. } = self {
-            request.dilation = edge.dilation;
-            request.feather = edge.feather.map_or(Feather::Gaussian, Feather::Pixels);
-        }
-        if let Self::Edit { context, .. } = self {
-            request.context = *context;
-        }
-    }
-
-    /// Edits. Outpainting extends the opacity in `inputs` too, for the result to be written with.
-    pub fn run(
-        &self,
-        generator: &mut Generator,
-        inputs: &mut Inputs,
-        request: &EditRequest,
-        observer: &mut dyn Observer,
-    ) -> maskgit::Result<Edited> {
-        let image = &inputs.source.rgb;
-        match self {
-            Self::Edit { boxes, .. } => {
+    /// The request that does it to an image.
+    pub fn request(&self, inputs: &Inputs) -> maskgit::Result<Request> {
+        let image = inputs.source.rgb.clone();
+        Ok(match self {
+            Self::Edit { boxes, context, edge, .. } => {
                 let mut mask = match &inputs.mask {
                     Some(mask) => mask.clone(),
                     None => Mask::none(image.width(), image.height())?,
                 };
+                // Of a mask of another size the library says so.
                 if (mask.width(), mask.height()) == image.dimensions() {
                     for &[x, y, width, height] in boxes {
                         mask.add(Rect::new(x, y, width, height))?;
                     }
                 }
-                generator.edit(image, &mask, request, observer)
+                edge.apply(Request::edit(image, mask)).with_context(*context)
             }
-            &Self::Outpaint { left, right, top, bottom, window, overlap, .. } => {
-                let sides = Outpaint { left, right, top, bottom, window, overlap };
-                let edited = generator.outpaint(image, &sides, request, observer)?;
-                inputs.source.extend_alpha(&sides)?;
-                Ok(edited)
-            }
-            Self::Vary { strength } => generator.vary(image, *strength, request, observer),
-            // A variation that draws nothing: the same tokens and the same pixels.
-            Self::Reconstruct => generator.vary(image, 0.0, request, observer),
+            Self::Outpaint { edge, .. } => edge.apply(Request::outpaint(image, self.sides().unwrap_or_default())),
+            Self::Vary { strength } => Request::vary(image, *strength),
+            Self::Reconstruct => Request::reconstruct(image),
+        })
+    }
+
+    /// The image that results are written like: of an outpainting, its opacity is extended.
+    pub fn source(&self, mut source: SourceImage) -> maskgit::Result<SourceImage> {
+        if let (Some(sides), Some(alpha)) = (self.sides(), &source.alpha) {
+            source.alpha = Some(sides.extend_alpha(alpha)?);
         }
+        Ok(source)
+    }
+
+    fn sides(&self) -> Option<Outpaint> {
+        match *self {
+            Self::Outpaint { left, right, top, bottom, window, overlap, .. } => {
+                Some(Outpaint { left, right, top, bottom, window, overlap })
+            }
+            _ => None,
+        }
+    }
+}
+
+impl Edge {
+    fn apply(self, request: Request) -> Request {
+        let feather = self.feather.map_or(Feather::Gaussian, Feather::Pixels);
+        request.with_dilation(self.dilation).with_feather(feather)
     }
 }
 

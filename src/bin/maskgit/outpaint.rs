@@ -3,10 +3,10 @@
 use anyhow::Result;
 
 use crate::args;
-use crate::editing::{self, Border, Drawing, Files, Task};
+use crate::draw::{self, Border, Drawing, Results, SheetOptions, Source, Task};
 use crate::operation::Operation;
 
-/// Extend a picture
+/// Extend an image
 ///
 /// Adds pixels on any sides, as many as you like, in windows that overlap, each drawn from what is there already: first on the left and
 /// the right, then above and below.
@@ -14,7 +14,9 @@ use crate::operation::Operation;
 #[command(after_help = "Example: maskgit outpaint --image face.png --left 64 --right 64 --class personas -o wide.png")]
 pub struct Args {
     #[command(flatten)]
-    files: Files,
+    source: Source,
+    #[command(flatten)]
+    results: Results,
     /// Pixels to add on the left
     #[arg(long, value_name = "N", allow_negative_numbers = true, default_value_t = 0)]
     left: u32,
@@ -27,7 +29,7 @@ pub struct Args {
     /// Pixels to add below
     #[arg(long, value_name = "N", allow_negative_numbers = true, default_value_t = 0)]
     bottom: u32,
-    /// The shorter side of a window in pixels of the picture [default: the picture's]
+    /// The shorter side of a window in pixels of the image [default: the image's]
     #[arg(long, value_name = "N", allow_negative_numbers = true)]
     window: Option<u32>,
     /// The part of a window that shows what is there already, 0.1 to 0.9
@@ -44,20 +46,24 @@ pub struct Args {
 }
 
 pub fn run(args: &Args) -> Result<()> {
-    editing::run(&Task {
+    let edge = args.border.edge();
+    let operation = Operation::Outpaint {
+        left: args.left,
+        right: args.right,
+        top: args.top,
+        bottom: args.bottom,
+        window: args.window,
+        overlap: args.overlap,
+        edge,
+    };
+    let (request, edit) = draw::editing(&args.source, None, Some(&args.drawing), |_| operation)?;
+    draw::run(Task {
         model: &args.model,
         resources: &args.resources,
-        files: &args.files,
-        mask: None,
-        drawing: Some(&args.drawing),
-        operation: &|_| Operation::Outpaint {
-            left: args.left,
-            right: args.right,
-            top: args.top,
-            bottom: args.bottom,
-            window: args.window,
-            overlap: args.overlap,
-            edge: args.border.edge(),
-        },
+        results: &args.results,
+        request,
+        edit: Some(edit),
+        sheet: SheetOptions::SINGLE,
+        preview: args.drawing.preview.as_deref(),
     })
 }

@@ -16,5 +16,5 @@ pub struct Args {
 }
 
 pub fn run(args: &Args) -> Result<()> {
-    Ok(maskgit::bundle::pack(&args.folder, &args.output)?)
+    Ok(maskgit::pack(&args.folder, &args.output)?)
 }

@@ -3,17 +3,19 @@
 use anyhow::Result;
 
 use crate::args;
-use crate::editing::{self, Files, Task};
+use crate::draw::{self, Results, SheetOptions, Source, Task};
 use crate::operation::Operation;
 
-/// Encode and decode a picture: what the model's tokens can hold of it
+/// Encode and decode an image: what the model's tokens can hold of it
 ///
-/// The whole picture is brought to the model's size and back.
+/// The whole image is brought to the model's size and back.
 #[derive(clap::Args)]
 #[command(after_help = "Example: maskgit reconstruct --image face.png -o again.png")]
 pub struct Args {
     #[command(flatten)]
-    files: Files,
+    source: Source,
+    #[command(flatten)]
+    results: Results,
     #[command(flatten)]
     model: args::Model,
     #[command(flatten)]
@@ -21,12 +23,15 @@ pub struct Args {
 }
 
 pub fn run(args: &Args) -> Result<()> {
-    editing::run(&Task {
+        let operation = Operation::Reconstruct;
+    let (request, edit) = draw::editing(&args.source, None, None, |_| operation)?;
+    draw::run(Task {
         model: &args.model,
         resources: &args.resources,
-        files: &args.files,
-        mask: None,
-        drawing: None,
-        operation: &|_| Operation::Reconstruct,
+        results: &args.results,
+        request,
+        edit: Some(edit),
+        sheet: SheetOptions::SINGLE,
+        preview: None,
     })
 }

@@ -1,39 +1,37 @@
-//! The parameters of a picture: in the PNG's metadata, and in what `--json` prints.
+//! The parameters of an image: in the PNG's metadata, and in what `--json` prints.
 
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use anyhow::{Context, Result, anyhow, bail, ensure};
-use maskgit::bundle::Manifest;
-use maskgit::image_io::{self, Sheet};
-use maskgit::pipeline::tokens_sha256;
-use maskgit::sample::{Guidance, Options};
-use maskgit::{EditRequest, Picture, Request};
+use anyhow::{Context, Result, bail, ensure};
+use maskgit::{Manifest, Request, Resolved, Sampling, Seeds};
+use maskgit_image::{self as image_io, Sheet};
 use serde::{Deserialize, Serialize};
 
+use crate::draw::SheetOptions;
 use crate::operation::Edit;
 
 /// The version of the record. A program refuses any other than its own.
 const FORMAT: u32 = 1;
 
-/// Everything that draws a picture again.
+/// Everything that draws an image again.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Record {
     /// The version of this record.
     pub format: u32,
-    /// The program that drew the picture, for people.
+    /// The program that drew the image, for people.
     pub program: String,
     pub model: ModelId,
     /// None: drawn without a class.
     pub class: Option<String>,
     pub label: Option<usize>,
-    /// The seed of the first picture.
+    /// The seed of the first image.
     pub seed: u64,
     pub count: usize,
-    pub sampling: Settings,
+    pub sampling: Sampling,
     pub layout: Layout,
-    /// Per picture, the SHA-256 of its tokens as little-endian 64-bit integers in raster order.
+    /// Per image, the SHA-256 of its tokens as little-endian 64-bit integers in raster order.
     pub tokens_sha256: Vec<String>,
     /// What was edited, and how; a generation has none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -50,28 +48,11 @@ pub struct ModelId {
     pub graphs: BTreeMap<String, String>,
 }
 
-/// How to sample.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Settings {
-    pub steps: usize,
-    pub schedule: String,
-    pub sampler: String,
-    pub choice_temperature: f32,
-    pub temperature: f32,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub final_temperature: Option<f32>,
-    pub top_k: Option<usize>,
-    pub guidance: f32,
-    pub guidance_ramp: bool,
-    pub start_iter: usize,
-}
-
-/// How the pictures lie in the file.
+/// How the images lie in the file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Layout {
-    /// Pictures in a row of the sheet.
+    /// Images in a row of the sheet.
     pub columns: usize,
     /// White pixels between them, before enlarging.
     pub gap: u32,
@@ -86,95 +67,50 @@ impl ModelId {
     }
 }
 
-impl From<&Options> for Settings {
-    fn from(options: &Options) -> Self {
-        Self {
-            steps: options.steps,
-            schedule: options.schedule.to_string(),
-            sampler: options.sampler.to_string(),
-            choice_temperature: options.choice_temperature,
-            temperature: options.temperature,
-            final_temperature: options.final_temperature,
-            top_k: options.top_k,
-            guidance: options.guidance.scale,
-            guidance_ramp: options.guidance.ramp,
-            start_iter: options.start_iter,
-        }
-    }
-}
-
-impl Settings {
-    fn options(&self) -> maskgit::Result<Options> {
-        Ok(Options {
-            steps: self.steps,
-            schedule: self.schedule.parse()?,
-            sampler: self.sampler.parse()?,
-            choice_temperature: self.choice_temperature,
-            temperature: self.temperature,
-            final_temperature: self.final_temperature,
-            top_k: self.top_k,
-            guidance: Guidance { scale: self.guidance, ramp: self.guidance_ramp },
-            start_iter: self.start_iter,
-        })
-    }
-}
-
 impl Layout {
-    /// Lays out the pictures of one file.
+    /// The layout of files that hold `count` images each.
+    pub fn new(count: usize, sheet: SheetOptions) -> Self {
+        let Sheet { columns, gap } = Sheet::square(count);
+        Self { columns, gap, scale: sheet.scale }
+    }
+
+    /// Lays out the images of one file.
     pub fn draw(&self, images: &[&image::RgbImage]) -> maskgit::Result<image::RgbImage> {
         let sheet = Sheet { columns: self.columns, gap: self.gap }.draw(images)?;
         if self.scale == 1 { Ok(sheet) } else { image_io::enlarge(&sheet, self.scale) }
     }
 
-    /// Checks, before drawing, that the file's picture will not be too large.
+    /// Checks, before drawing, that the file's image will not be too large.
     pub fn check(&self, count: usize, manifest: &Manifest) -> maskgit::Result<()> {
-        let side = |pixels: usize| u32::try_from(pixels).unwrap_or(u32::MAX);
         let sheet = Sheet { columns: self.columns, gap: self.gap };
-        let (width, height) = sheet.size(count, side(manifest.image.width), side(manifest.image.height))?;
+        let (width, height) = sheet.size(count, manifest.image.width, manifest.image.height)?;
         let scale = u64::from(self.scale);
-        image_io::check_size(u64::from(width) * scale, u64::from(height) * scale)?;
+        maskgit_geometry::check_size(u64::from(width) * scale, u64::from(height) * scale)?;
         Ok(())
     }
 }
 
 impl Record {
-    /// The record of a file that holds all pictures of a request.
-    pub fn new(manifest: &Manifest, request: &Request, layout: Layout, images: &[Picture]) -> Self {
-        let &Request { label, seed, count, options } = request;
-        let request = EditRequest { label: Some(label), seed, count, ..bare(options) };
-        Self::of(manifest, &request, layout, images, None)
-    }
-
-    /// The record of a file that holds all results of an edit.
-    pub fn of_edit(manifest: &Manifest, request: &EditRequest, edit: Edit, images: &[Picture]) -> Self {
-        let layout = Layout { columns: 1, gap: Sheet::square(1).gap, scale: 1 };
-        Self::of(manifest, request, layout, images, Some(edit))
-    }
-
-    fn of(manifest: &Manifest, request: &EditRequest, layout: Layout, images: &[Picture], edit: Option<Edit>) -> Self {
+    /// The record of a file that holds all images of a request; their hashes are still to come.
+    pub fn new(manifest: &Manifest, seeds: Seeds, resolved: &Resolved, layout: Layout, edit: Option<Edit>) -> Self {
         Self {
             format: FORMAT,
             program: concat!("maskgit ", env!("CARGO_PKG_VERSION")).into(),
             model: ModelId::new(manifest),
-            class: request.label.and_then(|label| manifest.labels.get(label).cloned()),
-            label: request.label,
-            seed: request.seed,
-            count: request.count,
-            sampling: Settings::from(&request.options),
+            class: resolved.label.and_then(|label| manifest.labels.get(label).cloned()),
+            label: resolved.label,
+            seed: seeds.first,
+            count: seeds.count,
+            sampling: resolved.sampling,
             layout,
-            tokens_sha256: images.iter().map(|picture| tokens_sha256(&picture.tokens)).collect(),
+            tokens_sha256: Vec::new(),
             edit,
         }
     }
 
-    /// The record of a file that holds only picture `index` of this record's request.
-    pub fn only(&self, index: usize) -> Self {
-        Self {
-            seed: self.seed.wrapping_add(index as u64),
-            count: 1,
-            tokens_sha256: self.tokens_sha256.get(index).cloned().into_iter().collect(),
-            ..self.clone()
-        }
+    /// The record of a file that holds only one image of this record's request.
+    pub fn only(&self, seed: u64, tokens_sha256: &str) -> Self {
+        Self { seed, count: 1, tokens_sha256: vec![tokens_sha256.to_owned()], ..self.clone() }
     }
 
     pub fn to_json(&self) -> Result<String> {
@@ -203,22 +139,16 @@ impl Record {
         let record: Self = serde_json::from_str(text)?;
         ensure!(
             record.tokens_sha256.len() == record.count,
-            "they name {} pictures, and hashes of {}",
+            "they name {} images, and hashes of {}",
             record.count,
             record.tokens_sha256.len()
         );
         Ok(record)
     }
 
-    /// The request that draws the pictures again. An error of a wrong model says so first.
-    pub fn request(&self, manifest: &Manifest) -> Result<Request> {
-        let EditRequest { label, seed, count, options, .. } = self.edit_request(manifest)?;
-        let label = label.context("they name no class")?;
-        Ok(Request { label, seed, count, options })
-    }
-
-    /// The request that edits again, as far as it is not in the record of the edit.
-    pub fn edit_request(&self, manifest: &Manifest) -> Result<EditRequest> {
+    /// Puts what the record says of the class, the seeds and the sampling into a request. An error of a wrong model says so
+    /// first.
+    pub fn apply(&self, request: Request, manifest: &Manifest) -> Result<Request> {
         let here = ModelId::new(manifest);
         if here != self.model {
             let what = match (&self.model.graphs, &here.graphs) {
@@ -246,14 +176,10 @@ impl Record {
             self.label.map_or("none".into(), |label| label.to_string()),
             self.class.as_deref().unwrap_or("none")
         );
-        // The values come from a file, not from the command line: they are not wrong usage.
-        let options = self.sampling.options().map_err(|e| anyhow!("{e}"))?;
-        Ok(EditRequest { label: self.label, seed: self.seed, count: self.count, ..bare(options) })
+        let request = request.with_seed(self.seed).with_count(self.count).with_sampling(self.sampling);
+        Ok(match &self.class {
+            Some(class) => request.with_class(class),
+            None => request,
+        })
     }
-}
-
-/// A request with these options that edits nothing in particular.
-fn bare(options: Options) -> EditRequest {
-    let feather = maskgit::Feather::default();
-    EditRequest { label: None, seed: 0, count: 1, options, dilation: 1, feather, context: 2.0 }
 }

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail, ensure};
 use clap::ValueEnum;
 use maskgit::Generator;
-use maskgit::image_io::write_file;
+use maskgit_core::files::write_file;
 
 use crate::failure::Usage;
 use crate::{args, cancel};
@@ -17,7 +17,7 @@ const MAX_BYTES: u64 = 1 << 30;
 
 /// Run one graph on raw numbers, to compare with another runtime
 ///
-/// Files are raw little-endian numbers in row-major order without a header: tokens as 64-bit integers (B x N), pictures as
+/// Files are raw little-endian numbers in row-major order without a header: tokens as 64-bit integers (B x N), images as
 /// 32-bit floating point (B x 3 x height x width, 0 to 1), logits as 32-bit floating point (B x N x K). B, the number of rows, follows
 /// from the file's size.
 #[derive(clap::Args)]
@@ -30,7 +30,8 @@ pub struct Args {
     #[arg(long, value_enum)]
     graph: Graph,
     /// Tokens, for the transformer and the decoder
-    #[arg(long, value_name = "FILE", required_if_eq_any = [("graph", "transformer"), ("graph", "decoder")], conflicts_with = "image")]
+    #[arg(long, value_name = "FILE", conflicts_with = "image",
+        required_if_eq_any = [("graph", "transformer"), ("graph", "decoder")])]
     tokens: Option<PathBuf>,
     /// The label of all rows, or one for each row separated by commas: indices, or the null label
     #[arg(
@@ -42,7 +43,7 @@ pub struct Args {
         conflicts_with = "image"
     )]
     label: Vec<i64>,
-    /// Pictures, for the encoder
+    /// Images, for the encoder
     #[arg(long, value_name = "FILE", required_if_eq("graph", "encoder"))]
     image: Option<PathBuf>,
     /// The file to write
@@ -54,9 +55,9 @@ pub struct Args {
 enum Graph {
     /// Tokens and a label to logits
     Transformer,
-    /// Tokens to pictures
+    /// Tokens to images
     Decoder,
-    /// Pictures to tokens
+    /// Images to tokens
     Encoder,
 }
 
@@ -68,11 +69,11 @@ pub fn run(args: &Args) -> Result<()> {
         (Graph::Encoder, _, Some(image)) => {
             let size = generator.manifest().image;
             let values: Vec<f32> = numbers(image)?.into_iter().map(f32::from_le_bytes).collect();
-            let row = size.height.saturating_mul(size.width).saturating_mul(3);
+            let row = size.area().saturating_mul(3);
             check_rows(image, values.len(), row)?;
             for planes in values.chunks(row) {
                 cancel::stop_if_asked()?;
-                out.extend(generator.encode_raw(planes)?.into_iter().flat_map(i64::to_le_bytes));
+                out.extend(generator.encode_planes(planes)?.into_iter().flat_map(i64::to_le_bytes));
             }
         }
         (graph, Some(path), _) => {
@@ -90,11 +91,11 @@ pub fn run(args: &Args) -> Result<()> {
         }
         _ => bail!("the graph needs --tokens or --image"),
     }
-    Ok(write_file(&args.output, out)?)
+    Ok(write_file(&args.output, &out)?)
 }
 
 fn one(generator: &mut Generator, graph: Graph, tokens: &[i64], label: i64) -> maskgit::Result<Vec<f32>> {
-    if graph == Graph::Transformer { generator.logits(tokens, label) } else { generator.decode_raw(tokens) }
+    if graph == Graph::Transformer { generator.logits(tokens, label) } else { generator.decode_planes(tokens) }
 }
 
 /// Checks that a file holds whole rows, and at least one; returns how many.

@@ -3,19 +3,21 @@
 use anyhow::Result;
 
 use crate::args;
-use crate::editing::{self, Drawing, Files, Task};
+use crate::draw::{self, Drawing, Results, SheetOptions, Source, Task};
 use crate::operation::Operation;
 
-/// Draw variations of a picture
+/// Draw variations of an image
 ///
-/// Keeps a part of the picture's tokens, chosen by the seed, and draws the others anew. The whole picture is brought to the model's size
+/// Keeps a part of the image's tokens, chosen by the seed, and draws the others anew. The whole image is brought to the model's size
 /// and back.
 #[derive(clap::Args)]
 #[command(after_help = "Example: maskgit vary --image face.png --strength 0.6 --class lorelei --count 8 -o other.png")]
 pub struct Args {
     #[command(flatten)]
-    files: Files,
-    /// The part of the tokens that is drawn anew: 0 is a reconstruction, 1 keeps nothing
+    source: Source,
+    #[command(flatten)]
+    results: Results,
+    /// The part of the tokens that is drawn anew: 0 is a reconstruction, 0.3 changes details, 0.7 much, 1 keeps nothing
     #[arg(long, value_name = "X", allow_negative_numbers = true)]
     strength: f32,
     #[command(flatten)]
@@ -27,12 +29,15 @@ pub struct Args {
 }
 
 pub fn run(args: &Args) -> Result<()> {
-    editing::run(&Task {
+        let operation = Operation::Vary { strength: args.strength };
+    let (request, edit) = draw::editing(&args.source, None, Some(&args.drawing), |_| operation)?;
+    draw::run(Task {
         model: &args.model,
         resources: &args.resources,
-        files: &args.files,
-        mask: None,
-        drawing: Some(&args.drawing),
-        operation: &|_| Operation::Vary { strength: args.strength },
+        results: &args.results,
+        request,
+        edit: Some(edit),
+        sheet: SheetOptions::SINGLE,
+        preview: args.drawing.preview.as_deref(),
     })
 }

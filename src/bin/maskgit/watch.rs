@@ -2,44 +2,44 @@
 
 use std::io::IsTerminal;
 use std::ops::ControlFlow;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use anyhow::{Context, Result};
 use indicatif::{ProgressBar, ProgressStyle};
-use maskgit::image_io;
-use maskgit::{Generated, Generator, Observer, Preview, Progress, Request};
+use maskgit::{Image, Observer, Preview, Progress};
 
 use crate::cancel;
+use crate::draw::put;
 
-/// Draws with a progress bar on stderr when it is a terminal, stopping on Ctrl-C.
-///
-/// `previews` is a folder for each step's pictures, and the scale to enlarge them by.
-pub fn generate(generator: &mut Generator, request: &Request, previews: Option<(&Path, u32)>) -> Result<Generated> {
-    watched(request.count, previews, |observer| generator.generate(request, observer))
+/// Where images go after each step.
+pub struct Previews<'a> {
+    pub folder: &'a Path,
+    /// How much they are enlarged.
+    pub scale: u32,
+    /// How many images are drawn.
+    pub count: usize,
 }
 
-/// Does `work`, which draws `count` pictures, with the same bar, previews and Ctrl-C.
+/// Does `work` with a progress bar on stderr, where that is a terminal and `show` says so, stopping on Ctrl-C. Each finished
+/// image goes to `take`.
 pub fn watched<T>(
-    count: usize,
-    previews: Option<(&Path, u32)>,
+    show: bool,
+    previews: Option<Previews<'_>>,
+    take: &mut dyn FnMut(Image) -> Result<()>,
     work: impl FnOnce(&mut dyn Observer) -> maskgit::Result<T>,
 ) -> Result<T> {
     cancel::stop_if_asked()?;
-    if let Some((folder, _)) = previews {
+    if let Some(Previews { folder, .. }) = &previews {
         std::fs::create_dir_all(folder).with_context(|| format!("cannot make the folder {}", folder.display()))?;
     }
-    let mut watcher = Watcher {
-        bar: std::io::stderr().is_terminal().then(bar),
-        previews: previews.map(|(folder, scale)| (folder.to_path_buf(), scale)),
-        count,
-        failed: None,
-    };
+    let mut watcher =
+        Watcher { bar: (show && std::io::stderr().is_terminal()).then(bar), previews, take, failed: None };
     let done = work(&mut watcher);
     if let Some(bar) = &watcher.bar {
         bar.finish_and_clear();
     }
     match watcher.failed {
-        Some(error) => Err(error.into()),
+        Some(error) => Err(error),
         None => Ok(done?),
     }
 }
@@ -55,42 +55,60 @@ fn bar() -> ProgressBar {
     bar
 }
 
-struct Watcher {
+struct Watcher<'a> {
     bar: Option<ProgressBar>,
-    previews: Option<(PathBuf, u32)>,
-    count: usize,
-    /// Why a preview could not be written: the library knows only that we wanted to stop.
-    failed: Option<maskgit::Error>,
+    previews: Option<Previews<'a>>,
+    take: &'a mut dyn FnMut(Image) -> Result<()>,
+    /// Why an image could not be written: the library knows only that we wanted to stop.
+    failed: Option<anyhow::Error>,
 }
 
-impl Watcher {
-    fn write(&self, folder: &Path, scale: u32, preview: &Preview) -> maskgit::Result<()> {
+impl Watcher<'_> {
+    /// Stops where `done` failed, or Ctrl-C asks for it.
+    fn go_on(&mut self, done: Result<()>) -> ControlFlow<()> {
+        if let Err(error) = done {
+            self.failed = Some(error);
+            return ControlFlow::Break(());
+        }
+        cancel::check()
+    }
+}
+
+impl Previews<'_> {
+    fn write(&self, preview: &Preview) -> Result<()> {
         let digits = preview.steps.to_string().len().max(2);
         let mut name = String::new();
-        if preview.windows > 1 {
-            name.push_str(&format!("window-{:03}-", preview.window.saturating_add(1)));
+        if preview.stages > 1 {
+            name.push_str(&format!("stage-{:03}-", preview.stage.saturating_add(1)));
         }
         name.push_str(&format!("step-{:0digits$}", preview.step.saturating_add(1)));
         if self.count > 1 {
             name.push_str(&format!("-{:03}", preview.index));
         }
-        let image = image_io::enlarge(&preview.image, scale)?;
-        image_io::write_file(&folder.join(name + ".png"), image_io::encode_png(&image, None)?)
+        let image = maskgit_image::enlarge(&preview.image, self.scale)?;
+        put(&self.folder.join(name + ".png"), &maskgit_image::encode_png(&image, None)?)
     }
 }
 
-impl Observer for Watcher {
-    fn progress(&mut self, progress: &Progress<'_>) -> ControlFlow<()> {
+impl Observer for Watcher<'_> {
+    fn image(&mut self, image: Image) -> ControlFlow<()> {
+        let done = (self.take)(image);
+        self.go_on(done)
+    }
+
+    fn progress(&mut self, progress: &Progress) -> ControlFlow<()> {
         if let Some(bar) = &self.bar {
             match progress {
+                Progress::Encoded { .. } => bar.set_message("encoding"),
                 Progress::Predicted { done, total } => {
                     bar.set_length(*total as u64);
                     bar.set_position(*done as u64);
                 }
-                Progress::Step { report, .. } => {
-                    bar.set_message(format!("step {}/{}", report.step.saturating_add(1), report.steps));
+                Progress::Step { step, steps } => {
+                    bar.set_message(format!("step {}/{steps}", step.saturating_add(1)));
                 }
-                _ => bar.set_message("decoding"),
+                Progress::Finished { done, total } => bar.set_message(format!("{done}/{total} done")),
+                _ => {}
             }
         }
         cancel::check()
@@ -101,12 +119,7 @@ impl Observer for Watcher {
     }
 
     fn preview(&mut self, preview: Preview) -> ControlFlow<()> {
-        if let Some((folder, scale)) = &self.previews
-            && let Err(error) = self.write(folder, *scale, &preview)
-        {
-            self.failed = Some(error);
-            return ControlFlow::Break(());
-        }
-        cancel::check()
+        let done = self.previews.as_ref().map_or(Ok(()), |previews| previews.write(&preview));
+        self.go_on(done)
     }
 }
