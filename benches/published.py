@@ -31,7 +31,7 @@ sys.path.insert(0, str(ROOT / "benches/compare"))
 
 import compare  # noqa: E402
 
-from maskgit_export.card import put_section  # noqa: E402
+from maskgit_export.card import put_section, wrapped  # noqa: E402
 
 PRECISIONS = ("fp32", "fp16", "int8")
 #: Logits of random weights are nearly flat: their cosine would keep layers in fp32 that a trained model has in int8.
@@ -207,7 +207,7 @@ def tables(work: Path) -> str:
         "Written by `benches/published.py`, whose head says what is measured, and how.",
     ]
     parts = (head, conversion(rows), sizes(rows), precision_table(rows), times(rows))
-    return "\n\n".join("\n".join(part) for part in parts if part) + "\n"
+    return wrapped("\n\n".join("\n".join(part) for part in parts if part)) + "\n"
 
 
 def conversion(rows: list[dict]) -> list[str]:
@@ -290,11 +290,11 @@ def times(rows: list[dict]) -> list[str]:
     lines = [
         "## Times beside ONNX Runtime",
         "",
-        f"{'; '.join(sorted({row['times']['machine'] for row in timed}))}. Means of two turns, all cores. A ratio",
+        f"{'; '.join(sorted({row['times']['machine'] for row in timed}))}. Means of two turns, all cores.",
         (
-            "below 1 is less time or memory than ONNX Runtime takes: fp32 beside its fp32, int8 beside the faster "
-            "of its fp32 and its own int8, graph by graph. A step is one run of the transformer; a picture takes "
-            "one a step, two with guidance, and one decoding."
+            "A ratio below 1 is less time or memory than ONNX Runtime takes: fp32 beside its fp32, int8 beside the "
+            "faster of its fp32 and its own int8, graph by graph. A step is one run of the transformer; a picture "
+            "takes one a step, two with guidance, and one decoding."
         ),
         "",
         "| shape | precision | load | step | decode | ratio: step | decode | load | peak memory |",

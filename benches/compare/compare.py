@@ -25,6 +25,7 @@ import onnx
 import onnxruntime
 
 from maskgit_export.bundle import read_manifest
+from maskgit_export.card import wrapped
 from maskgit_export.files import write_text
 from maskgit_export.precision import real_inputs
 
@@ -305,7 +306,7 @@ def main() -> int:
                 calibration_steps=args.calibration_steps,
             )
             parts.append(table(name, found, list(paths), args))
-            write_text(args.output, head + "\n".join(parts))
+            write_text(args.output, wrapped(head + "\n".join(parts)))
     print(args.output, file=sys.stderr)
     return 0
 

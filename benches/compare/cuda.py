@@ -16,6 +16,8 @@ import tempfile
 import time
 from pathlib import Path
 
+from maskgit_export.card import wrapped
+
 #: Pictures that are drawn together.
 BATCHES = [1, 8]
 
@@ -128,7 +130,7 @@ def main() -> int:
     lines += table
     if args.torch:
         lines += beside_torch(args, ours)
-    args.output.write_text("\n".join(lines) + "\n")
+    args.output.write_text(wrapped("\n".join(lines)) + "\n")
     return 0
 
 

@@ -193,16 +193,20 @@ def attribution(classes: list[str]) -> str:
 
 
 def _install(work: Path) -> None:
-    """Installs the pinned DiceBear and resvg packages into ``work``."""
+    """Installs the pinned DiceBear and resvg packages into ``work``, if they are not there yet."""
     if shutil.which("npm") is None:
         raise SystemExit(
             "npm not found: the DiceBear styles are drawn with Node.js; install Node.js 18 or later, or choose "
             "RoboHash classes only"
         )
     work.mkdir(parents=True, exist_ok=True)
+    # npm writes the first of these last.
+    lock, wanted = work / "package-lock.json", (SCRIPTS / "package-lock.json").read_bytes()
+    there = (work / "node_modules/.package-lock.json").exists() and lock.exists() and lock.read_bytes() == wanted
     for name in ("package.json", "package-lock.json", "dicebear.mjs"):
         shutil.copy(SCRIPTS / name, work / name)
-    subprocess.run(["npm", "ci", "--silent", "--no-audit", "--no-fund"], cwd=work, check=True)
+    if not there:
+        subprocess.run(["npm", "ci", "--silent", "--no-audit", "--no-fund"], cwd=work, check=True)
 
 
 def _dicebear(style: str, size: int, count: int, part: str, work: Path) -> np.ndarray:

@@ -104,8 +104,9 @@ def read_data(args: argparse.Namespace) -> dataset.Dataset:
 
 
 def _size_for(args: argparse.Namespace) -> int:
-    """The size that a folder of pictures is read at: the tokenizer's."""
-    return load_tokenizer(args.tokenizer).config.size if args.tokenizer else 64
+    """The size that a folder of pictures is read at: the tokenizer's. A run that goes on does not need it any more."""
+    known = args.tokenizer is not None and Path(args.tokenizer).exists()
+    return load_tokenizer(args.tokenizer).config.size if known else 64
 
 
 def with_more(data: dataset.Dataset, path: Path) -> Tokens:

@@ -9,7 +9,7 @@ ROOT=$(cd "$(dirname "$0")/../.." && pwd)
 # Python with the package and what its extras need: `make venv` makes this one.
 : "${VENV_PYTHON:=$MASKGIT_CACHE/venv/bin/python}"
 # The maskgit program: `cargo build --release` makes this one.
-: "${MASKGIT:=${CARGO_TARGET_DIR:-$MASKGIT_CACHE/target}/release/maskgit}"
+: "${MASKGIT:=${CARGO_TARGET_DIR:-$ROOT/target}/release/maskgit}"
 
 # The recipes change the folder.
 case $VENV_PYTHON in [!/]*/*) VENV_PYTHON=$PWD/$VENV_PYTHON ;; esac

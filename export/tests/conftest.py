@@ -1,5 +1,7 @@
 """What several tests share: one thread, and tiny models exported once."""
 
+import functools
+
 import numpy as np
 import pytest
 import torch
@@ -60,20 +62,42 @@ MODELS = {
 }
 
 
-@pytest.fixture(scope="session", params=MODELS)
-def exported(request, tmp_path_factory):
-    """``(model, folder of its bundle)`` for each kind of model."""
-    model, folder = MODELS[request.param](), tmp_path_factory.mktemp(request.param)
-    write_bundle(model, folder)
-    return model, folder
+@pytest.fixture(scope="session", autouse=True)
+def one_registry():
+    """PyTorch's exporter reads the source of its five hundred translations anew for every graph; in the tests, once.
+
+    They are the same each time, and reading them is half of the time that an export of so small a graph takes.
+    """
+    from torch.onnx._internal.exporter._registration import ONNXRegistry
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ONNXRegistry, "from_torchlib", staticmethod(functools.cache(ONNXRegistry.from_torchlib)))
+        yield
 
 
 @pytest.fixture(scope="session")
-def avatars(tmp_path_factory):
-    """``(model, folder of its bundle)`` of the kind that the trainers make. Tests that change it copy it first."""
-    model, folder = tiny_avatars(), tmp_path_factory.mktemp("bundle")
-    write_bundle(model, folder)
-    return model, folder
+def bundle_of(tmp_path_factory):
+    """``bundle_of(kind)``: a model of the kind and the folder of its bundle. Tests that change it copy it first."""
+
+    @functools.cache
+    def made(kind):
+        model, folder = MODELS[kind](), tmp_path_factory.mktemp(kind)
+        write_bundle(model, folder)
+        return model, folder
+
+    return made
+
+
+@pytest.fixture(scope="session", params=MODELS)
+def exported(request, bundle_of):
+    """``(model, folder of its bundle)`` for each kind of model."""
+    return bundle_of(request.param)
+
+
+@pytest.fixture(scope="session")
+def avatars(bundle_of):
+    """``(model, folder of its bundle)`` of the kind that the trainers make."""
+    return bundle_of("avatars")
 
 
 @pytest.fixture

@@ -33,12 +33,18 @@ def test_robohash_sets(tmp_path):
     )
 
 
+@pytest.fixture(scope="session")
+def node(tmp_path_factory):
+    """Where the packages of Node.js are installed, once."""
+    return str(tmp_path_factory.mktemp("node"))
+
+
 @pytest.mark.skipif(shutil.which("npm") is None, reason="Node.js is not installed: the DiceBear styles are not drawn")
-def test_dicebear_styles(tmp_path):
+def test_dicebear_styles(tmp_path, node):
     classes = ["lorelei", "fun-emoji"]
-    data = draw(tmp_path / "a", "--classes", *classes, "--work", str(tmp_path / "node"))
+    data = draw(tmp_path / "a", "--classes", *classes, "--work", node)
     check(data, classes)
-    again = draw(tmp_path / "b", "--classes", *classes, "--work", str(tmp_path / "node"))
+    again = draw(tmp_path / "b", "--classes", *classes, "--work", node)
     assert np.array_equal(data.train.images, again.train.images)
 
 
@@ -80,7 +86,7 @@ def test_every_class_of_robohash_has_a_licence_and_unknown_ones_are_refused(tmp_
 
 
 @pytest.mark.skipif(shutil.which("npm") is None, reason="Node.js is not installed: the DiceBear styles are not drawn")
-def test_a_style_without_held_out_combinations_is_an_error(tmp_path, capfd):
+def test_a_style_without_held_out_combinations_is_an_error(tmp_path, node, capfd):
     with pytest.raises(SystemExit, match="rings"):
         main(
             [
@@ -88,7 +94,7 @@ def test_a_style_without_held_out_combinations_is_an_error(tmp_path, capfd):
                 "-o",
                 str(tmp_path / "a"),
                 *"--classes rings --size 16 --train 1 --heldout 1 --work".split(),
-                str(tmp_path / "node"),
+                node,
             ]
         )
     assert "too few combinations" in capfd.readouterr().err and not (tmp_path / "a" / "classes.json").exists()

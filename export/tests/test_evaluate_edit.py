@@ -13,18 +13,20 @@ from maskgit_export import dataset, evaluate_edit, holes, metrics
 # Repaints the box with the class's level, or 128 without a class; "everything" with black. Spoils what SPOIL says.
 PROGRAM = """#!{python}
 import json, sys
-import numpy as np
 from PIL import Image
 argv = [a for a in sys.argv[2:] if a != "--json"]
 option = dict(zip(argv[::2], argv[1::2]))
-image = np.array(Image.open(option["--image"]))
+image = Image.open(option["--image"])
 x, y, w, h = map(int, option["--box"].split(","))
-image[y:y + h, x:x + w] = 0 if w == 16 else 100 + 50 * int(option["--class"]) if "--class" in option else 128
-if {spoil!r} == "hard" and option.get("--feather") == "0":
-    image[0, 0] += 1
-if {spoil!r} == "soft" and "--feather" not in option and "--class" in option:
-    image[15, 15] += 1
-Image.fromarray(image).save(option["-o"])
+level = 0 if w == 16 else 100 + 50 * int(option["--class"]) if "--class" in option else 128
+image.paste((level, level, level), (x, y, x + w, y + h))
+for corner, spoilt in (
+    (0, {spoil!r} == "hard" and option.get("--feather") == "0"),
+    (15, {spoil!r} == "soft" and "--feather" not in option and "--class" in option),
+):
+    if spoilt:
+        image.putpixel((corner, corner), tuple(value + 1 for value in image.getpixel((corner, corner))))
+image.save(option["-o"])
 print(json.dumps({{"images": [{{"file": option["-o"]}}] * int(option["--count"])}}))
 """
 

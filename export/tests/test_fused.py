@@ -16,7 +16,6 @@ from torch import nn
 
 from maskgit_export.adapter import Metadata, Model, Sampling
 from maskgit_export.bundle import graph_signature, read_manifest, write_manifest
-from maskgit_export.export import write_bundle
 from maskgit_export.onnx_export import METHODS, _Method, example_inputs
 from maskgit_export.verify import Command, OnnxRuntime
 
@@ -150,7 +149,7 @@ class Plain(Model):
 @pytest.mark.parametrize("dynamo", [False, True], ids=["torchscript", "dynamo"])
 def test_plain_pytorch(tmp_path, fused, dynamo):
     model = Plain(fused).eval()
-    write_bundle(model, tmp_path / "bundle")
+    (tmp_path / "bundle").mkdir()
     for graph in ("transformer", "decoder"):
         examples = example_inputs(model, graph)
         inputs, outputs = graph_signature(model.metadata, graph)
