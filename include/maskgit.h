@@ -31,8 +31,9 @@
 #include <stddef.h>
 #include <stdint.h>
 
-// The version of this header's interface. A library with the same number has everything in this header; it grows with every addition.
-#define MASKGIT_ABI_VERSION 1
+// The number of this interface, with which the library's soname ends. It changes only when programs must be compiled anew: functions,
+// codes, and fields at the end of a struct that carries its size are added without.
+#define MASKGIT_ABI_VERSION 2
 
 // A call of the generator failed; its error says the same.
 #define MASKGIT_LOG_ERROR 1
@@ -58,8 +59,11 @@
 // A step is over.
 #define MASKGIT_PROGRESS_STEP 2
 
-// A picture is finished.
-#define MASKGIT_PROGRESS_DECODED 3
+// An image is finished.
+#define MASKGIT_PROGRESS_FINISHED 3
+
+// A window of the image to edit is encoded; `done` and `total` count windows.
+#define MASKGIT_PROGRESS_ENCODED 4
 
 // No class: the label of an edit without one.
 #define MASKGIT_NO_CLASS -1
@@ -73,7 +77,7 @@ typedef struct maskgit_error maskgit_error;
 // A loaded model. Free it with maskgit_generator_free().
 typedef struct maskgit_generator maskgit_generator;
 
-// One or more pictures. They never change, so any number of threads may read them at once. Free them with maskgit_images_free().
+// One or more images. They never change, so any number of threads may read them at once. Free them with maskgit_images_free().
 typedef struct maskgit_images maskgit_images;
 
 // What became of a call: MASKGIT_OK or one of MASKGIT_ERROR_*. The numbers never change their meaning; later versions may add some.
@@ -82,7 +86,7 @@ typedef uint32_t maskgit_code;
 // The layout of a pixel: MASKGIT_FORMAT_*.
 typedef uint32_t maskgit_format;
 
-// A picture in memory, row by row from the top. The library only reads it.
+// An image in memory, row by row from the top. The library only reads it.
 typedef struct maskgit_pixels {
     // The first byte of the first row.
     const uint8_t *data;
@@ -96,20 +100,24 @@ typedef struct maskgit_pixels {
     size_t stride;
     // The layout of a pixel.
     maskgit_format format;
+    // 0.
+    uint32_t reserved;
 } maskgit_pixels;
 
-// A look at one picture. Its pointers are valid until the maskgit_images is freed.
+// A look at one image. Its pointers are valid until the maskgit_images is freed.
 typedef struct maskgit_image {
     // sizeof(maskgit_image)
     size_t size;
     // The pixels, RGB8 without gaps.
     struct maskgit_pixels pixels;
-    // The picture's seed; 0 when there is none.
+    // The image's seed; 0 when there is none.
     uint64_t seed;
     // The tokens in raster order; of an edit, those of each window in turn. NULL when there are none.
     const int64_t *tokens;
     // How many they are.
     size_t token_count;
+    // The image's place in the request, or among the images.
+    uint64_t index;
 } maskgit_image;
 
 // A message of the library: its level, MASKGIT_LOG_*, and one line of UTF-8, valid during the call. Called on the thread that
@@ -124,15 +132,17 @@ typedef struct maskgit_open_options {
     maskgit_log_callback log;
     // Handed to `log`.
     void *log_user_data;
-    // The most bytes to hold logits in; 0: 64 MiB. One picture always fits. Does not change the pictures.
+    // The most bytes to hold logits in; 0: 64 MiB. One image always fits. Does not change the images.
     uint64_t logits_bytes;
-    // Threads that compute, 1 to 1024; 0: as many as cores. Does not change the pictures.
+    // Threads that compute, 1 to 1024; 0: as many as cores. Does not change the images.
     uint32_t threads;
-    // MASKGIT_MEMORY_*. Does not change the pictures.
+    // MASKGIT_MEMORY_*. Does not change the images.
     uint32_t memory;
     // maskgit_open_bytes() only. 0: the bytes are copied. 1: they are used where they are, and the caller keeps them unchanged
     // until the generator is freed and no call of it runs.
     uint32_t borrow_bytes;
+    // 0.
+    uint32_t reserved;
     // The device: "cpu"; "cuda" or "cuda:N", an NVIDIA GPU; "auto", the first GPU where it can run the model, else the CPU, and `log`
     // hears why. NULL: "cpu". A library without GPUs has the CPU only.
     const char *device;
@@ -142,48 +152,56 @@ typedef struct maskgit_open_options {
 typedef struct maskgit_progress {
     // The bytes that this version of the library sets.
     size_t size;
-    // Transformer runs so far, in the whole call.
+    // Transformer runs so far, in the whole call; of an event MASKGIT_PROGRESS_ENCODED, windows.
     uint64_t done;
-    // Transformer runs of the whole call.
+    // Transformer runs of the whole call; of an event MASKGIT_PROGRESS_ENCODED, windows.
     uint64_t total;
     // What happened: MASKGIT_PROGRESS_*.
     uint32_t event;
-    // Steps that are over, of the pictures or the window being drawn.
+    // Steps that are over, of the images or the window being drawn.
     uint32_t step;
     // Steps of the schedule.
     uint32_t steps;
-    // Finished pictures.
-    uint32_t pictures;
-    // Pictures that were asked for.
-    uint32_t picture_count;
+    // Finished images.
+    uint32_t images;
+    // Images that were asked for.
+    uint32_t image_count;
+    // 0.
+    uint32_t reserved;
 } maskgit_progress;
 
 // Hears how far a call is. Returns 0 to go on; anything else ends the call with MASKGIT_ERROR_CANCELLED. It must not throw or jump
 // out.
 typedef int32_t (*maskgit_progress_callback)(const struct maskgit_progress *progress, void *user_data);
 
-// One picture as it looks after a step; unknown tokens show the model's present guess. Later versions may add fields at the end.
+// One image as it looks after a step; unknown tokens show the model's present guess. Later versions may add fields at the end.
 typedef struct maskgit_preview {
     // The bytes that this version of the library sets.
     size_t size;
-    // The picture, RGB8: of an edit the whole, at its own resolution. Valid during the call.
+    // The image, RGB8: of an edit the whole, at its own resolution. Valid during the call.
     struct maskgit_pixels pixels;
-    // The picture's seed.
+    // The image's seed.
     uint64_t seed;
-    // The picture's place in the request.
+    // The image's place in the request.
     uint32_t index;
     // The step that is over, from 0.
     uint32_t step;
     // Steps of the schedule.
     uint32_t steps;
-    // The window of an edit that is being drawn, from 0; 0 otherwise.
-    uint32_t window;
-    // The number of windows; 1 otherwise.
-    uint32_t windows;
+    // The stage of an edit that is being drawn, from 0: the windows that do not read each other; 0 otherwise.
+    uint32_t stage;
+    // The number of stages; 1 otherwise.
+    uint32_t stages;
+    // 0.
+    uint32_t reserved;
 } maskgit_preview;
 
-// Gets each picture after each step, which costs one run of the decoder. Returns as maskgit_progress_callback does.
+// Gets each image after each step, which costs one run of the decoder. Returns as maskgit_progress_callback does.
 typedef int32_t (*maskgit_preview_callback)(const struct maskgit_preview *preview, void *user_data);
+
+// Gets each image as soon as it is finished, in the order of the seeds. It is valid during the call. Returns as
+// maskgit_progress_callback does.
+typedef int32_t (*maskgit_image_callback)(const struct maskgit_image *image, void *user_data);
 
 // What to draw and how. Set it with maskgit_options_init(), then change what you like.
 typedef struct maskgit_options {
@@ -191,11 +209,11 @@ typedef struct maskgit_options {
     size_t size;
     // The class by its name, its second name or its number, as the command takes it; NULL: `label` says it.
     const char *class_name;
-    // The class by its number, when `class_name` is NULL; MASKGIT_NO_CLASS, the initial value, for none, which edits only may have.
+    // The class by its number, when `class_name` is NULL; MASKGIT_NO_CLASS, the initial value, for none, which a model may have that can draw without one.
     int64_t label;
-    // The seed of the first picture; picture i has seed + i. Initially 0.
+    // The seed of the first image; image i has seed + i. Initially 0.
     uint64_t seed;
-    // How many pictures, 1 to 10000. Initially 1.
+    // How many images, 1 to 10000. Initially 1.
     uint32_t count;
     // Steps of the schedule, 1 to 4096; 0, the initial value: as the model recommends.
     uint32_t steps;
@@ -233,9 +251,17 @@ typedef struct maskgit_options {
     // The temperature of the last step, to which it changes linearly over the steps. Below 0, the initial value: as the model
     // recommends, or, where `temperature` is given, that one.
     float final_temperature;
+    // 0.
+    uint32_t reserved;
+    // More sampling settings, by their names in the manifest, as a JSON object: {"corrector_share": 0.5}. A setting that a field
+    // above gives too is as the field says. NULL: none.
+    const char *sampling;
+    // Gets each image as soon as it is finished; the call then gives no images, and its `images` may be NULL. NULL: the call
+    // gives all images at its end.
+    maskgit_image_callback image;
 } maskgit_options;
 
-// How far to extend a picture. Set it with maskgit_outpaint_options_init(), then set at least one side.
+// How far to extend an image. Set it with maskgit_outpaint_options_init(), then set at least one side.
 typedef struct maskgit_outpaint_options {
     // sizeof(maskgit_outpaint_options)
     size_t size;
@@ -247,7 +273,7 @@ typedef struct maskgit_outpaint_options {
     uint32_t top;
     // Pixels to add below.
     uint32_t bottom;
-    // The shorter side of a window in pixels of the picture; 0, the initial value: as follows from the picture.
+    // The shorter side of a window in pixels of the image; 0, the initial value: as follows from the image.
     uint32_t window;
     // The part of a window that shows what is there already, 0.1 to 0.9. Initially 0.5.
     float overlap;
@@ -265,26 +291,28 @@ typedef struct maskgit_info {
     const char *source;
     // The precision of its weights: fp32, fp16 or int8.
     const char *precision;
-    // The instruction set of the kernels that run it.
+    // What runs it: the instruction set of the CPU's kernels, or the name of the GPU.
     const char *kernels;
-    // Columns of a picture.
+    // Columns of an image.
     uint32_t width;
-    // Rows of a picture.
+    // Rows of an image.
     uint32_t height;
     // Rows of the token grid.
     uint32_t grid_rows;
     // Columns of the token grid.
     uint32_t grid_columns;
-    // The number of codes; a finished picture's tokens are below it.
+    // The number of codes; a finished image's tokens are below it.
     uint32_t codes;
     // The number of classes.
     uint32_t label_count;
     // Steps of the recommended schedule.
     uint32_t steps;
-    // 1 when the model can read pictures, which edits need.
+    // 1 when the model can read images, which edits need.
     uint32_t has_encoder;
     // 1 when it can draw without a class, and be guided.
     uint32_t has_null_label;
+    // 0.
+    uint32_t reserved;
     // The token that stands for "not known yet".
     int64_t mask_id;
     // Seconds that opening took.
@@ -318,7 +346,7 @@ typedef struct maskgit_rect {
 // The caller asked for something impossible: an unknown class, a wrong size, an option out of range.
 #define MASKGIT_ERROR_REQUEST 4
 
-// A picture could not be read or written.
+// An image could not be read or written.
 #define MASKGIT_ERROR_IMAGE 5
 
 // The caller stopped the work, by a callback or a cancel handle.
@@ -397,17 +425,17 @@ maskgit_code maskgit_cancel_reset(struct maskgit_cancel *cancel);
 // Frees a cancel handle, also while a call uses it: the call then goes on without. NULL is ignored.
 maskgit_code maskgit_cancel_free(struct maskgit_cancel *cancel);
 
-// The number of pictures; 0 when `images` is NULL or was freed.
+// The number of images; 0 when `images` is NULL or was freed.
 size_t maskgit_images_count(const struct maskgit_images *images);
 
-// Looks at a picture without copying it. `size` is sizeof(maskgit_image).
+// Looks at an image without copying it. `size` is sizeof(maskgit_image).
 maskgit_code maskgit_images_get(const struct maskgit_images *images,
                                 size_t index,
                                 struct maskgit_image *image,
                                 size_t size,
                                 struct maskgit_error **error);
 
-// Copies a picture into a buffer of the caller: `length` bytes at `data`, rows `stride` bytes apart (0: without gaps), RGB8 or RGBA8.
+// Copies an image into a buffer of the caller: `length` bytes at `data`, rows `stride` bytes apart (0: without gaps), RGB8 or RGBA8.
 // Opacity is the source's, or 255. Bytes between rows are left alone.
 maskgit_code maskgit_images_copy(const struct maskgit_images *images,
                                  size_t index,
@@ -417,19 +445,19 @@ maskgit_code maskgit_images_copy(const struct maskgit_images *images,
                                  maskgit_format format,
                                  struct maskgit_error **error);
 
-// Writes a picture as PNG, with the opacity of its source. The file appears whole or not at all, and replaces what is there.
+// Writes an image as PNG, with the opacity of its source. The file appears whole or not at all, and replaces what is there.
 maskgit_code maskgit_images_save_png(const struct maskgit_images *images,
                                      size_t index,
                                      const char *path,
                                      struct maskgit_error **error);
 
-// Reads a picture file (PNG, JPEG, WebP, GIF, BMP or PNM), upright, of at most 16384 pixels a side, 512 MiB in the file and as much
+// Reads an image file (PNG, JPEG, WebP, GIF, BMP or PNM), upright, of at most 16384 pixels a side, 512 MiB in the file and as much
 // decoded.
 maskgit_code maskgit_read_image(const char *path,
                                 struct maskgit_images **images,
                                 struct maskgit_error **error);
 
-// Frees pictures. NULL is ignored. Returns MASKGIT_OK, or MASKGIT_ERROR_HANDLE when they were freed already.
+// Frees images. NULL is ignored. Returns MASKGIT_OK, or MASKGIT_ERROR_HANDLE when they were freed already.
 maskgit_code maskgit_images_free(struct maskgit_images *images);
 
 // Sets the options to their initial values. `size` is sizeof(maskgit_open_options).
@@ -475,14 +503,14 @@ maskgit_code maskgit_find_label(const struct maskgit_generator *generator,
                                 size_t *label,
                                 struct maskgit_error **error);
 
-// Draws pictures of a class. `options` must say which; dilation, feather and context play no part. On success *images is to be
+// Draws images. `options` say of which class; dilation, feather and context play no part. On success *images is to be
 // freed with maskgit_images_free(); on failure it is NULL.
 maskgit_code maskgit_generate(struct maskgit_generator *generator,
                               const struct maskgit_options *options,
                               struct maskgit_images **images,
                               struct maskgit_error **error);
 
-// Repaints a part of a picture of any size: the bright pixels of `mask`, a GRAY8 picture of the same size, and `box_count` boxes.
+// Repaints a part of an image of any size: the bright pixels of `mask`, a GRAY8 image of the same size, and `box_count` boxes.
 // Either may be NULL, not both. Pixels farther from them than the feather keep their bytes, and opacity is kept.
 maskgit_code maskgit_edit(struct maskgit_generator *generator,
                           const struct maskgit_pixels *image,
@@ -493,7 +521,7 @@ maskgit_code maskgit_edit(struct maskgit_generator *generator,
                           struct maskgit_images **images,
                           struct maskgit_error **error);
 
-// Extends a picture on any sides. What is new is opaque.
+// Extends an image on any sides. What is new is opaque.
 maskgit_code maskgit_outpaint(struct maskgit_generator *generator,
                               const struct maskgit_pixels *image,
                               const struct maskgit_outpaint_options *outpaint,
@@ -501,7 +529,7 @@ maskgit_code maskgit_outpaint(struct maskgit_generator *generator,
                               struct maskgit_images **images,
                               struct maskgit_error **error);
 
-// Draws variations of a whole picture: the part `strength` (0 to 1) of its tokens, chosen by the seed, is drawn anew.
+// Draws variations of a whole image: the part `strength` (0 to 1) of its tokens, chosen by the seed, is drawn anew.
 maskgit_code maskgit_vary(struct maskgit_generator *generator,
                           const struct maskgit_pixels *image,
                           float strength,
@@ -509,13 +537,13 @@ maskgit_code maskgit_vary(struct maskgit_generator *generator,
                           struct maskgit_images **images,
                           struct maskgit_error **error);
 
-// Encodes a picture of any size as one window and decodes it: what the model's tokens can hold of it. Gives its tokens too.
+// Encodes an image of any size as one window and decodes it: what the model's tokens can hold of it. Gives its tokens too.
 maskgit_code maskgit_reconstruct(struct maskgit_generator *generator,
                                  const struct maskgit_pixels *image,
                                  struct maskgit_images **images,
                                  struct maskgit_error **error);
 
-// Encodes a picture of exactly the model's size: writes its grid_rows * grid_columns tokens, in raster order, to `tokens`, which has room for
+// Encodes an image of exactly the model's size: writes its grid_rows * grid_columns tokens, in raster order, to `tokens`, which has room for
 // `capacity`. *count, which may be NULL, becomes their number, also when the room is too small.
 maskgit_code maskgit_encode(struct maskgit_generator *generator,
                             const struct maskgit_pixels *image,
@@ -524,7 +552,7 @@ maskgit_code maskgit_encode(struct maskgit_generator *generator,
                             size_t *count,
                             struct maskgit_error **error);
 
-// Decodes `count` tokens, which must be grid_rows * grid_columns codes, to a picture.
+// Decodes `count` tokens, which must be grid_rows * grid_columns codes, to an image.
 maskgit_code maskgit_decode(struct maskgit_generator *generator,
                             const int64_t *tokens,
                             size_t count,

@@ -6,7 +6,8 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
-use image::{GrayImage, RgbImage};
+use ::maskgit_image::SourceImage;
+use image::GrayImage;
 
 use super::argument::{self, Versioned};
 use super::cancel::maskgit_cancel;
@@ -14,21 +15,25 @@ use super::error::{
     Fault, MASKGIT_ERROR_CANCELLED, MASKGIT_ERROR_REQUEST, MASKGIT_ERROR_SHORT_BUFFER, call, maskgit_code,
     maskgit_error,
 };
-use super::generator::{Running, maskgit_generator};
+use super::generator::maskgit_generator;
 use super::handle;
-use super::images::{Entry, maskgit_images, view};
+use super::images::{Entry, look, maskgit_images, view};
 use super::options::{
-    MASKGIT_LOG_DEBUG, MASKGIT_LOG_ERROR, MASKGIT_PROGRESS_DECODED, MASKGIT_PROGRESS_PREDICTED, MASKGIT_PROGRESS_STEP,
-    Texts, maskgit_options, maskgit_outpaint_options, maskgit_preview, maskgit_progress,
+    MASKGIT_LOG_DEBUG, MASKGIT_LOG_ERROR, MASKGIT_PROGRESS_ENCODED, MASKGIT_PROGRESS_FINISHED,
+    MASKGIT_PROGRESS_PREDICTED, MASKGIT_PROGRESS_STEP, maskgit_options, maskgit_outpaint_options, maskgit_preview,
+    maskgit_progress,
 };
 use super::pixels::{self, maskgit_pixels, maskgit_rect};
-use crate::pipeline::{EditRequest, Observer, Picture, Preview, Progress, Request};
+use crate::pipeline::{Image, Observer, Preview, Progress, Request};
 
-/// Passes on to the callbacks, and asks the cancel handle.
+/// Passes on to the callbacks, keeps the images that no callback takes, and asks the cancel handle.
 struct Watch {
     options: maskgit_options,
     cancel: Option<Arc<maskgit_cancel>>,
     progress: maskgit_progress,
+    /// The opacity of the source goes with its edits.
+    alpha: Option<GrayImage>,
+    images: Vec<Entry>,
 }
 
 fn number(value: usize) -> u32 {
@@ -45,10 +50,11 @@ impl Watch {
             event: 0,
             step: 0,
             steps: 0,
-            pictures: 0,
-            picture_count: options.count,
+            images: 0,
+            image_count: options.count,
+            reserved: 0,
         };
-        Ok(Self { options, cancel, progress })
+        Ok(Self { options, cancel, progress, alpha: None, images: Vec::new() })
     }
 
     fn is_cancelled(&self) -> bool {
@@ -65,20 +71,36 @@ impl Watch {
 }
 
 impl Observer for Watch {
-    fn progress(&mut self, progress: &Progress<'_>) -> ControlFlow<()> {
-        match progress {
+    fn image(&mut self, image: Image) -> ControlFlow<()> {
+        let Some(callback) = self.options.image else {
+            let picture = SourceImage::new(image.pixels, self.alpha.clone());
+            self.images.push(Entry { picture, seed: image.seed, tokens: image.tokens });
+            return self.flow(0);
+        };
+        let shown = look(&image.pixels, image.seed, &image.tokens, image.index);
+        // SAFETY: a function of the caller's, called as the header says, with a struct that lives as long.
+        let answer = unsafe { callback(&raw const shown, self.user_data()) };
+        self.flow(answer)
+    }
+
+    fn progress(&mut self, progress: &Progress) -> ControlFlow<()> {
+        match *progress {
+            Progress::Encoded { done, total } => {
+                self.progress.event = MASKGIT_PROGRESS_ENCODED;
+                (self.progress.done, self.progress.total) = (done as u64, total as u64);
+            }
             Progress::Predicted { done, total } => {
                 self.progress.event = MASKGIT_PROGRESS_PREDICTED;
-                (self.progress.done, self.progress.total) = (*done as u64, *total as u64);
+                (self.progress.done, self.progress.total) = (done as u64, total as u64);
             }
-            Progress::Step { report, .. } => {
+            Progress::Step { step, steps } => {
                 self.progress.event = MASKGIT_PROGRESS_STEP;
-                self.progress.step = number(report.step.saturating_add(1));
-                self.progress.steps = number(report.steps);
+                self.progress.step = number(step.saturating_add(1));
+                self.progress.steps = number(steps);
             }
-            Progress::Decoded { done, total } => {
-                self.progress.event = MASKGIT_PROGRESS_DECODED;
-                (self.progress.pictures, self.progress.picture_count) = (number(*done), number(*total));
+            Progress::Finished { done, total } => {
+                self.progress.event = MASKGIT_PROGRESS_FINISHED;
+                (self.progress.images, self.progress.image_count) = (number(done), number(total));
             }
         }
         let answer = match self.options.progress {
@@ -101,8 +123,9 @@ impl Observer for Watch {
             index: number(preview.index),
             step: number(preview.step),
             steps: number(preview.steps),
-            window: number(preview.window),
-            windows: number(preview.windows),
+            stage: number(preview.stage),
+            stages: number(preview.stages),
+            reserved: 0,
         };
         let answer = match self.options.preview {
             // SAFETY: as above; the pixels live until `preview` is dropped, after the call.
@@ -113,61 +136,32 @@ impl Observer for Watch {
     }
 }
 
-/// A request as C gave it, and who watches it.
-struct Asked {
-    watch: Watch,
-    texts: Texts,
-}
-
-impl Asked {
-    /// # Safety
-    ///
-    /// `options` is NULL or a struct of the size that it says, with texts that end with a NUL.
-    unsafe fn read(options: *const maskgit_options) -> Result<Self, Fault> {
-        let options = if options.is_null() {
-            maskgit_options::initial()
-        } else {
-            // SAFETY: the same promise.
-            unsafe { argument::read(options) }?
-        };
-        // SAFETY: the same promise.
-        Ok(Self { texts: unsafe { options.texts() }?, watch: Watch::new(options)? })
-    }
-
-    /// Refuses what is cancelled before it has begun.
-    fn request(&self, generator: &Running<'_>) -> Result<EditRequest, Fault> {
-        if self.watch.is_cancelled() {
-            return Err(Fault::new(MASKGIT_ERROR_CANCELLED, "cancelled"));
-        }
-        self.watch.options.request(&self.texts, generator)
-    }
-}
-
-fn entries(pictures: Vec<Picture>) -> Vec<Entry> {
-    pictures.into_iter().map(|picture| Entry::new(picture.image, picture.seed, picture.tokens)).collect()
-}
+/// What a call draws, and the opacity that its results have.
+type Drawing = (Request, Option<GrayImage>);
 
 /// Runs `work`, which makes images with a generator, and hands them to C.
 ///
 /// # Safety
 ///
 /// `images` and `error` are NULL, not aligned, or may be written.
-unsafe fn draw(
+unsafe fn give(
     what: &str,
     generator: *mut maskgit_generator,
     images: *mut *mut maskgit_images,
     error: *mut *mut maskgit_error,
-    work: impl FnOnce(&maskgit_generator) -> Result<Vec<Entry>, Fault>,
+    work: impl FnOnce(&maskgit_generator) -> Result<Option<Vec<Entry>>, Fault>,
 ) -> maskgit_code {
     let work = || {
-        // SAFETY: the same promise.
-        unsafe { argument::clear(images, "images") }?;
+        if !images.is_null() {
+            // SAFETY: the same promise.
+            unsafe { argument::clear(images, "images") }?;
+        }
         let handle = handle::get(generator.cast_const())?;
         let start = Instant::now();
         let failed = |fault: &Fault| handle.log().say(MASKGIT_LOG_ERROR, &format!("{what}: {}", fault.message));
         let drawn = work(&handle).inspect_err(failed)?;
-        let message = format!("{what}: {} images in {:.3} s", drawn.len(), start.elapsed().as_secs_f64());
-        handle.log().say(MASKGIT_LOG_DEBUG, &message);
+        handle.log().say(MASKGIT_LOG_DEBUG, &format!("{what}: {:.3} s", start.elapsed().as_secs_f64()));
+        let Some(drawn) = drawn else { return Ok(()) };
         // SAFETY: the same promise.
         unsafe { argument::put(images, handle::give(maskgit_images { images: drawn }), "images") }
     };
@@ -175,7 +169,46 @@ unsafe fn draw(
     unsafe { call(error, work) }
 }
 
-/// Draws images of a class. `options` must say which; dilation, feather and context play no part. On success *images is to be
+/// Draws what `subject` says as the options say, and hands it to C.
+///
+/// # Safety
+///
+/// As [`give`], and `options` is NULL or a struct of the size that it says, with texts that end with a NUL.
+unsafe fn draw(
+    what: &str,
+    generator: *mut maskgit_generator,
+    options: *const maskgit_options,
+    (images, error): (*mut *mut maskgit_images, *mut *mut maskgit_error),
+    subject: impl FnOnce() -> Result<Drawing, Fault>,
+) -> maskgit_code {
+    let work = |handle: &maskgit_generator| {
+        let options = match options.is_null() {
+            true => maskgit_options::initial(),
+            // SAFETY: the same promise.
+            false => unsafe { argument::read(options) }?,
+        };
+        // SAFETY: the same promise.
+        let texts = unsafe { options.texts() }?;
+        let mut watch = Watch::new(options)?;
+        if options.image.is_none() {
+            argument::check(images, "images")?;
+        }
+        let (request, alpha) = subject()?;
+        watch.alpha = alpha;
+        let mut generator = handle.lock()?;
+        let request = options.apply(&texts, request, &generator)?;
+        // Refused before it has begun.
+        if watch.is_cancelled() {
+            return Err(Fault::new(MASKGIT_ERROR_CANCELLED, "cancelled"));
+        }
+        generator.generate_with(&request, &mut watch)?;
+        Ok(options.image.is_none().then_some(watch.images))
+    };
+    // SAFETY: the same promise.
+    unsafe { give(what, generator, images, error, work) }
+}
+
+/// Draws images. `options` say of which class; dilation, feather and context play no part. On success *images is to be
 /// freed with maskgit_images_free(); on failure it is NULL.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn maskgit_generate(
@@ -184,54 +217,11 @@ pub unsafe extern "C" fn maskgit_generate(
     images: *mut *mut maskgit_images,
     error: *mut *mut maskgit_error,
 ) -> maskgit_code {
-    let work = |handle: &maskgit_generator| {
-        // SAFETY: the header asks for such options.
-        let mut asked = unsafe { Asked::read(options) }?;
-        let mut generator = handle.lock()?;
-        let EditRequest { label, seed, count, options, .. } = asked.request(&generator)?;
-        let label = label.ok_or_else(|| Fault::new(MASKGIT_ERROR_REQUEST, "no class: set class_name or label"))?;
-        let drawn = generator.generate(&Request { label, seed, count, options }, &mut asked.watch)?;
-        Ok(entries(drawn.images))
-    };
     // SAFETY: the header asks for such pointers.
-    unsafe { draw("generate", generator, images, error, work) }
+    unsafe { draw("generate", generator, options, (images, error), || Ok((Request::generate(), None))) }
 }
 
-/// The opacity of the source goes with its edits.
-fn with_alpha(mut entries: Vec<Entry>, alpha: Option<GrayImage>) -> Vec<Entry> {
-    for entry in &mut entries {
-        entry.picture.alpha.clone_from(&alpha);
-    }
-    entries
-}
-
-/// Reads an image and a request, and runs `work` with them; opacity is carried over.
-///
-/// # Safety
-///
-/// As [`draw`], [`pixels::picture`] and [`Asked::read`].
-unsafe fn draw_from(
-    what: &str,
-    generator: *mut maskgit_generator,
-    image: *const maskgit_pixels,
-    options: *const maskgit_options,
-    (images, error): (*mut *mut maskgit_images, *mut *mut maskgit_error),
-    work: impl FnOnce(&mut Running<'_>, &RgbImage, &EditRequest, &mut Watch) -> Result<Vec<Picture>, Fault>,
-) -> maskgit_code {
-    let work = |handle: &maskgit_generator| {
-        // SAFETY: the same promise.
-        let mut asked = unsafe { Asked::read(options) }?;
-        // SAFETY: the same promise.
-        let (rgb, alpha) = unsafe { pixels::picture(image, "image") }?;
-        let mut generator = handle.lock()?;
-        let request = asked.request(&generator)?;
-        Ok(with_alpha(entries(work(&mut generator, &rgb, &request, &mut asked.watch)?), alpha))
-    };
-    // SAFETY: the same promise.
-    unsafe { draw(what, generator, images, error, work) }
-}
-
-/// Repaints a part of a picture of any size: the bright pixels of `mask`, a GRAY8 picture of the same size, and `box_count` boxes.
+/// Repaints a part of an image of any size: the bright pixels of `mask`, a GRAY8 image of the same size, and `box_count` boxes.
 /// Either may be NULL, not both. Pixels farther from them than the feather keep their bytes, and opacity is kept.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn maskgit_edit(
@@ -246,9 +236,10 @@ pub unsafe extern "C" fn maskgit_edit(
 ) -> maskgit_code {
     // SAFETY: the header asks for such pointers.
     unsafe {
-        draw_from("edit", generator, image, options, (images, error), |generator, rgb, request, watch| {
+        draw("edit", generator, options, (images, error), || {
+            let (rgb, alpha) = pixels::picture(image, "image")?;
             let mask = pixels::mask(rgb.dimensions(), mask, boxes, box_count)?;
-            Ok(generator.edit(rgb, &mask, request, watch)?.images)
+            Ok((Request::edit(rgb, mask), alpha))
         })
     }
 }
@@ -263,24 +254,15 @@ pub unsafe extern "C" fn maskgit_outpaint(
     images: *mut *mut maskgit_images,
     error: *mut *mut maskgit_error,
 ) -> maskgit_code {
-    let work = |handle: &maskgit_generator| {
-        // SAFETY: the header asks for such options.
-        let mut asked = unsafe { Asked::read(options) }?;
-        // SAFETY: as above.
-        let outpaint = unsafe { argument::read(outpaint) }?.to_rust();
-        // SAFETY: the header asks for such pixels.
-        let (rgb, alpha) = unsafe { pixels::picture(image, "image") }?;
-        let mut generator = handle.lock()?;
-        let request = asked.request(&generator)?;
-        let mut drawn = entries(generator.outpaint(&rgb, &outpaint, &request, &mut asked.watch)?.images);
-        for entry in &mut drawn {
-            entry.picture.alpha.clone_from(&alpha);
-            entry.picture.extend_alpha(&outpaint)?;
-        }
-        Ok(drawn)
-    };
     // SAFETY: the header asks for such pointers.
-    unsafe { draw("outpaint", generator, images, error, work) }
+    unsafe {
+        draw("outpaint", generator, options, (images, error), || {
+            let sides = argument::read(outpaint)?.to_rust();
+            let (rgb, alpha) = pixels::picture(image, "image")?;
+            let alpha = alpha.map(|alpha| sides.extend_alpha(&alpha)).transpose()?;
+            Ok((Request::outpaint(rgb, sides), alpha))
+        })
+    }
 }
 
 /// Draws variations of a whole image: the part `strength` (0 to 1) of its tokens, chosen by the seed, is drawn anew.
@@ -295,8 +277,9 @@ pub unsafe extern "C" fn maskgit_vary(
 ) -> maskgit_code {
     // SAFETY: the header asks for such pointers.
     unsafe {
-        draw_from("vary", generator, image, options, (images, error), |generator, rgb, request, watch| {
-            Ok(generator.vary(rgb, strength, request, watch)?.images)
+        draw("vary", generator, options, (images, error), || {
+            let (rgb, alpha) = pixels::picture(image, "image")?;
+            Ok((Request::vary(rgb, strength), alpha))
         })
     }
 }
@@ -309,14 +292,13 @@ pub unsafe extern "C" fn maskgit_reconstruct(
     images: *mut *mut maskgit_images,
     error: *mut *mut maskgit_error,
 ) -> maskgit_code {
-    let work = |handle: &maskgit_generator| {
-        // SAFETY: the header asks for such pixels.
-        let (rgb, alpha) = unsafe { pixels::picture(image, "image") }?;
-        let (image, tokens) = handle.lock()?.reconstruct(&rgb)?;
-        Ok(with_alpha(vec![Entry::new(image, 0, tokens)], alpha))
-    };
     // SAFETY: the header asks for such pointers.
-    unsafe { draw("reconstruct", generator, images, error, work) }
+    unsafe {
+        draw("reconstruct", generator, std::ptr::null(), (images, error), || {
+            let (rgb, alpha) = pixels::picture(image, "image")?;
+            Ok((Request::reconstruct(rgb), alpha))
+        })
+    }
 }
 
 /// Encodes an image of exactly the model's size: writes its grid_rows * grid_columns tokens, in raster order, to `tokens`, which has room for
@@ -368,6 +350,7 @@ pub unsafe extern "C" fn maskgit_decode(
 ) -> maskgit_code {
     let work = |handle: &maskgit_generator| {
         argument::check(tokens, "tokens")?;
+        argument::check(images, "images")?;
         let mut generator = handle.lock()?;
         let expected = generator.manifest().tokens();
         if count != expected {
@@ -377,8 +360,8 @@ pub unsafe extern "C" fn maskgit_decode(
         // SAFETY: the header asks for `count` of them.
         let tokens = unsafe { argument::slice(tokens, count, "tokens") }?;
         let image = generator.decode(tokens)?;
-        Ok(vec![Entry::new(image, 0, tokens.to_vec())])
+        Ok(Some(vec![Entry::new(image, 0, tokens.to_vec())]))
     };
     // SAFETY: the header asks for such pointers.
-    unsafe { draw("decode", generator, images, error, work) }
+    unsafe { give("decode", generator, images, error, work) }
 }

@@ -5,7 +5,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::ptr;
 
 use super::handle::{self, Object};
-use crate::error::{Error, ErrorKind};
+use maskgit_core::{Error, ErrorKind};
 
 /// What became of a call: MASKGIT_OK or one of MASKGIT_ERROR_*. The numbers never change their meaning; later versions may add some.
 pub type maskgit_code = u32;
@@ -79,7 +79,8 @@ impl From<Error> for Fault {
             ErrorKind::Request => MASKGIT_ERROR_REQUEST,
             ErrorKind::Image => MASKGIT_ERROR_IMAGE,
             ErrorKind::Cancelled => MASKGIT_ERROR_CANCELLED,
-            ErrorKind::Internal => MASKGIT_ERROR_INTERNAL,
+            // Every kind that there is has a code; one that is new and forgotten here is a fault of this library.
+            _ => MASKGIT_ERROR_INTERNAL,
         };
         Self::new(code, error.to_string())
     }

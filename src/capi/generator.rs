@@ -13,9 +13,10 @@ use super::error::{
 };
 use super::handle::{self, Object};
 use super::options::{MASKGIT_LOG_INFO, maskgit_log_callback, maskgit_open_options};
-use crate::bundle::Bundle;
-use crate::engine::Isa;
-use crate::pipeline::{Generator, OpenOptions, find_label};
+use maskgit_bundle::{Bundle, Manifest};
+use maskgit_engine::Isa;
+
+use crate::pipeline::{Generator, find_label};
 
 /// A loaded model. Free it with maskgit_generator_free().
 pub struct maskgit_generator {
@@ -38,7 +39,7 @@ struct About {
     kernels: CString,
     precision: CString,
     labels: Vec<CString>,
-    manifest: crate::bundle::Manifest,
+    manifest: Manifest,
     load_seconds: f64,
 }
 
@@ -131,17 +132,22 @@ unsafe fn open(
         unsafe { argument::read(options) }?
     };
     // SAFETY: the same promise.
-    let to_open: OpenOptions = unsafe { options.to_rust()? };
+    let builder = unsafe { options.to_rust()? };
     let start = std::time::Instant::now();
-    let generator = Generator::from_bundle(bundle(&options)?, &to_open)?;
+    let generator = builder.open_bundle(bundle(&options)?)?;
     let load_seconds = start.elapsed().as_secs_f64();
     let manifest = generator.manifest().clone();
     let log = Log { callback: options.log, user_data: options.log_user_data };
+    // A GPU's own name; of the CPU, its instruction set.
+    let kernels = match generator.engine_name() {
+        "cpu" => Isa::best().to_string(),
+        device => device.to_owned(),
+    };
     let about = About {
         name: c_string(&manifest.name),
         licence: c_string(&manifest.licence),
         source: c_string(&manifest.source),
-        kernels: c_string(&Isa::best().to_string()),
+        kernels: c_string(&kernels),
         precision: c_string(manifest.precision.as_str()),
         labels: manifest.labels.iter().map(|label| c_string(label)).collect(),
         manifest,
@@ -154,8 +160,8 @@ unsafe fn open(
             about.manifest.name,
             about.manifest.precision,
             generator.engine_name(),
-            to_open.threads,
-            Isa::best()
+            generator.threads(),
+            kernels
         ),
     );
     if let Some(note) = generator.device_note() {
@@ -238,7 +244,7 @@ pub struct maskgit_info {
     pub source: *const c_char,
     /// The precision of its weights: fp32, fp16 or int8.
     pub precision: *const c_char,
-    /// The instruction set of the kernels that run it.
+    /// What runs it: the instruction set of the CPU's kernels, or the name of the GPU.
     pub kernels: *const c_char,
     /// Columns of an image.
     pub width: u32,
@@ -258,6 +264,8 @@ pub struct maskgit_info {
     pub has_encoder: u32,
     /// 1 when it can draw without a class, and be guided.
     pub has_null_label: u32,
+    /// 0.
+    pub reserved: u32,
     /// The token that stands for "not known yet".
     pub mask_id: i64,
     /// Seconds that opening took.
@@ -287,6 +295,7 @@ unsafe impl Versioned for maskgit_info {
             steps: 0,
             has_encoder: 0,
             has_null_label: 0,
+            reserved: 0,
             mask_id: 0,
             load_seconds: 0.0,
         }
@@ -312,15 +321,16 @@ pub unsafe extern "C" fn maskgit_get_info(
             source: about.source.as_ptr(),
             precision: about.precision.as_ptr(),
             kernels: about.kernels.as_ptr(),
-            width: number(manifest.image.width),
-            height: number(manifest.image.height),
-            grid_rows: number(manifest.grid.rows),
-            grid_columns: number(manifest.grid.cols),
+            width: manifest.image.width,
+            height: manifest.image.height,
+            grid_rows: manifest.grid.rows,
+            grid_columns: manifest.grid.cols,
             codes: number(manifest.codes),
             label_count: number(manifest.labels.len()),
             steps: number(manifest.sampling.steps),
             has_encoder: u32::from(manifest.graphs.encoder.is_some()),
             has_null_label: u32::from(manifest.null_label.is_some()),
+            reserved: 0,
             mask_id: manifest.mask_id,
             load_seconds: about.load_seconds,
         };

@@ -9,7 +9,8 @@ use super::argument::{self, Versioned};
 use super::error::{Fault, MASKGIT_ERROR_REQUEST, call, free, maskgit_code, maskgit_error, value};
 use super::handle::{self, Object};
 use super::pixels::{MASKGIT_FORMAT_RGB8, MASKGIT_FORMAT_RGBA8, channels, extent, maskgit_format, maskgit_pixels};
-use crate::image_io::{self, Limits, SourceImage};
+use ::maskgit_image::{Limits, SourceImage, read_image};
+use maskgit_core::files;
 
 /// One or more images. They never change, so any number of threads may read them at once. Free them with maskgit_images_free().
 pub struct maskgit_images {
@@ -27,7 +28,7 @@ pub(super) struct Entry {
 impl Entry {
     /// An image with nothing of a source.
     pub(super) fn new(rgb: RgbImage, seed: u64, tokens: Vec<i64>) -> Self {
-        let picture = SourceImage { rgb, alpha: None, icc_profile: None, sha256: String::new() };
+        let picture = SourceImage::new(rgb, None);
         Self { picture, seed, tokens }
     }
 }
@@ -50,20 +51,33 @@ pub struct maskgit_image {
     pub tokens: *const i64,
     /// How many they are.
     pub token_count: usize,
+    /// The image's place in the request, or among the images.
+    pub index: u64,
 }
 
 // SAFETY: `repr(C)`, the size first; numbers and pointers.
 unsafe impl Versioned for maskgit_image {
     const NAME: &'static str = "maskgit_image";
-    const FIRST_SIZE: usize = offset_of!(Self, token_count) + size_of::<usize>();
+    const FIRST_SIZE: usize = offset_of!(Self, index) + size_of::<u64>();
 
     fn initial() -> Self {
-        let pixels = view(&RgbImage::new(0, 0));
-        Self { size: size_of::<Self>(), pixels, seed: 0, tokens: std::ptr::null(), token_count: 0 }
+        look(&RgbImage::new(0, 0), 0, &[], 0)
     }
 }
 
-/// An image as C sees it.
+/// An image with its tokens as C sees it, as long as they live.
+pub(super) fn look(rgb: &RgbImage, seed: u64, tokens: &[i64], index: usize) -> maskgit_image {
+    maskgit_image {
+        size: size_of::<maskgit_image>(),
+        pixels: view(rgb),
+        seed,
+        tokens: if tokens.is_empty() { std::ptr::null() } else { tokens.as_ptr() },
+        token_count: tokens.len(),
+        index: index as u64,
+    }
+}
+
+/// The pixels of an image as C sees them.
 pub(super) fn view(rgb: &RgbImage) -> maskgit_pixels {
     maskgit_pixels {
         data: rgb.as_ptr(),
@@ -72,6 +86,7 @@ pub(super) fn view(rgb: &RgbImage) -> maskgit_pixels {
         height: rgb.height(),
         stride: rgb.width() as usize * 3,
         format: MASKGIT_FORMAT_RGB8,
+        reserved: 0,
     }
 }
 
@@ -99,13 +114,7 @@ pub unsafe extern "C" fn maskgit_images_get(
     let work = || {
         let images = handle::get(images)?;
         let entry = entry(&images, index)?;
-        let value = maskgit_image {
-            size: size_of::<maskgit_image>(),
-            pixels: view(&entry.picture.rgb),
-            seed: entry.seed,
-            tokens: if entry.tokens.is_empty() { std::ptr::null() } else { entry.tokens.as_ptr() },
-            token_count: entry.tokens.len(),
-        };
+        let value = look(&entry.picture.rgb, entry.seed, &entry.tokens, index);
         // SAFETY: the header asks for a struct of this size.
         unsafe { argument::write(image, size, value) }
     };
@@ -165,7 +174,7 @@ pub unsafe extern "C" fn maskgit_images_save_png(
         let picture = &entry(&images, index)?.picture;
         // SAFETY: the header asks for a text that ends with a NUL.
         let path = unsafe { argument::path(path, "path") }?;
-        Ok(image_io::write_file(&path, picture.encode_png(&picture.rgb, None)?)?)
+        Ok(files::write_file(&path, &picture.encode_png(&picture.rgb, None)?)?)
     };
     // SAFETY: the header asks for NULL or a pointer that may be written.
     unsafe { call(error, work) }
@@ -184,7 +193,7 @@ pub unsafe extern "C" fn maskgit_read_image(
         unsafe { argument::clear(images, "images") }?;
         // SAFETY: the header asks for a text that ends with a NUL.
         let path = unsafe { argument::path(path, "path") }?;
-        let picture = image_io::read_image(&path, &Limits::default())?;
+        let picture = read_image(&path, &Limits::default())?;
         let entry = Entry { picture, seed: 0, tokens: Vec::new() };
         // SAFETY: the header asks for a pointer that may be written.
         unsafe { argument::put(images, handle::give(maskgit_images { images: vec![entry] }), "images") }

@@ -20,8 +20,9 @@ mod pixels;
 
 use std::ffi::{CStr, c_char};
 
-/// The version of this header's interface. A library with the same number has everything in this header; it grows with every addition.
-pub const MASKGIT_ABI_VERSION: u32 = 1;
+/// The number of this interface, with which the library's soname ends. It changes only when programs must be compiled anew: functions,
+/// codes, and fields at the end of a struct that carries its size are added without.
+pub const MASKGIT_ABI_VERSION: u32 = 2;
 
 /// The MASKGIT_ABI_VERSION of the library that the program runs with.
 #[unsafe(no_mangle)]

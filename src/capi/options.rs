@@ -6,11 +6,13 @@ use std::ptr;
 
 use super::argument::{self, Versioned};
 use super::cancel::maskgit_cancel;
-use super::error::{Fault, MASKGIT_ERROR_REQUEST, call, maskgit_code};
+use super::error::{Fault, MASKGIT_ERROR_REQUEST, MASKGIT_ERROR_STRUCT, call, maskgit_code};
+use super::images::maskgit_image;
 use super::pixels::maskgit_pixels;
-use crate::canvas::{Feather, Outpaint};
-use crate::error::Error;
-use crate::pipeline::{EditRequest, Generator, MemoryUse, OpenOptions};
+use maskgit_core::{Error, SamplingChanges};
+use maskgit_geometry::{Feather, Outpaint};
+
+use crate::pipeline::{Generator, GeneratorBuilder, MemoryUse, Request};
 
 /// A message of the library: its level, MASKGIT_LOG_*, and one line of UTF-8, valid during the call. Called on the thread that
 /// called the library.
@@ -50,6 +52,8 @@ pub struct maskgit_open_options {
     /// maskgit_open_bytes() only. 0: the bytes are copied. 1: they are used where they are, and the caller keeps them unchanged
     /// until the generator is freed and no call of it runs.
     pub borrow_bytes: u32,
+    /// 0.
+    pub reserved: u32,
     /// The device: "cpu"; "cuda" or "cuda:N", an NVIDIA GPU; "auto", the first GPU where it can run the model, else the CPU, and `log`
     /// hears why. NULL: "cpu". A library without GPUs has the CPU only.
     pub device: *const c_char,
@@ -58,7 +62,7 @@ pub struct maskgit_open_options {
 // SAFETY: `repr(C)`, the size first; integers, pointers, among them a text, and a function that may be NULL.
 unsafe impl Versioned for maskgit_open_options {
     const NAME: &'static str = "maskgit_open_options";
-    const FIRST_SIZE: usize = offset_of!(Self, borrow_bytes) + size_of::<u32>();
+    const FIRST_SIZE: usize = offset_of!(Self, device) + size_of::<*const c_char>();
 
     fn initial() -> Self {
         Self {
@@ -69,6 +73,7 @@ unsafe impl Versioned for maskgit_open_options {
             threads: 0,
             memory: MASKGIT_MEMORY_KEEP_ALL,
             borrow_bytes: 0,
+            reserved: 0,
             device: ptr::null(),
         }
     }
@@ -78,30 +83,38 @@ impl maskgit_open_options {
     /// # Safety
     ///
     /// The device is NULL or a text that ends with a NUL.
-    pub(super) unsafe fn to_rust(self) -> Result<OpenOptions, Fault> {
-        let mut options = OpenOptions::default();
+    pub(super) unsafe fn to_rust(self) -> Result<GeneratorBuilder, Fault> {
+        zero("maskgit_open_options", self.reserved)?;
+        let mut builder = Generator::builder();
         // SAFETY: the same promise.
         if let Some(device) = unsafe { argument::optional_text(self.device, "device")? } {
-            options.device = device.parse()?;
+            builder = builder.device(device.parse()?);
         }
         if self.threads != 0 {
-            options.threads = self.threads as usize;
+            builder = builder.threads(self.threads as usize);
         }
         if self.logits_bytes != 0 {
-            options.logits_bytes = usize::try_from(self.logits_bytes).unwrap_or(usize::MAX);
+            builder = builder.logits_bytes(usize::try_from(self.logits_bytes).unwrap_or(usize::MAX));
         }
-        options.memory = match self.memory {
-            MASKGIT_MEMORY_KEEP_ALL => MemoryUse::KeepAll,
-            MASKGIT_MEMORY_DROP_TRANSFORMER => MemoryUse::DropTransformer,
-            MASKGIT_MEMORY_ONE_AT_A_TIME => MemoryUse::OneAtATime,
-            other => return Err(Fault::new(MASKGIT_ERROR_REQUEST, format!("there is no memory use {other}"))),
-        };
         if self.borrow_bytes > 1 {
             let message = format!("borrow_bytes is {}; it must be 0 or 1", self.borrow_bytes);
             return Err(Fault::new(MASKGIT_ERROR_REQUEST, message));
         }
-        Ok(options)
+        Ok(builder.memory(match self.memory {
+            MASKGIT_MEMORY_KEEP_ALL => MemoryUse::KeepAll,
+            MASKGIT_MEMORY_DROP_TRANSFORMER => MemoryUse::DropTransformer,
+            MASKGIT_MEMORY_ONE_AT_A_TIME => MemoryUse::OneAtATime,
+            other => return Err(Fault::new(MASKGIT_ERROR_REQUEST, format!("there is no memory use {other}"))),
+        }))
     }
+}
+
+/// Refuses what a reserved field holds, as a later version may give it a meaning.
+pub(super) fn zero(name: &str, reserved: u32) -> Result<(), Fault> {
+    if reserved == 0 {
+        return Ok(());
+    }
+    Err(Fault::new(MASKGIT_ERROR_STRUCT, format!("a reserved field of the {name} is {reserved}; it must be 0")))
 }
 
 /// The transformer has run once more.
@@ -109,7 +122,9 @@ pub const MASKGIT_PROGRESS_PREDICTED: u32 = 1;
 /// A step is over.
 pub const MASKGIT_PROGRESS_STEP: u32 = 2;
 /// An image is finished.
-pub const MASKGIT_PROGRESS_DECODED: u32 = 3;
+pub const MASKGIT_PROGRESS_FINISHED: u32 = 3;
+/// A window of the image to edit is encoded; `done` and `total` count windows.
+pub const MASKGIT_PROGRESS_ENCODED: u32 = 4;
 
 /// How far a call is. Later versions may add fields at the end.
 #[repr(C)]
@@ -117,9 +132,9 @@ pub const MASKGIT_PROGRESS_DECODED: u32 = 3;
 pub struct maskgit_progress {
     /// The bytes that this version of the library sets.
     pub size: usize,
-    /// Transformer runs so far, in the whole call.
+    /// Transformer runs so far, in the whole call; of an event MASKGIT_PROGRESS_ENCODED, windows.
     pub done: u64,
-    /// Transformer runs of the whole call.
+    /// Transformer runs of the whole call; of an event MASKGIT_PROGRESS_ENCODED, windows.
     pub total: u64,
     /// What happened: MASKGIT_PROGRESS_*.
     pub event: u32,
@@ -128,9 +143,11 @@ pub struct maskgit_progress {
     /// Steps of the schedule.
     pub steps: u32,
     /// Finished images.
-    pub pictures: u32,
+    pub images: u32,
     /// Images that were asked for.
-    pub picture_count: u32,
+    pub image_count: u32,
+    /// 0.
+    pub reserved: u32,
 }
 
 /// One image as it looks after a step; unknown tokens show the model's present guess. Later versions may add fields at the end.
@@ -149,10 +166,12 @@ pub struct maskgit_preview {
     pub step: u32,
     /// Steps of the schedule.
     pub steps: u32,
-    /// The window of an edit that is being drawn, from 0; 0 otherwise.
-    pub window: u32,
-    /// The number of windows; 1 otherwise.
-    pub windows: u32,
+    /// The stage of an edit that is being drawn, from 0: the windows that do not read each other; 0 otherwise.
+    pub stage: u32,
+    /// The number of stages; 1 otherwise.
+    pub stages: u32,
+    /// 0.
+    pub reserved: u32,
 }
 
 /// Hears how far a call is. Returns 0 to go on; anything else ends the call with MASKGIT_ERROR_CANCELLED. It must not throw or jump
@@ -163,6 +182,11 @@ pub type maskgit_progress_callback =
 /// Gets each image after each step, which costs one run of the decoder. Returns as maskgit_progress_callback does.
 pub type maskgit_preview_callback =
     Option<unsafe extern "C" fn(preview: *const maskgit_preview, user_data: *mut c_void) -> i32>;
+
+/// Gets each image as soon as it is finished, in the order of the seeds. It is valid during the call. Returns as
+/// maskgit_progress_callback does.
+pub type maskgit_image_callback =
+    Option<unsafe extern "C" fn(image: *const maskgit_image, user_data: *mut c_void) -> i32>;
 
 /// No class: the label of an edit without one.
 pub const MASKGIT_NO_CLASS: i64 = -1;
@@ -175,7 +199,7 @@ pub struct maskgit_options {
     pub size: usize,
     /// The class by its name, its second name or its number, as the command takes it; NULL: `label` says it.
     pub class_name: *const c_char,
-    /// The class by its number, when `class_name` is NULL; MASKGIT_NO_CLASS, the initial value, for none, which edits only may have.
+    /// The class by its number, when `class_name` is NULL; MASKGIT_NO_CLASS, the initial value, for none, which a model may have that can draw without one.
     pub label: i64,
     /// The seed of the first image; image i has seed + i. Initially 0.
     pub seed: u64,
@@ -217,12 +241,20 @@ pub struct maskgit_options {
     /// The temperature of the last step, to which it changes linearly over the steps. Below 0, the initial value: as the model
     /// recommends, or, where `temperature` is given, that one.
     pub final_temperature: f32,
+    /// 0.
+    pub reserved: u32,
+    /// More sampling settings, by their names in the manifest, as a JSON object: {"corrector_share": 0.5}. A setting that a field
+    /// above gives too is as the field says. NULL: none.
+    pub sampling: *const c_char,
+    /// Gets each image as soon as it is finished; the call then gives no images, and its `images` may be NULL. NULL: the call
+    /// gives all images at its end.
+    pub image: maskgit_image_callback,
 }
 
 // SAFETY: `repr(C)`, the size first; numbers, pointers and functions that may be NULL.
 unsafe impl Versioned for maskgit_options {
     const NAME: &'static str = "maskgit_options";
-    const FIRST_SIZE: usize = offset_of!(Self, cancel) + size_of::<*const maskgit_cancel>();
+    const FIRST_SIZE: usize = offset_of!(Self, image) + size_of::<maskgit_image_callback>();
 
     fn initial() -> Self {
         Self {
@@ -248,6 +280,9 @@ unsafe impl Versioned for maskgit_options {
             user_data: ptr::null_mut(),
             cancel: ptr::null(),
             final_temperature: -1.0,
+            reserved: 0,
+            sampling: ptr::null(),
+            image: None,
         }
     }
 }
@@ -257,6 +292,7 @@ pub(super) struct Texts {
     class: Option<String>,
     schedule: Option<String>,
     sampler: Option<String>,
+    sampling: Option<String>,
 }
 
 impl maskgit_options {
@@ -270,45 +306,68 @@ impl maskgit_options {
                 class: argument::optional_text(self.class_name, "class_name")?,
                 schedule: argument::optional_text(self.schedule, "schedule")?,
                 sampler: argument::optional_text(self.sampler, "sampler")?,
+                sampling: argument::optional_text(self.sampling, "sampling")?,
             })
         }
     }
 
-    pub(super) fn request(&self, texts: &Texts, generator: &Generator) -> Result<EditRequest, Fault> {
-        let mut request = generator.edit_request(texts.class.as_deref())?;
-        if texts.class.is_none() && self.label != MASKGIT_NO_CLASS {
-            let label = usize::try_from(self.label)
-                .map_err(|_| Fault::new(MASKGIT_ERROR_REQUEST, format!("there is no class {}", self.label)))?;
-            request.label = Some(label);
+    /// Puts the options into a request: what it is made of stays.
+    pub(super) fn apply(&self, texts: &Texts, request: Request, generator: &Generator) -> Result<Request, Fault> {
+        zero("maskgit_options", self.reserved)?;
+        let feather = u32::try_from(self.feather).map_or(Feather::Gaussian, Feather::Pixels);
+        let request = request
+            .with_seed(self.seed)
+            .with_count(self.count as usize)
+            .with_sampling(self.changes(texts)?)
+            .with_dilation(self.dilation as usize)
+            .with_feather(feather)
+            .with_context(self.context);
+        match (&texts.class, self.label) {
+            (Some(class), _) => Ok(request.with_class(class)),
+            (None, MASKGIT_NO_CLASS) => Ok(request),
+            (None, label) => {
+                let name = usize::try_from(label).ok().and_then(|label| generator.manifest().labels.get(label));
+                let missing = || Fault::new(MASKGIT_ERROR_REQUEST, format!("there is no class {label}"));
+                Ok(request.with_class(name.ok_or_else(missing)?))
+            }
         }
-        (request.seed, request.count) = (self.seed, self.count as usize);
-        let options = &mut request.options;
+    }
+
+    /// The sampling settings that are given.
+    fn changes(&self, texts: &Texts) -> Result<SamplingChanges, Fault> {
+        // An object, as serde would take a list of values too.
+        let parsed = |json: &String| {
+            let object: serde_json::Map<String, serde_json::Value> = serde_json::from_str(json)?;
+            serde_json::from_value(object.into())
+        };
+        let wrong = |e| Fault::new(MASKGIT_ERROR_REQUEST, format!("sampling is not a JSON object of settings: {e}"));
+        let mut changes: SamplingChanges =
+            texts.sampling.as_ref().map(parsed).transpose().map_err(wrong)?.unwrap_or_default();
+        // Not a number is passed on, to be refused by name.
+        let given = |value: f32, other: Option<f32>| if value >= 0.0 || value.is_nan() { Some(value) } else { other };
         if self.steps != 0 {
-            options.steps = self.steps as usize;
+            changes.steps = Some(self.steps as usize);
         }
-        options.start_iter = self.start_iter as usize;
+        if self.start_iter != 0 {
+            changes.start_iter = Some(self.start_iter as usize);
+        }
         if let Some(text) = &texts.schedule {
-            options.schedule = text.parse().map_err(|e: Error| e.context("schedule"))?;
+            changes.schedule = Some(text.parse().map_err(|e: Error| e.context("schedule"))?);
         }
         if let Some(text) = &texts.sampler {
-            options.sampler = text.parse().map_err(|e: Error| e.context("sampler"))?;
+            changes.sampler = Some(text.parse().map_err(|e: Error| e.context("sampler"))?);
         }
-        // Not a number is passed on, to be refused by name.
-        let given = |value: f32| (value >= 0.0 || value.is_nan()).then_some(value);
-        options.choice_temperature = given(self.choice_temperature).unwrap_or(options.choice_temperature);
-        options.set_temperatures(given(self.temperature), given(self.final_temperature));
-        options.guidance.scale = given(self.guidance).unwrap_or(options.guidance.scale);
+        changes.choice_temperature = given(self.choice_temperature, changes.choice_temperature);
+        changes.temperature = given(self.temperature, changes.temperature);
+        changes.final_temperature = given(self.final_temperature, changes.final_temperature);
+        changes.guidance = given(self.guidance, changes.guidance);
         if self.guidance_ramp >= 0 {
-            options.guidance.ramp = self.guidance_ramp != 0;
+            changes.guidance_ramp = Some(self.guidance_ramp != 0);
         }
         if self.top_k >= 0 {
-            let top_k = usize::try_from(self.top_k).unwrap_or(usize::MAX);
-            options.top_k = (top_k > 0).then_some(top_k);
+            changes.top_k = Some(usize::try_from(self.top_k).unwrap_or(usize::MAX));
         }
-        request.dilation = self.dilation as usize;
-        request.feather = u32::try_from(self.feather).map_or(Feather::Gaussian, Feather::Pixels);
-        request.context = self.context;
-        Ok(request)
+        Ok(changes)
     }
 }
 

@@ -4,8 +4,8 @@ use image::{GrayImage, RgbImage};
 
 use super::argument;
 use super::error::{Fault, MASKGIT_ERROR_IMAGE, MASKGIT_ERROR_REQUEST, MASKGIT_ERROR_SHORT_BUFFER};
-use crate::canvas::{Mask, Rect};
-use crate::image_io::MAX_SIDE;
+use super::options::zero;
+use maskgit_geometry::{MAX_SIDE, Mask, Rect};
 
 /// The layout of a pixel: MASKGIT_FORMAT_*.
 pub type maskgit_format = u32;
@@ -33,6 +33,8 @@ pub struct maskgit_pixels {
     pub stride: usize,
     /// The layout of a pixel.
     pub format: maskgit_format,
+    /// 0.
+    pub reserved: u32,
 }
 
 /// A rectangle of pixels.
@@ -88,6 +90,7 @@ unsafe fn rows(pixels: *const maskgit_pixels, name: &str) -> Result<(maskgit_pix
     argument::check(pixels, name)?;
     // SAFETY: not NULL and aligned; every pattern of bits is a value of its fields.
     let pixels = unsafe { pixels.read() };
+    zero("maskgit_pixels", pixels.reserved).map_err(|fault| fault.of(name))?;
     let Some(channels) = channels(pixels.format) else {
         return Err(Fault::new(MASKGIT_ERROR_REQUEST, format!("there is no format {}", pixels.format)).of(name));
     };
@@ -208,6 +211,7 @@ mod tests {
             height: 2,
             stride: 10,
             format: MASKGIT_FORMAT_RGBA8,
+            reserved: 0,
         };
         // SAFETY: `data` has `length` bytes.
         let (rgb, alpha) = unsafe { picture(&pixels, "x") }.unwrap();

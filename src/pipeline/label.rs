@@ -140,7 +140,8 @@ mod tests {
         ] {
             assert_eq!(find_label(&manifest, text).ok(), Some(index), "{text}");
         }
-        let plain = Manifest { label_ids: None, ..manifest };
+        let mut plain = manifest;
+        plain.label_ids = None;
         assert!(find_label(&plain, "n02").is_err());
     }
 

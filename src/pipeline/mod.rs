@@ -274,7 +274,8 @@ impl Generator {
         }
         let shape = (1, manifest.tokens(), manifest.codes);
         let mut logits = maskgit_core::filled(shape.1.saturating_mul(shape.2), 0.0, "the logits")?;
-        let out = ArrayViewMut3::from_shape(shape, &mut logits).map_err(|e| Error::internal("logits").with_source(e))?;
+        let out =
+            ArrayViewMut3::from_shape(shape, &mut logits).map_err(|e| Error::internal("logits").with_source(e))?;
         self.sessions.logits(&[Pass { tokens, label, wanted: &vec![true; shape.1] }], out)?;
         Ok(logits)
     }

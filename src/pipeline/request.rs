@@ -227,7 +227,9 @@ impl Request {
         sampling.validate()?;
         if label.is_none() {
             if self.draws() && manifest.null_label.is_none() {
-                return Err(Error::request("this model cannot draw without a class, as it has no null label: give a class"));
+                return Err(Error::request(
+                    "this model cannot draw without a class, as it has no null label: give a class",
+                ));
             }
             // Guidance would compare the null label with itself.
             sampling.guidance = 0.0;

@@ -152,8 +152,9 @@ impl Sessions {
         }
         let image = &self.manifest().image;
         let shape = (1, 3, image.height as usize, image.width as usize);
-        let view = ArrayView4::from_shape(shape, planes)
-            .map_err(|_| Error::request(format!("the image has {} values; the encoder takes {shape:?}", planes.len())))?;
+        let view = ArrayView4::from_shape(shape, planes).map_err(|_| {
+            Error::request(format!("the image has {} values; the encoder takes {shape:?}", planes.len()))
+        })?;
         let tokens = one(self.with(GraphKind::Encoder, |session| session.run(&[view.into()]))?)?.into_i64()?;
         let tokens = tokens.into_raw_vec_and_offset().0;
         check_tokens(self.manifest(), &tokens, false)
@@ -230,10 +231,12 @@ pub(super) fn to_image(manifest: &Manifest, planes: ArrayViewD<'_, f32>) -> Resu
         return Err(Error::engine("the decoder gave a value that is not a finite number"));
     }
     let (width, height) = (manifest.image.width, manifest.image.height);
-    let planes = planes.into_dimensionality::<Ix4>().ok().filter(|planes| {
-        planes.shape() == [1, 3, height as usize, width as usize]
-    });
-    let planes = planes.ok_or_else(|| Error::engine("the decoder's output does not have the size of the model's images"))?;
+    let planes = planes
+        .into_dimensionality::<Ix4>()
+        .ok()
+        .filter(|planes| planes.shape() == [1, 3, height as usize, width as usize]);
+    let planes =
+        planes.ok_or_else(|| Error::engine("the decoder's output does not have the size of the model's images"))?;
     let byte = |v: f32| (v.clamp(0.0, 1.0) * 255.0).round() as u8;
     Ok(RgbImage::from_fn(width, height, |x, y| {
         image::Rgb([0, 1, 2].map(|channel| byte(planes[[0, channel, y as usize, x as usize]])))

@@ -30,17 +30,21 @@ static maskgit_options drawing(uint64_t seed) {
     return options;
 }
 
-/* A sum that tells pictures apart. */
-static uint64_t draw(maskgit_generator *generator, uint64_t seed) {
-    maskgit_options options = drawing(seed);
+/* A sum that tells images apart, of the image that the options draw. */
+static uint64_t draw_with(maskgit_generator *generator, const maskgit_options *options) {
     maskgit_images *images = NULL;
-    OK(maskgit_generate(generator, &options, &images, &error));
+    OK(maskgit_generate(generator, options, &images, &error));
     maskgit_image image = {0};
     OK(maskgit_images_get(images, 0, &image, sizeof image, &error));
     uint64_t sum = 1469598103934665603u;
     for (size_t i = 0; i < image.pixels.length; i++) sum = (sum ^ image.pixels.data[i]) * 1099511628211u;
     maskgit_images_free(images);
     return sum;
+}
+
+static uint64_t draw(maskgit_generator *generator, uint64_t seed) {
+    maskgit_options options = drawing(seed);
+    return draw_with(generator, &options);
 }
 
 struct heard {
@@ -50,6 +54,39 @@ struct heard {
     maskgit_code code;
     maskgit_cancel *cancel;
 };
+
+/* Counts the images that arrive, and stops at one. */
+struct sink {
+    uint64_t seeds[8];
+    int count, stop_at;
+};
+
+static int32_t on_image(const maskgit_image *image, void *user_data) {
+    struct sink *sink = user_data;
+    CHECK(image->size == sizeof *image && image->index == (uint64_t)sink->count, "%d", sink->count);
+    CHECK(image->pixels.width == 16 && image->pixels.length == 768 && image->token_count == 16, "an image");
+    sink->seeds[sink->count++] = image->seed;
+    return sink->count == sink->stop_at;
+}
+
+static void test_images_one_by_one(maskgit_generator *tiny) {
+    struct sink sink = {{0}, 0, 0};
+    maskgit_images *images = (maskgit_images *)&sink;
+    maskgit_options options = drawing(5);
+    options.count = 4;
+    options.image = on_image;
+    options.user_data = &sink;
+    OK(maskgit_generate(tiny, &options, &images, &error));
+    CHECK(sink.count == 4 && images == NULL, "%d images", sink.count);
+    for (int i = 0; i < 4; i++) CHECK(sink.seeds[i] == sink.seeds[0] + (uint64_t)i, "seed %d", i);
+    sink.count = 0;
+    OK(maskgit_generate(tiny, &options, NULL, &error));
+    CHECK(sink.count == 4, "%d images", sink.count);
+    sink.count = 0;
+    sink.stop_at = 2;
+    CHECK_CODE(MASKGIT_ERROR_CANCELLED, maskgit_generate(tiny, &options, NULL, &error));
+    CHECK(sink.count == 2, "%d images", sink.count);
+}
 
 static int32_t on_progress(const maskgit_progress *progress, void *user_data) {
     struct heard *heard = user_data;
@@ -62,9 +99,9 @@ static int32_t on_progress(const maskgit_progress *progress, void *user_data) {
         heard->steps++;
         CHECK(progress->steps == 4 && progress->step >= 1 && progress->step <= 4, "%u of %u", progress->step, progress->steps);
     }
-    if (progress->event == MASKGIT_PROGRESS_DECODED) {
+    if (progress->event == MASKGIT_PROGRESS_FINISHED) {
         heard->pictures++;
-        CHECK(progress->picture_count == 2, "%u", progress->picture_count);
+        CHECK(progress->image_count == 2, "%u", progress->image_count);
     }
     if (heard->call != NULL) {
         maskgit_images *images = NULL;
@@ -82,7 +119,7 @@ static int32_t on_preview(const maskgit_preview *preview, void *user_data) {
     struct heard *heard = user_data;
     heard->previews++;
     CHECK(preview->size == sizeof *preview && preview->pixels.width == 16 && preview->pixels.length == 768, "preview");
-    CHECK(preview->windows == 1 && preview->window == 0 && preview->steps == 4, "%u windows", preview->windows);
+    CHECK(preview->stages == 1 && preview->stage == 0 && preview->steps == 4, "%u stages", preview->stages);
     CHECK(preview->seed == 3u + preview->index && preview->pixels.data != NULL, "seed");
     return 0;
 }
@@ -199,12 +236,13 @@ static void test_wrong_arguments(maskgit_generator *tiny) {
     OK(maskgit_open(in_repository("tests/data/tiny"), &opening, &none, &error));
     maskgit_generator_free(none);
     none = NULL;
-    /* A program compiled before the field was there. */
-    opening.device = "gpu";
+    /* Shorter than any version of the struct; a reserved field that is set. */
+    opening.device = NULL;
     opening.size = offsetof(maskgit_open_options, device);
-    OK(maskgit_open(in_repository("tests/data/tiny"), &opening, &none, &error));
-    maskgit_generator_free(none);
-    none = NULL;
+    CHECK_CODE(MASKGIT_ERROR_STRUCT, maskgit_open(in_repository("tests/data/tiny"), &opening, &none, &error));
+    maskgit_open_options_init(&opening, sizeof opening);
+    opening.reserved = 1;
+    CHECK_CODE(MASKGIT_ERROR_STRUCT, maskgit_open(in_repository("tests/data/tiny"), &opening, &none, &error));
 
     /* Structs: not set, too short, and from a later version. */
     CHECK(maskgit_options_init(NULL, sizeof options) == MASKGIT_ERROR_NULL, "NULL");
@@ -280,14 +318,41 @@ static void test_wrong_arguments(maskgit_generator *tiny) {
     options.schedule = "straight";
     CHECK_CODE(MASKGIT_ERROR_REQUEST, maskgit_generate(tiny, &options, &images, &error));
     options = drawing(0);
+    options.reserved = 1;
+    CHECK_CODE(MASKGIT_ERROR_STRUCT, maskgit_generate(tiny, &options, &images, &error));
+
+    /* Settings by name: an unknown one, one that is no JSON, one out of range; a field wins. */
+    const char *settings[] = {"{\"stepz\": 3}", "steps = 3", "[]", "{\"corrector_share\": 1}", "{\"steps\": -1}"};
+    for (size_t i = 0; i < sizeof settings / sizeof settings[0]; i++) {
+        options = drawing(0);
+        options.sampling = settings[i];
+        CHECK_CODE(MASKGIT_ERROR_REQUEST, maskgit_generate(tiny, &options, &images, &error));
+    }
+    options = drawing(0);
+    uint64_t plain = draw_with(tiny, &options);
+    options.sampling = "{\"steps\": 4}";
+    CHECK(draw_with(tiny, &options) == plain, "the same steps by name");
+    options.sampling = "{\"temperature\": 0, \"choice_temperature\": 0}";
+    uint64_t named = draw_with(tiny, &options);
+    options.sampling = NULL;
+    options.temperature = 0;
+    options.choice_temperature = 0;
+    CHECK(draw_with(tiny, &options) == named, "a setting by name is the setting by field");
+    options.sampling = "{\"temperature\": 3, \"choice_temperature\": 9}";
+    CHECK(draw_with(tiny, &options) == named, "a field wins");
+
+    /* Without a class, as the model can. */
+    options = drawing(0);
     options.label = MASKGIT_NO_CLASS;
-    CHECK_CODE(MASKGIT_ERROR_REQUEST, maskgit_generate(tiny, &options, &images, &error));
+    OK(maskgit_generate(tiny, &options, &images, &error));
+    maskgit_images_free(images);
+    images = NULL;
 
     /* Pictures. */
     options = drawing(0);
     uint8_t pixels[16 * 16 * 3] = {0};
     maskgit_rect box = {0, 0, 4, 4}, outside = {10, 10, 7, 1};
-    maskgit_pixels good = {pixels, sizeof pixels, 16, 16, 0, MASKGIT_FORMAT_RGB8}, bad = good;
+    maskgit_pixels good = {pixels, sizeof pixels, 16, 16, 0, MASKGIT_FORMAT_RGB8, 0}, bad = good;
     CHECK_CODE(MASKGIT_ERROR_NULL, maskgit_edit(tiny, NULL, NULL, &box, 1, &options, &images, &error));
     CHECK_CODE(MASKGIT_ERROR_NULL, maskgit_edit(tiny, &good, NULL, NULL, 0, &options, &images, &error));
     CHECK_CODE(MASKGIT_ERROR_NULL, maskgit_edit(tiny, &good, NULL, NULL, 1, &options, &images, &error));
@@ -448,6 +513,7 @@ int main(int count, char **arguments) {
     test_callbacks(one, two);
     test_cancel_from_a_thread(two);
     test_wrong_arguments(one);
+    test_images_one_by_one(one);
     test_threads(one, two);
     test_free_while_drawing(&opening);
     test_log();

@@ -88,7 +88,11 @@ impl Weights {
             Feather::Gaussian => Self::Tokens {
                 map: blurred(painted, shape)?,
                 width: shape.image.width as usize,
-                resampler: Resampler::new((shape.image.width, shape.image.height), (job.window.width, job.window.height), false),
+                resampler: Resampler::new(
+                    (shape.image.width, shape.image.height),
+                    (job.window.width, job.window.height),
+                    false,
+                ),
             },
             Feather::Pixels(reach) => {
                 let region = grown(job.paint, reach, job.window, mask);

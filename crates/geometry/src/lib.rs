@@ -20,8 +20,8 @@ mod tokens;
 
 pub use blend::Blend;
 pub use feather::{Feather, MAX_FEATHER};
-use maskgit_core::{Error, Result};
 pub use mask::{Mask, Rect};
+use maskgit_core::{Error, Result};
 pub use outpaint::{Outpaint, outpaint};
 pub use plan::{Job, MAX_COMPONENTS, MAX_CONTEXT, Window, inpaint};
 use resample::Resampler;
@@ -40,8 +40,8 @@ pub const MAX_SIDE: u32 = 16_384;
 pub fn check_size(width: u64, height: u64) -> Result<(u32, u32)> {
     match (u32::try_from(width), u32::try_from(height)) {
         (Ok(w), Ok(h)) if w <= MAX_SIDE && h <= MAX_SIDE => Ok((w, h)),
-        _ => {
-            Err(Error::image(format!("an image of {width}x{height} is too large: a side has at most {MAX_SIDE} pixels")))
-        }
+        _ => Err(Error::image(format!(
+            "an image of {width}x{height} is too large: a side has at most {MAX_SIDE} pixels"
+        ))),
     }
 }

@@ -2,8 +2,8 @@
 
 use image::GrayImage;
 
-use maskgit_core::{Error, Result, filled};
 use super::check_size;
+use maskgit_core::{Error, Result, filled};
 
 /// A rectangle of pixels inside an image.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

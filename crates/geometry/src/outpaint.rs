@@ -2,10 +2,10 @@
 
 use image::{GrayImage, RgbImage};
 
+use super::check_size;
 use super::plan::{cover, side};
 use super::{Job, Mask, Rect, Window};
 use maskgit_core::{Error, Result, Shape, filled};
-use super::check_size;
 
 /// The most windows of one outpainting.
 const MAX_WINDOWS: usize = 4096;

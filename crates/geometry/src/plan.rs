@@ -295,6 +295,8 @@ mod tests {
             assert!(inpaint(&mask, SHAPE, context, Feather::Gaussian).is_err(), "{context}");
         }
         assert!(inpaint(&mask, SHAPE, 2.0, Feather::Pixels(u32::MAX)).is_err());
-        assert!(inpaint(&mask, Shape { grid: GridSize { rows: 16, cols: 0 }, ..SHAPE }, 2.0, Feather::Gaussian).is_err());
+        assert!(
+            inpaint(&mask, Shape { grid: GridSize { rows: 16, cols: 0 }, ..SHAPE }, 2.0, Feather::Gaussian).is_err()
+        );
     }
 }

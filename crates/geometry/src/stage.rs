@@ -58,8 +58,7 @@ mod tests {
     use super::super::Window;
     use super::*;
 
-    const SHAPE: Shape =
-        Shape { image: ImageSize { width: 64, height: 64 }, grid: GridSize { rows: 16, cols: 16 } };
+    const SHAPE: Shape = Shape { image: ImageSize { width: 64, height: 64 }, grid: GridSize { rows: 16, cols: 16 } };
 
     fn job(x: i64, paint: (u32, u32)) -> Job {
         let window = Window { x, y: 0, width: 64, height: 64 };

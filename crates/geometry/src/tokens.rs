@@ -71,7 +71,8 @@ impl TokenMask {
 
     /// Whether the token whose cell holds a pixel of the model's image is drawn.
     pub(super) fn at_pixel(&self, x: u32, y: u32, shape: Shape) -> bool {
-        let (col, row) = (cells(x, shape.image.width, shape.grid.cols).0, cells(y, shape.image.height, shape.grid.rows).0);
+        let (col, row) =
+            (cells(x, shape.image.width, shape.grid.cols).0, cells(y, shape.image.height, shape.grid.rows).0);
         self.marks[row * self.cols + col]
     }
 }

@@ -9,7 +9,6 @@ use maskgit_geometry::Mask;
 
 use super::{MAX_SIDE, encode, open};
 
-
 /// The formats that [`read_image`] reads.
 pub const FORMATS: &str = "PNG, JPEG, WebP, GIF, BMP and PNM";
 
@@ -45,6 +44,11 @@ pub struct SourceImage {
 }
 
 impl SourceImage {
+    /// An image that comes from no file.
+    pub fn new(rgb: RgbImage, alpha: Option<GrayImage>) -> Self {
+        Self { rgb, alpha, icc_profile: None, sha256: String::new() }
+    }
+
     /// Encodes an image of the same size as PNG, with this one's opacity and colour profile, and `metadata` as
     /// [`encode_png`](super::encode_png) has it.
     ///

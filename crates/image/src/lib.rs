@@ -14,8 +14,8 @@ use std::path::Path;
 
 use image::RgbImage;
 use maskgit_core::{Error, Result};
-use maskgit_geometry::check_size;
 pub use maskgit_geometry::MAX_SIDE;
+use maskgit_geometry::check_size;
 
 pub use input::{FORMATS, Limits, SourceImage, read_image, read_mask};
 
@@ -115,7 +115,10 @@ fn open(path: &Path) -> Result<File> {
     let failed = |e| Error::io(format!("cannot read {}", path.display()), e);
     let found = fs::metadata(path).map_err(failed)?;
     if !found.is_file() {
-        return Err(Error::new(maskgit_core::ErrorKind::Io, format!("cannot read {}: it is not a file", path.display())));
+        return Err(Error::new(
+            maskgit_core::ErrorKind::Io,
+            format!("cannot read {}: it is not a file", path.display()),
+        ));
     }
     if found.len() > MAX_BYTES {
         return Err(Error::image(format!("{} has more than {MAX_BYTES} bytes", path.display())));

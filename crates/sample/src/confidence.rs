@@ -259,7 +259,8 @@ mod tests {
         for logits in [&[f32::NAN, 0.0][..], &[0.0, f32::NAN], &[inf, 0.0], &[-inf, -inf], &[]] {
             let result = Categorical::default().draw(logits, 1.0, None, 0.5);
             assert_eq!(result.expect_err("no distribution").kind(), maskgit_core::ErrorKind::Engine, "{logits:?}");
-            let wanted = if logits.is_empty() { maskgit_core::ErrorKind::Request } else { maskgit_core::ErrorKind::Engine };
+            let wanted =
+                if logits.is_empty() { maskgit_core::ErrorKind::Request } else { maskgit_core::ErrorKind::Engine };
             let result = Categorical::default().entropy(logits);
             assert_eq!(result.expect_err("no distribution").kind(), maskgit_core::ErrorKind::Engine, "{logits:?}");
             let result = Categorical::default().log_probability(logits, 0);

@@ -6,9 +6,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use clap::builder::RangedU64ValueParser;
-use maskgit::{
-    Generator, Image, MAX_COUNT, MemoryUse, Request, Sampling, SourceImage, Summary, Timings,
-};
+use maskgit::{Generator, Image, MAX_COUNT, MemoryUse, Request, Sampling, SourceImage, Summary, Timings};
 use maskgit_core::files::PendingFile;
 use maskgit_image::encode_png;
 use serde::Serialize;
@@ -194,8 +192,7 @@ pub fn editing(
 impl Drawing {
     /// Puts what was given into a request.
     pub fn apply(&self, request: Request) -> Request {
-        let request =
-            request.with_seed(self.seed).with_count(self.count).with_sampling(self.sampling.changes());
+        let request = request.with_seed(self.seed).with_count(self.count).with_sampling(self.sampling.changes());
         match &self.class {
             Some(class) => request.with_class(class),
             None => request,

@@ -44,7 +44,9 @@ pub struct Args {
 
 pub fn run(args: &Args) -> Result<()> {
     if args.mask.is_none() && args.boxes.is_empty() {
-        return Err(Usage("what is to be repainted? Give --mask FILE, or --box X,Y,W,H (several if you like)".into()).into());
+        return Err(
+            Usage("what is to be repainted? Give --mask FILE, or --box X,Y,W,H (several if you like)".into()).into()
+        );
     }
     let (boxes, context, edge) = (args.boxes.clone(), args.context, args.border.edge());
     let (request, edit) = draw::editing(&args.source, args.mask.as_deref(), Some(&args.drawing), |mask| {

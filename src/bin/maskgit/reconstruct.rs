@@ -23,7 +23,7 @@ pub struct Args {
 }
 
 pub fn run(args: &Args) -> Result<()> {
-        let operation = Operation::Reconstruct;
+    let operation = Operation::Reconstruct;
     let (request, edit) = draw::editing(&args.source, None, None, |_| operation)?;
     draw::run(Task {
         model: &args.model,

@@ -78,8 +78,7 @@ pub fn run(args: &Args) -> Result<()> {
             record.program
         );
     }
-    let same_pixels =
-        read_image(&args.file, &Limits::default()).is_ok_and(|original| original.rgb == again.image);
+    let same_pixels = read_image(&args.file, &Limits::default()).is_ok_and(|original| original.rgb == again.image);
     if let Some(path) = &args.output {
         let metadata = again.record.to_json()?;
         let png = match &again.source {
@@ -141,12 +140,11 @@ fn draw(args: &Args, record: &Record, generator: &mut Generator) -> Result<Repro
         images.push(image.pixels);
         Ok(())
     };
-    let summary =
-        watch::watched(!args.json, None, &mut take, |observer| generator.generate_with(&request, observer))
-            .map_err(|e| match e.downcast::<maskgit::Error>() {
-                Ok(error) => invalid(error),
-                Err(error) => error,
-            })?;
+    let summary = watch::watched(!args.json, None, &mut take, |observer| generator.generate_with(&request, observer))
+        .map_err(|e| match e.downcast::<maskgit::Error>() {
+        Ok(error) => invalid(error),
+        Err(error) => error,
+    })?;
     let image = match (&record.edit, images.as_slice()) {
         (Some(_), [image]) => image.clone(),
         (_, images) => record.layout.draw(&images.iter().collect::<Vec<_>>())?,

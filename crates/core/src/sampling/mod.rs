@@ -366,7 +366,8 @@ mod tests {
     #[test]
     fn settings_are_written_and_read() {
         let text = serde_json::to_string(&base()).expect("json");
-        let written = r#"{"steps":12,"schedule":"linear","sampler":"confidence","choice_temperature":4.5,"temperature":1.0,"#;
+        let written =
+            r#"{"steps":12,"schedule":"linear","sampler":"confidence","choice_temperature":4.5,"temperature":1.0,"#;
         assert!(text.starts_with(written), "{text}");
         assert!(!text.contains("corrector") && !text.contains("start_iter"), "what is as always is left out: {text}");
         assert_eq!(serde_json::from_str::<Sampling>(&text).expect("its own text"), base());

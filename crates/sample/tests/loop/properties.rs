@@ -5,8 +5,6 @@ use maskgit_core::*;
 use maskgit_sample::*;
 use ndarray::ArrayViewMut3;
 
-
-
 const MASK: i64 = 99;
 
 const SAMPLERS: [Sampler; 5] = [
@@ -231,8 +229,7 @@ fn remasking_takes_back_what_the_rest_does_not_bear_out() {
         (Sampler::Confidence, [true; 8], 2),
         (Sampler::ConfidenceRemask, [true, true, true, true, true, false, true, true], 1),
     ] {
-        let options =
-            changed!(options(8); sampler: sampler, choice_temperature: 0.0, temperature: 0.0, schedule: Schedule::Linear);
+        let options = changed!(options(8); sampler: sampler, choice_temperature: 0.0, temperature: 0.0, schedule: Schedule::Linear);
         let (mut grids, mut known) = ([blank(8, 1)], Vec::new());
         let mut critic = Critic { seen: 4, at_three: 9.0 };
         let mut observe = |report: &StepReport<'_>| {
@@ -286,7 +283,7 @@ fn the_predictor_prefers_no_token() {
     struct Independent;
     impl Predict for Independent {
         fn logits(&mut self, rows: &[Row<'_>], mut out: ArrayViewMut3<'_, f32>) -> Result<()> {
-        let out = out.as_slice_mut().expect("rows without gaps");
+            let out = out.as_slice_mut().expect("rows without gaps");
             for (row, out) in rows.iter().zip(out.chunks_exact_mut(64 * 31)) {
                 for (&token, logits) in row.tokens.iter().zip(out.chunks_exact_mut(31)) {
                     logits.fill(0.02f32.ln());
@@ -299,13 +296,16 @@ fn the_predictor_prefers_no_token() {
             Ok(())
         }
     }
-    let likely = |sampler| {
-        let options = changed!(options(16); sampler: sampler);
-        let mut grids: Vec<TokenGrid> = (0..64).map(|seed| blank(64, seed)).collect();
-        maskgit_sample::run(&spec(8, 8, 31), &mut grids, &options, &mut Independent, &mut |_| ControlFlow::Continue(()))
+    let likely =
+        |sampler| {
+            let options = changed!(options(16); sampler: sampler);
+            let mut grids: Vec<TokenGrid> = (0..64).map(|seed| blank(64, seed)).collect();
+            maskgit_sample::run(&spec(8, 8, 31), &mut grids, &options, &mut Independent, &mut |_| {
+                ControlFlow::Continue(())
+            })
             .expect("valid");
-        grids.iter().flat_map(|grid| &grid.tokens).filter(|&&token| token == 0).count() as f64 / 4096.0
-    };
+            grids.iter().flat_map(|grid| &grid.tokens).filter(|&&token| token == 0).count() as f64 / 4096.0
+        };
     let (confidence, predictor) = (likely(Sampler::Confidence), likely(Sampler::PredictorCorrector));
     // Six standard deviations of 4096 draws.
     assert!((predictor - 0.4).abs() < 0.046, "{predictor}");
@@ -373,14 +373,15 @@ fn ties_mask_fewer() {
     struct Flat;
     impl Predict for Flat {
         fn logits(&mut self, _: &[Row<'_>], mut out: ArrayViewMut3<'_, f32>) -> Result<()> {
-        let out = out.as_slice_mut().expect("rows without gaps");
+            let out = out.as_slice_mut().expect("rows without gaps");
             out.fill(0.25);
             Ok(())
         }
     }
     let spec = spec(4, 4, 6);
     let options = changed!(options(8); choice_temperature: 0.0);
-    let outcome = maskgit_sample::run(&spec, &mut [blank(16, 1)], &options, &mut Flat, &mut |_| ControlFlow::Continue(()));
+    let outcome =
+        maskgit_sample::run(&spec, &mut [blank(16, 1)], &options, &mut Flat, &mut |_| ControlFlow::Continue(()));
     assert_eq!(outcome.expect("valid").masked[0][0], 0);
 }
 
@@ -474,7 +475,8 @@ fn bad_options_and_tokens_are_refused() {
         (spec(0, 2, 4), vec![]),
         (spec(usize::MAX, 2, 4), vec![]),
     ] {
-        let result = maskgit_sample::run(&spec, &mut [TokenGrid { seed: 0, tokens }], &good, &mut Mixing::new(4), go_on);
+        let result =
+            maskgit_sample::run(&spec, &mut [TokenGrid { seed: 0, tokens }], &good, &mut Mixing::new(4), go_on);
         assert_eq!(result.expect_err("invalid").kind(), ErrorKind::Request, "{spec:?}");
     }
 }
@@ -484,13 +486,14 @@ fn a_model_that_gives_nan_is_an_error() {
     struct Broken;
     impl Predict for Broken {
         fn logits(&mut self, _: &[Row<'_>], mut out: ArrayViewMut3<'_, f32>) -> Result<()> {
-        let out = out.as_slice_mut().expect("rows without gaps");
+            let out = out.as_slice_mut().expect("rows without gaps");
             out.fill(f32::NAN);
             Ok(())
         }
     }
-    let result =
-        maskgit_sample::run(&spec(2, 2, 3), &mut [blank(4, 0)], &options(2), &mut Broken, &mut |_| ControlFlow::Continue(()));
+    let result = maskgit_sample::run(&spec(2, 2, 3), &mut [blank(4, 0)], &options(2), &mut Broken, &mut |_| {
+        ControlFlow::Continue(())
+    });
     assert_eq!(result.expect_err("no distribution").kind(), ErrorKind::Engine);
 }
 
@@ -544,7 +547,8 @@ fn only_masked_positions_are_read() {
     let guided = changed!(options(1); guidance: 1.0, guidance_ramp: false);
     let mut grids = [TokenGrid { seed: 5, tokens: known.map(|known| if known { 1 } else { MASK }).to_vec() }];
     let mut model = Constant(row.clone(), row);
-    maskgit_sample::run(&spec(2, 2, 3), &mut grids, &guided, &mut model, &mut |_| ControlFlow::Continue(())).expect("valid");
+    maskgit_sample::run(&spec(2, 2, 3), &mut grids, &guided, &mut model, &mut |_| ControlFlow::Continue(()))
+        .expect("valid");
     assert_eq!([grids[0].tokens[0], grids[0].tokens[2]], [1, 1]);
 }
 
@@ -557,7 +561,8 @@ fn bad_logits_are_an_error_that_says_where() {
         let mut model = Constant(logits, vec![]);
         let mut grids = [blank(4, 77)];
         let go_on = &mut |_: &StepReport<'_>| ControlFlow::Continue(());
-        let error = maskgit_sample::run(&spec(2, 2, 3), &mut grids, &options(2), &mut model, go_on).expect_err("bad logits");
+        let error =
+            maskgit_sample::run(&spec(2, 2, 3), &mut grids, &options(2), &mut model, go_on).expect_err("bad logits");
         assert_eq!(error.kind(), ErrorKind::Engine);
         assert!(error.to_string().starts_with("seed 77, step 0, position 2: "), "{error}");
         assert_eq!(grids[0].tokens, [MASK; 4], "no guess of a failed step is kept");
@@ -587,7 +592,7 @@ fn an_error_of_the_model_stops_the_loop() {
     struct Failing(usize);
     impl Predict for Failing {
         fn logits(&mut self, _: &[Row<'_>], mut out: ArrayViewMut3<'_, f32>) -> Result<()> {
-        let out = out.as_slice_mut().expect("rows without gaps");
+            let out = out.as_slice_mut().expect("rows without gaps");
             self.0 += 1;
             out.fill(0.5);
             if self.0 == 2 { Err(Error::engine("the device is gone")) } else { Ok(()) }

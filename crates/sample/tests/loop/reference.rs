@@ -8,8 +8,6 @@ use maskgit_core::*;
 use maskgit_sample::*;
 use ndarray::ArrayViewMut3;
 
-
-
 const MASK: i64 = -1;
 
 /// Independent random logits for every (tokens of the row, label or not), spread over -`spread`..`spread`.
@@ -206,7 +204,7 @@ fn equals_a_loop_written_from_the_papers() {
                     (Sampler::Halton, 4.5, 0.8, false),
                     (Sampler::HaltonRedraw, 0.0, 0.8, false),
                 ] {
-                                        let options = changed!(Sampling::default(); steps: steps, schedule: schedule, sampler: sampler, choice_temperature: choice_temperature, temperature: temperature, final_temperature: final_temperature, top_k: top_k, guidance: scale, guidance_ramp: ramp, start_iter: start_iter);
+                    let options = changed!(Sampling::default(); steps: steps, schedule: schedule, sampler: sampler, choice_temperature: choice_temperature, temperature: temperature, final_temperature: final_temperature, top_k: top_k, guidance: scale, guidance_ramp: ramp, start_iter: start_iter);
                     let spec = TokenSpec { grid: GridSize { rows, cols }, codes, mask_id: MASK };
                     let mut tokens = vec![MASK; (rows * cols) as usize];
                     tokens.iter_mut().step_by(4 + number).for_each(|token| *token = 2);
