@@ -33,6 +33,12 @@ SETTINGS = {
     "one step": {"steps": 1, "temperature": 0.8, "final_temperature": 0.1},
     "remasking": {"sampler": "confidence-remask", "steps": 9},
     "predictor and corrector": {"sampler": "predictor-corrector", "steps": 9, "final_temperature": 0.5},
+    "fewer corrections": {
+        "sampler": "predictor-corrector",
+        "steps": 10,
+        "corrector_share": 0.4,
+        "corrector_first": 0.25,
+    },
     "Halton": {"sampler": "halton", "schedule": "arccos", "guidance": 1.0},
     "Halton, drawn again": {"sampler": "halton-redraw", "schedule": "arccos"},
     **{name: {"schedule": name} for name in ("linear", "square", "cubic", "sqrt", "power:3.5", "log", "exp")},
