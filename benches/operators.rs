@@ -1,7 +1,9 @@
 //! `cargo bench --bench operators`: each fused operator on the shapes of the ImageNet-256 architecture, through the engine, one thread.
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use maskgit::engine::{CpuEngine, DType, Engine, Input, Port, Session, Signature, Source};
+use maskgit_core::Source;
+use maskgit_engine::{CpuEngine, DType, Engine, Port, Session, Signature};
+use ndarray::ArrayView;
 use prost::Message;
 use tract_onnx::pb::attribute_proto::AttributeType;
 use tract_onnx::pb::tensor_proto::DataType;
@@ -137,9 +139,10 @@ fn bench(
     let found = session.describe();
     assert!(found.iter().any(|o| o.name == operator), "{name}: {operator} is not among {found:?}");
     let data = numbers(input.iter().product());
+    let data = ArrayView::from_shape(input, &data).unwrap_or_else(|e| panic!("{e}"));
     let mut group = c.benchmark_group("operators");
     group.throughput(Throughput::Elements(work as u64));
-    group.bench_function(name, |b| b.iter(|| session.run(&[Input::F32 { shape: input, data: &data }])));
+    group.bench_function(name, |b| b.iter(|| session.run(&[data.clone().into()])));
     group.finish();
 }
 

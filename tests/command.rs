@@ -1,17 +1,22 @@
 //! The built command, on the tiny bundle: what it writes, prints and refuses.
 
-mod program;
-
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-use maskgit::image_io::{encode_png, read_metadata, read_png};
-use program::program;
+use maskgit::{Limits, read_image};
+use maskgit_image::{encode_png, read_metadata};
+
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
+use crate::program::program;
+
 const TINY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/tiny");
+
+fn read_png(path: impl AsRef<Path>) -> maskgit::Result<image::RgbImage> {
+    Ok(read_image(path.as_ref(), &Limits::default())?.rgb)
+}
 
 /// A folder to work in, and the command started there.
 struct Desk {
@@ -165,7 +170,6 @@ fn json_says_what_was_done() {
 
 #[test]
 fn the_hash_is_over_little_endian_tokens() {
-    use sha2::{Digest, Sha256};
     let desk = Desk::new();
     let report = desk.json(&["generate", "--class", "warm", "--json", "-o", "a.png"]);
     // The decoder paints each token as a flat patch, so the encoder gives the tokens back.
@@ -175,8 +179,7 @@ fn the_hash_is_over_little_endian_tokens() {
         .collect();
     fs::write(desk.path("image.f32"), planes).unwrap();
     desk.ok(&["run", "--graph", "encoder", "--image", "image.f32", "-o", "tokens.i64"]);
-    let hash: String =
-        Sha256::digest(fs::read(desk.path("tokens.i64")).unwrap()).iter().map(|b| format!("{b:02x}")).collect();
+    let hash = maskgit_core::sha256(&fs::read(desk.path("tokens.i64")).unwrap());
     assert_eq!(report["images"][0]["tokens_sha256"], hash);
 }
 

@@ -1,16 +1,13 @@
 //! The command and `--device` where there is no GPU, and against a stand-in for the driver, which runs the kernels on the CPU: it is
 //! what a machine with a GPU has, or lacks one thing that such a machine needs.
 
-#![cfg(all(feature = "cuda", feature = "cli", target_os = "linux"))]
-
-mod program;
-
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::OnceLock;
 
-use program::program;
 use tempfile::TempDir;
+
+use crate::program::program;
 
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 
@@ -23,7 +20,7 @@ fn stand_in(fp16: bool) -> &'static Path {
         let status = Command::new(&compiler)
             .args(["-std=c++17", "-O2", "-ffp-contract=off", "-Wno-unused-function", "-shared", "-fPIC", "-pthread"])
             .arg(format!("-DFP16={}", u8::from(fp16)))
-            .arg(Path::new(ROOT).join("src/engine/cuda/emulator/driver.cpp"))
+            .arg(Path::new(ROOT).join("crates/engine/tests/unit/cuda/emulator/driver.cpp"))
             .arg("-o")
             .arg(folder.path().join("libcuda.so.1"))
             .status()

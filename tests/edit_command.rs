@@ -1,18 +1,23 @@
 //! The command's editing, on the tiny bundle.
 
-mod program;
-
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Output;
 
 use image::{Rgb, RgbImage, Rgba, RgbaImage};
-use maskgit::image_io::{encode_png, read_metadata, read_png};
-use program::program;
+use maskgit::{Limits, read_image};
+use maskgit_image::{encode_png, read_metadata};
+
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
+use crate::program::program;
+
 const TINY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/tiny");
+
+fn read_png(path: impl AsRef<Path>) -> maskgit::Result<image::RgbImage> {
+    Ok(read_image(path.as_ref(), &Limits::default())?.rgb)
+}
 
 struct Desk {
     folder: TempDir,

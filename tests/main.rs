@@ -1,17 +1,27 @@
 //! The library and the command, from outside. One binary, as linking takes longer than most tests.
 //!
-//! Run with `--features unstable`: some tests look at engines.
+//! Run with `--features unstable`: some tests bring an engine of their own.
 
-#[cfg(feature = "unstable")]
 mod avatars;
-mod command;
-#[cfg(feature = "cuda")]
-mod cuda;
+mod bundle;
+mod common;
 mod edit;
-mod edit_command;
-mod edit_inputs;
 mod generate;
-#[cfg(feature = "unstable")]
+mod layers;
 mod precision;
+mod progress;
+mod requests;
+#[cfg(feature = "unstable")]
+mod loads;
+mod windows;
+
+#[cfg(feature = "cli")]
+mod command;
+#[cfg(all(feature = "cuda", feature = "cli", target_os = "linux"))]
+mod cuda;
+#[cfg(feature = "cli")]
+mod edit_command;
+#[cfg(feature = "cli")]
 mod program;
+#[cfg(feature = "cli")]
 mod records;

@@ -4,6 +4,7 @@ use std::ffi::c_char;
 use std::path::PathBuf;
 use std::ptr;
 
+use super::handle::{self, Object};
 use super::error::{
     Fault, MASKGIT_ERROR_MISALIGNED, MASKGIT_ERROR_NULL, MASKGIT_ERROR_SHORT_BUFFER, MASKGIT_ERROR_STRUCT,
     MASKGIT_ERROR_TEXT,
@@ -27,6 +28,10 @@ pub(super) unsafe trait Versioned: Copy {
     const FIRST_SIZE: usize;
     /// What its init function sets.
     fn initial() -> Self;
+    /// What must be 0, as a later version may give it a meaning.
+    fn reserved(&self) -> &[u32] {
+        &[]
+    }
 }
 
 /// Refuses NULL and pointers that are not aligned.
@@ -55,14 +60,21 @@ pub(super) unsafe fn put<T>(pointer: *mut T, value: T, name: &str) -> Result<(),
     Ok(())
 }
 
-/// Sets a result to NULL, which it stays when the call fails.
+/// Hands an object to C. The result is NULL until `work` has made it, and stays so when it fails.
 ///
 /// # Safety
 ///
 /// `pointer` is NULL, not aligned, or may be written.
-pub(super) unsafe fn clear<T>(pointer: *mut *mut T, name: &str) -> Result<(), Fault> {
+pub(super) unsafe fn give<T: Object>(
+    pointer: *mut *mut T,
+    name: &str,
+    work: impl FnOnce() -> Result<T, Fault>,
+) -> Result<(), Fault> {
     // SAFETY: the same promise.
-    unsafe { put(pointer, ptr::null_mut(), name) }
+    unsafe {
+        put(pointer, ptr::null_mut(), name)?;
+        put(pointer, handle::give(work()?), name)
+    }
 }
 
 /// `count` values that the caller lends; none need not have an address.
@@ -184,7 +196,32 @@ pub(super) unsafe fn read<T: Versioned>(pointer: *const T) -> Result<T, Fault> {
             ));
         }
     }
+    check_reserved(value.reserved(), T::NAME)?;
     Ok(value)
+}
+
+/// As [`read`]; NULL stands for the initial values.
+///
+/// # Safety
+///
+/// As [`read`].
+pub(super) unsafe fn read_or_initial<T: Versioned>(pointer: *const T) -> Result<T, Fault> {
+    if pointer.is_null() {
+        return Ok(T::initial());
+    }
+    // SAFETY: the same promise.
+    unsafe { read(pointer) }
+}
+
+/// Refuses what reserved fields hold.
+pub(super) fn check_reserved(reserved: &[u32], name: &str) -> Result<(), Fault> {
+    match reserved.iter().find(|&&value| value != 0) {
+        None => Ok(()),
+        Some(value) => Err(Fault::new(
+            MASKGIT_ERROR_STRUCT,
+            format!("{name}: a reserved field is {value}; it must be 0, as setting all of the struct to 0 first makes it"),
+        )),
+    }
 }
 
 /// Writes a struct for a caller whose version of it has `size` bytes. The caller's `size` field says `size`.

@@ -22,14 +22,8 @@ pub unsafe extern "C" fn maskgit_cancel_new(
     cancel: *mut *mut maskgit_cancel,
     error: *mut *mut maskgit_error,
 ) -> maskgit_code {
-    let work = || {
-        // SAFETY: the header asks for a pointer that may be written.
-        unsafe { argument::clear(cancel, "cancel") }?;
-        // SAFETY: as above.
-        unsafe { argument::put(cancel, handle::give(maskgit_cancel::default()), "cancel") }
-    };
-    // SAFETY: the header asks for NULL or a pointer that may be written.
-    unsafe { call(error, work) }
+    // SAFETY: the header asks for such pointers.
+    unsafe { call(error, || argument::give(cancel, "cancel", || Ok(maskgit_cancel::default()))) }
 }
 
 /// Stops every call that has this handle in its options, now and until maskgit_cancel_reset(). A running call ends with

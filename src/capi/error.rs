@@ -7,7 +7,8 @@ use std::ptr;
 use super::handle::{self, Object};
 use maskgit_core::{Error, ErrorKind};
 
-/// What became of a call: MASKGIT_OK or one of MASKGIT_ERROR_*. The numbers never change their meaning; later versions may add some.
+/// What became of a call: MASKGIT_OK or one of MASKGIT_ERROR_*. The numbers never change their meaning; later versions may
+/// add some.
 pub type maskgit_code = u32;
 
 /// It worked.
@@ -34,7 +35,8 @@ pub const MASKGIT_ERROR_MISALIGNED: maskgit_code = 9;
 pub const MASKGIT_ERROR_SHORT_BUFFER: maskgit_code = 10;
 /// A handle was freed already, is of another type, or never was one.
 pub const MASKGIT_ERROR_HANDLE: maskgit_code = 11;
-/// The `size` of a struct is wrong: it was not set by its init function, or a field that this version does not know is set.
+/// The `size` of a struct is wrong: it was not set by its init function. Or a field is set that is reserved or that this
+/// version does not know.
 pub const MASKGIT_ERROR_STRUCT: maskgit_code = 12;
 /// A callback called a function of the generator that is calling it.
 pub const MASKGIT_ERROR_BUSY: maskgit_code = 13;
@@ -91,23 +93,13 @@ pub(super) fn c_string(text: &str) -> CString {
     CString::new(text.replace('\0', " ")).unwrap_or_default()
 }
 
-/// Runs the body of an exported function: a fault becomes a code and, where `error` is not NULL, an error object; so does a
-/// panic.
+/// The frame of an exported function that can fail: a fault of `work`, or a panic, becomes a code and, where `error` is not
+/// NULL, an error object.
 ///
 /// # Safety
 ///
-/// `error` is NULL or may be written.
+/// `error` is NULL, not aligned, or may be written.
 pub(super) unsafe fn call(error: *mut *mut maskgit_error, work: impl FnOnce() -> Result<(), Fault>) -> maskgit_code {
-    let report = |fault: Fault| {
-        // Making the object must not unwind either; without memory for it, the code alone must do.
-        let made = || handle::give(maskgit_error { code: fault.code, message: c_string(&fault.message) });
-        let object = catch_unwind(AssertUnwindSafe(made)).unwrap_or(ptr::null_mut());
-        if !error.is_null() {
-            // SAFETY: not NULL, aligned by the check below, and the caller's to be written.
-            unsafe { error.write(object) };
-        }
-        fault.code
-    };
     if !error.is_null() {
         if !error.is_aligned() {
             return MASKGIT_ERROR_MISALIGNED;
@@ -115,38 +107,31 @@ pub(super) unsafe fn call(error: *mut *mut maskgit_error, work: impl FnOnce() ->
         // SAFETY: not NULL, aligned, and the caller's to be written.
         unsafe { error.write(ptr::null_mut()) };
     }
-    match catch_unwind(AssertUnwindSafe(work)) {
-        Ok(Ok(())) => MASKGIT_OK,
-        Ok(Err(fault)) => {
-            if error.is_null() {
-                return fault.code;
-            }
-            report(fault)
-        }
-        Err(panic) => {
-            let text = panic.downcast_ref::<String>().map(String::as_str).or(panic.downcast_ref::<&str>().copied());
-            let fault =
-                Fault::new(MASKGIT_ERROR_INTERNAL, format!("internal fault: {}", text.unwrap_or("it panicked")));
-            // What was thrown may itself throw when it is dropped.
-            let _ = catch_unwind(AssertUnwindSafe(|| drop(panic)));
-            if error.is_null() {
-                return fault.code;
-            }
-            report(fault)
-        }
+    let Err(fault) = caught(work) else { return MASKGIT_OK };
+    if !error.is_null() {
+        // Making the object must not unwind either; without memory for it, the code alone must do.
+        let made = || handle::give(maskgit_error { code: fault.code, message: c_string(&fault.message) });
+        let object = catch_unwind(AssertUnwindSafe(made)).unwrap_or(ptr::null_mut());
+        // SAFETY: as above.
+        unsafe { error.write(object) };
     }
+    fault.code
 }
 
-/// Runs the body of an exported function that returns a value; `otherwise` stands for a fault or a panic.
+/// The frame of an exported function that returns a value; `otherwise` stands for a fault or a panic.
 pub(super) fn value<T>(otherwise: T, work: impl FnOnce() -> Result<T, Fault>) -> T {
-    match catch_unwind(AssertUnwindSafe(work)) {
-        Ok(Ok(value)) => value,
-        Ok(Err(_)) => otherwise,
-        Err(panic) => {
-            let _ = catch_unwind(AssertUnwindSafe(|| drop(panic)));
-            otherwise
-        }
-    }
+    caught(work).unwrap_or(otherwise)
+}
+
+/// What `work` gives; a panic is a fault of this library.
+fn caught<T>(work: impl FnOnce() -> Result<T, Fault>) -> Result<T, Fault> {
+    catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panic| {
+        let text = panic.downcast_ref::<String>().map(String::as_str).or(panic.downcast_ref::<&str>().copied());
+        let fault = Fault::new(MASKGIT_ERROR_INTERNAL, format!("internal fault: {}", text.unwrap_or("it panicked")));
+        // What was thrown may itself throw when it is dropped.
+        let _ = catch_unwind(AssertUnwindSafe(|| drop(panic)));
+        Err(fault)
+    })
 }
 
 /// The code of an error; MASKGIT_ERROR_HANDLE when `error` is not one.
@@ -155,8 +140,8 @@ pub unsafe extern "C" fn maskgit_error_code(error: *const maskgit_error) -> mask
     value(MASKGIT_ERROR_HANDLE, || Ok(handle::get(error)?.code))
 }
 
-/// The message of an error: one line of UTF-8 that says what, where and what to do. Valid until the error is freed. A fixed text
-/// when `error` is not one; never NULL.
+/// The message of an error: one line of UTF-8 that says what, where and what to do. Valid until the error is freed. A fixed
+/// text when `error` is not one; never NULL.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn maskgit_error_message(error: *const maskgit_error) -> *const c_char {
     const NONE: &CStr = c"no error, or one that was freed already";

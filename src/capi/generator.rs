@@ -1,22 +1,21 @@
 //! Opening a model, and what it says about itself.
 
-use std::borrow::Cow;
 use std::ffi::{CString, c_char, c_void};
 use std::mem::offset_of;
 use std::ptr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread::{self, ThreadId};
+use std::time::Instant;
 
-use super::argument::{self, Versioned};
-use super::error::{
-    Fault, MASKGIT_ERROR_BUSY, MASKGIT_ERROR_REQUEST, c_string, call, free, maskgit_code, maskgit_error, value,
-};
-use super::handle::{self, Object};
-use super::options::{MASKGIT_LOG_INFO, maskgit_log_callback, maskgit_open_options};
-use maskgit_bundle::{Bundle, Manifest};
+use maskgit_bundle::Manifest;
+use maskgit_core::copied;
 use maskgit_engine::Isa;
 
-use crate::pipeline::{Generator, find_label};
+use super::argument::{self, Versioned};
+use super::error::{Fault, MASKGIT_ERROR_BUSY, c_string, call, free, maskgit_code, maskgit_error, value};
+use super::handle::{self, Object};
+use super::options::{MASKGIT_LOG_DEBUG, MASKGIT_LOG_ERROR, MASKGIT_LOG_INFO, maskgit_log_callback, maskgit_open_options};
+use crate::pipeline::{Generator, GeneratorBuilder, find_label};
 
 /// A loaded model. Free it with maskgit_generator_free().
 pub struct maskgit_generator {
@@ -45,19 +44,19 @@ struct About {
 
 /// Where messages go.
 #[derive(Clone, Copy)]
-pub(super) struct Log {
+struct Log {
     callback: maskgit_log_callback,
     user_data: *mut c_void,
 }
 
-// SAFETY: the pointer is handed to the callback and not used otherwise; the header says that it is called on any thread that calls
-// the library.
+// SAFETY: the pointer is handed to the callback and not used otherwise; the header says that it is called on any thread that
+// calls the library.
 unsafe impl Send for Log {}
 // SAFETY: as above.
 unsafe impl Sync for Log {}
 
 impl Log {
-    pub(super) fn say(self, level: u32, message: &str) {
+    fn say(self, level: u32, message: &str) {
         if let Some(callback) = self.callback {
             let message = c_string(message);
             // SAFETY: a function of the caller's, called as the header says.
@@ -73,6 +72,17 @@ pub(super) struct Running<'a> {
 }
 
 impl maskgit_generator {
+    /// Runs a call and tells the log of it.
+    pub(super) fn logged<T>(&self, what: &str, work: impl FnOnce() -> Result<T, Fault>) -> Result<T, Fault> {
+        let start = Instant::now();
+        let result = work();
+        match &result {
+            Ok(_) => self.log.say(MASKGIT_LOG_DEBUG, &format!("{what}: {:.3} s", start.elapsed().as_secs_f64())),
+            Err(fault) => self.log.say(MASKGIT_LOG_ERROR, &format!("{what}: {}", fault.message)),
+        }
+        result
+    }
+
     /// Waits for the calls of other threads to end.
     pub(super) fn lock(&self) -> Result<Running<'_>, Fault> {
         let me = thread::current().id();
@@ -86,10 +96,6 @@ impl maskgit_generator {
         let generator = self.generator.lock().unwrap_or_else(PoisonError::into_inner);
         *self.running.lock().unwrap_or_else(PoisonError::into_inner) = Some(me);
         Ok(Running { handle: self, generator })
-    }
-
-    pub(super) fn log(&self) -> Log {
-        self.log
     }
 }
 
@@ -113,36 +119,27 @@ impl Drop for Running<'_> {
     }
 }
 
-/// Opens what `bundle` gives, with the options or the initial ones, and hands it to C.
-///
-/// # Safety
-///
-/// `options` is NULL or a struct of the size that it says, its device NULL or a text that ends with a NUL; `out` may be written.
-unsafe fn open(
-    options: *const maskgit_open_options,
-    out: *mut *mut maskgit_generator,
-    bundle: impl FnOnce(&maskgit_open_options) -> Result<Bundle, Fault>,
-) -> Result<(), Fault> {
-    // SAFETY: the same promise.
-    unsafe { argument::clear(out, "generator") }?;
-    let options = if options.is_null() {
-        maskgit_open_options::initial()
-    } else {
-        // SAFETY: the same promise.
-        unsafe { argument::read(options) }?
-    };
-    // SAFETY: the same promise.
-    let builder = unsafe { options.to_rust()? };
-    let start = std::time::Instant::now();
-    let generator = builder.open_bundle(bundle(&options)?)?;
-    let load_seconds = start.elapsed().as_secs_f64();
+/// Makes the handle of an opened generator, and tells the log.
+fn handle_of(generator: Generator, log: Log) -> maskgit_generator {
     let manifest = generator.manifest().clone();
-    let log = Log { callback: options.log, user_data: options.log_user_data };
-    // A GPU's own name; of the CPU, its instruction set.
     let kernels = match generator.engine_name() {
         "cpu" => Isa::best().to_string(),
         device => device.to_owned(),
     };
+    let load_seconds = generator.load_seconds();
+    log.say(
+        MASKGIT_LOG_INFO,
+        &format!(
+            "opened {} ({}) in {load_seconds:.3} s on {}: {} threads, {kernels} kernels",
+            manifest.name,
+            manifest.precision,
+            generator.engine_name(),
+            generator.threads(),
+        ),
+    );
+    if let Some(note) = generator.device_note() {
+        log.say(MASKGIT_LOG_INFO, note);
+    }
     let about = About {
         name: c_string(&manifest.name),
         licence: c_string(&manifest.licence),
@@ -153,28 +150,35 @@ unsafe fn open(
         manifest,
         load_seconds,
     };
-    log.say(
-        MASKGIT_LOG_INFO,
-        &format!(
-            "opened {} ({}) in {load_seconds:.3} s on {}: {} threads, {} kernels",
-            about.manifest.name,
-            about.manifest.precision,
-            generator.engine_name(),
-            generator.threads(),
-            kernels
-        ),
-    );
-    if let Some(note) = generator.device_note() {
-        log.say(MASKGIT_LOG_INFO, note);
-    }
-    let generator = Mutex::new(generator);
-    let made = handle::give(maskgit_generator { generator, running: Mutex::new(None), about, log });
-    // SAFETY: the same promise.
-    unsafe { argument::put(out, made, "generator") }
+    maskgit_generator { generator: Mutex::new(generator), running: Mutex::new(None), about, log }
 }
 
-/// Opens a model: a folder that holds bundle.json, or one packed file. `options` may be NULL. On success *generator is to be freed
-/// with maskgit_generator_free(); on failure it is NULL.
+/// The frame of opening a model: reads the options and hands C what `work` opens with them.
+///
+/// # Safety
+///
+/// `options` is NULL or a struct of the size that it says, its device NULL or a text that ends with a NUL; `generator` and
+/// `error` are NULL, not aligned, or may be written.
+unsafe fn open(
+    options: *const maskgit_open_options,
+    generator: *mut *mut maskgit_generator,
+    error: *mut *mut maskgit_error,
+    work: impl FnOnce(GeneratorBuilder, &maskgit_open_options) -> Result<Generator, Fault>,
+) -> maskgit_code {
+    // SAFETY: the same promise.
+    unsafe {
+        call(error, || {
+            argument::give(generator, "generator", || {
+                let options = argument::read_or_initial(options)?;
+                let log = Log { callback: options.log, user_data: options.log_user_data };
+                Ok(handle_of(work(options.to_rust()?, &options)?, log))
+            })
+        })
+    }
+}
+
+/// Opens a model: a folder that holds bundle.json, or one packed file. `options` may be NULL. On success *generator is to be
+/// freed with maskgit_generator_free(); on failure it is NULL.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn maskgit_open(
     path: *const c_char,
@@ -182,14 +186,8 @@ pub unsafe extern "C" fn maskgit_open(
     generator: *mut *mut maskgit_generator,
     error: *mut *mut maskgit_error,
 ) -> maskgit_code {
-    let work = || {
-        // SAFETY: the header asks for such a text.
-        let bundle = |_: &maskgit_open_options| Ok(Bundle::open(unsafe { argument::path(path, "path") }?)?);
-        // SAFETY: the header asks for such pointers.
-        unsafe { open(options, generator, bundle) }
-    };
-    // SAFETY: the header asks for NULL or a pointer that may be written.
-    unsafe { call(error, work) }
+    // SAFETY: the header asks for such pointers.
+    unsafe { open(options, generator, error, |builder, _| Ok(builder.open(argument::path(path, "path")?)?)) }
 }
 
 /// Opens a packed model that is in memory: `length` bytes, which are copied unless the options say borrow_bytes. Otherwise as
@@ -202,29 +200,21 @@ pub unsafe extern "C" fn maskgit_open_bytes(
     generator: *mut *mut maskgit_generator,
     error: *mut *mut maskgit_error,
 ) -> maskgit_code {
-    let work = || {
-        let bundle = |options: &maskgit_open_options| {
+    // SAFETY: the header asks for such pointers; with borrow_bytes, the bytes live as long as the generator.
+    unsafe {
+        open(options, generator, error, |builder, options| {
             argument::check(bytes, "bytes")?;
-            // SAFETY: the header asks for `length` bytes; with borrow_bytes, for as long as the generator lives.
-            let lent: &'static [u8] = unsafe { argument::slice(bytes, length, "bytes") }?;
-            if options.borrow_bytes == 1 {
-                return Ok(Bundle::from_bytes(Cow::Borrowed(lent))?);
-            }
-            let mut copy = Vec::new();
-            copy.try_reserve_exact(lent.len())
-                .map_err(|_| Fault::new(MASKGIT_ERROR_REQUEST, format!("no memory for a copy of {length} bytes")))?;
-            copy.extend_from_slice(lent);
-            Ok(Bundle::from_bytes(copy)?)
-        };
-        // SAFETY: the header asks for such pointers.
-        unsafe { open(options, generator, bundle) }
-    };
-    // SAFETY: the header asks for NULL or a pointer that may be written.
-    unsafe { call(error, work) }
+            let lent: &'static [u8] = argument::slice(bytes, length, "bytes")?;
+            Ok(match options.borrow_bytes {
+                0 => builder.open_bytes(copied(lent, "a copy of the model")?)?,
+                _ => builder.open_bytes(lent)?,
+            })
+        })
+    }
 }
 
-/// Frees a model. A call that runs on another thread ends first, and then its memory goes. NULL is ignored. Returns MASKGIT_OK, or
-/// MASKGIT_ERROR_HANDLE when it was freed already.
+/// Frees a model. A call that runs on another thread ends first, and then its memory goes. NULL is ignored. Returns
+/// MASKGIT_OK, or MASKGIT_ERROR_HANDLE when it was freed already.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn maskgit_generator_free(generator: *mut maskgit_generator) -> maskgit_code {
     free(generator)
@@ -244,7 +234,7 @@ pub struct maskgit_info {
     pub source: *const c_char,
     /// The precision of its weights: fp32, fp16 or int8.
     pub precision: *const c_char,
-    /// What runs it: the instruction set of the CPU's kernels, or the name of the GPU.
+    /// What runs it: the instruction set of the CPU's kernels, or, where a GPU does, its name as the options have it, "cuda:0".
     pub kernels: *const c_char,
     /// Columns of an image.
     pub width: u32,
@@ -310,11 +300,11 @@ pub unsafe extern "C" fn maskgit_get_info(
     size: usize,
     error: *mut *mut maskgit_error,
 ) -> maskgit_code {
-    let work = || {
+    let value = || {
         let handle = handle::get(generator)?;
         let (about, manifest) = (&handle.about, &handle.about.manifest);
         let number = |value: usize| u32::try_from(value).unwrap_or(u32::MAX);
-        let value = maskgit_info {
+        Ok(maskgit_info {
             size: size_of::<maskgit_info>(),
             name: about.name.as_ptr(),
             licence: about.licence.as_ptr(),
@@ -333,12 +323,10 @@ pub unsafe extern "C" fn maskgit_get_info(
             reserved: 0,
             mask_id: manifest.mask_id,
             load_seconds: about.load_seconds,
-        };
-        // SAFETY: the header asks for a struct of this size.
-        unsafe { argument::write(info, size, value) }
+        })
     };
-    // SAFETY: the header asks for NULL or a pointer that may be written.
-    unsafe { call(error, work) }
+    // SAFETY: the header asks for such pointers, and for a struct of this size.
+    unsafe { call(error, || argument::write(info, size, value()?)) }
 }
 
 /// The name of a class, valid until the generator is freed; NULL when there is none of this number. Never waits.
@@ -355,13 +343,12 @@ pub unsafe extern "C" fn maskgit_find_label(
     label: *mut usize,
     error: *mut *mut maskgit_error,
 ) -> maskgit_code {
-    let work = || {
-        let handle = handle::get(generator)?;
-        // SAFETY: the header asks for a text that ends with a NUL.
-        let class = unsafe { argument::text(class_name, "class_name") }?;
-        // SAFETY: the header asks for a pointer that may be written.
-        unsafe { argument::put(label, find_label(&handle.about.manifest, &class)?, "label") }
-    };
-    // SAFETY: the header asks for NULL or a pointer that may be written.
-    unsafe { call(error, work) }
+    // SAFETY: the header asks for such pointers, and a text that ends with a NUL.
+    unsafe {
+        call(error, || {
+            let handle = handle::get(generator)?;
+            let class = argument::text(class_name, "class_name")?;
+            argument::put(label, find_label(&handle.about.manifest, &class)?, "label")
+        })
+    }
 }

@@ -2,10 +2,14 @@
 
 use image::{GrayImage, RgbImage};
 
-use super::argument;
-use super::error::{Fault, MASKGIT_ERROR_IMAGE, MASKGIT_ERROR_REQUEST, MASKGIT_ERROR_SHORT_BUFFER};
-use super::options::zero;
+use maskgit_core::filled;
 use maskgit_geometry::{MAX_SIDE, Mask, Rect};
+
+use super::argument;
+use super::error::{
+    Fault, MASKGIT_ERROR_IMAGE, MASKGIT_ERROR_INTERNAL, MASKGIT_ERROR_NULL, MASKGIT_ERROR_REQUEST,
+    MASKGIT_ERROR_SHORT_BUFFER,
+};
 
 /// The layout of a pixel: MASKGIT_FORMAT_*.
 pub type maskgit_format = u32;
@@ -17,7 +21,7 @@ pub const MASKGIT_FORMAT_RGBA8: maskgit_format = 2;
 /// One byte. Masks only: 128 and above is repainted.
 pub const MASKGIT_FORMAT_GRAY8: maskgit_format = 3;
 
-/// An image in memory, row by row from the top. The library only reads it.
+/// An image in memory, row by row from the top. The library only reads it. Set all of it to 0 first.
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct maskgit_pixels {
@@ -33,11 +37,11 @@ pub struct maskgit_pixels {
     pub stride: usize,
     /// The layout of a pixel.
     pub format: maskgit_format,
-    /// 0.
-    pub reserved: u32,
+    /// 0, for later versions.
+    pub reserved: [u32; 5],
 }
 
-/// A rectangle of pixels.
+/// A rectangle of pixels. Set all of it to 0 first.
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct maskgit_rect {
@@ -49,6 +53,8 @@ pub struct maskgit_rect {
     pub width: u32,
     /// Rows.
     pub height: u32,
+    /// 0, for later versions.
+    pub reserved: [u32; 4],
 }
 
 /// The bytes of a pixel.
@@ -90,7 +96,7 @@ unsafe fn rows(pixels: *const maskgit_pixels, name: &str) -> Result<(maskgit_pix
     argument::check(pixels, name)?;
     // SAFETY: not NULL and aligned; every pattern of bits is a value of its fields.
     let pixels = unsafe { pixels.read() };
-    zero("maskgit_pixels", pixels.reserved).map_err(|fault| fault.of(name))?;
+    argument::check_reserved(&pixels.reserved, name)?;
     let Some(channels) = channels(pixels.format) else {
         return Err(Fault::new(MASKGIT_ERROR_REQUEST, format!("there is no format {}", pixels.format)).of(name));
     };
@@ -103,24 +109,15 @@ unsafe fn rows(pixels: *const maskgit_pixels, name: &str) -> Result<(maskgit_pix
     let (stride, bytes) = extent(row, height, pixels.stride, pixels.length).map_err(|fault| fault.of(name))?;
     // SAFETY: no more than `length` bytes, which the caller promises.
     let data = unsafe { argument::slice(pixels.data, bytes, name) }?;
-    let mut copy = room(row * height)?;
-    for row_of_data in data.chunks(stride) {
-        copy.extend_from_slice(&row_of_data[..row]);
+    let mut copy = filled(row * height, 0, name)?;
+    for (copy, data) in copy.chunks_exact_mut(row).zip(data.chunks(stride)) {
+        copy.copy_from_slice(&data[..row]);
     }
     Ok((pixels, copy))
 }
 
-/// An empty vector with room for an image's bytes.
-fn room(bytes: usize) -> Result<Vec<u8>, Fault> {
-    let mut vector = Vec::new();
-    vector
-        .try_reserve_exact(bytes)
-        .map_err(|_| Fault::new(MASKGIT_ERROR_REQUEST, format!("no memory for an image of {bytes} bytes")))?;
-    Ok(vector)
-}
-
 fn wrong_buffer() -> Fault {
-    Fault::new(super::error::MASKGIT_ERROR_INTERNAL, "an image's buffer does not have its size")
+    Fault::new(MASKGIT_ERROR_INTERNAL, "an image's buffer does not have its size")
 }
 
 /// The colours of an image, and its opacity when any pixel is not opaque.
@@ -128,24 +125,26 @@ fn wrong_buffer() -> Fault {
 /// # Safety
 ///
 /// As [`rows`].
-pub(super) unsafe fn picture(
+pub(super) unsafe fn image(
     pixels: *const maskgit_pixels,
     name: &str,
 ) -> Result<(RgbImage, Option<GrayImage>), Fault> {
     // SAFETY: the same promise.
     let (about, bytes) = unsafe { rows(pixels, name) }?;
     let (width, height) = (about.width, about.height);
+    let rgb = |bytes| RgbImage::from_raw(width, height, bytes).ok_or_else(wrong_buffer);
     match about.format {
-        MASKGIT_FORMAT_RGB8 => Ok((RgbImage::from_raw(width, height, bytes).ok_or_else(wrong_buffer)?, None)),
+        MASKGIT_FORMAT_RGB8 => Ok((rgb(bytes)?, None)),
         MASKGIT_FORMAT_RGBA8 => {
             let count = bytes.len() / 4;
-            let (mut rgb, mut alpha) = (room(3 * count)?, room(count)?);
-            for pixel in bytes.chunks_exact(4) {
-                rgb.extend_from_slice(&pixel[..3]);
-                alpha.push(pixel[3]);
+            let (mut colours, mut opacity) = (filled(3 * count, 0, name)?, filled(count, 0, name)?);
+            let pixels = bytes.chunks_exact(4).zip(colours.chunks_exact_mut(3)).zip(&mut opacity);
+            for ((pixel, colour), opacity) in pixels {
+                colour.copy_from_slice(&pixel[..3]);
+                *opacity = pixel[3];
             }
-            let alpha = if alpha.iter().all(|&a| a == 255) { None } else { GrayImage::from_raw(width, height, alpha) };
-            Ok((RgbImage::from_raw(width, height, rgb).ok_or_else(wrong_buffer)?, alpha))
+            let opaque = opacity.iter().all(|&a| a == 255);
+            Ok((rgb(colours)?, if opaque { None } else { GrayImage::from_raw(width, height, opacity) }))
         }
         _ => Err(Fault::new(MASKGIT_ERROR_REQUEST, "an image must be RGB8 or RGBA8").of(name)),
     }
@@ -166,7 +165,7 @@ pub(super) unsafe fn mask(
     let boxes = unsafe { argument::slice(boxes, count, "boxes") }?;
     let mut mask = if pixels.is_null() {
         if boxes.is_empty() {
-            return Err(Fault::new(super::error::MASKGIT_ERROR_NULL, "there is neither a mask nor a box"));
+            return Err(Fault::new(MASKGIT_ERROR_NULL, "there is neither a mask nor a box"));
         }
         Mask::none(width, height)?
     } else {
@@ -175,13 +174,11 @@ pub(super) unsafe fn mask(
         if about.format != MASKGIT_FORMAT_GRAY8 {
             return Err(Fault::new(MASKGIT_ERROR_REQUEST, "mask: it must be GRAY8"));
         }
-        if (about.width, about.height) != (width, height) {
-            let message = format!("mask: {}x{} pixels, and the image {width}x{height}", about.width, about.height);
-            return Err(Fault::new(MASKGIT_ERROR_REQUEST, message));
-        }
-        Mask::from_image(&GrayImage::from_raw(width, height, bytes).ok_or_else(wrong_buffer)?)?
+        // That it has the image's size is checked with the request.
+        Mask::from_image(&GrayImage::from_raw(about.width, about.height, bytes).ok_or_else(wrong_buffer)?)?
     };
     for rect in boxes {
+        argument::check_reserved(&rect.reserved, "boxes")?;
         mask.add(Rect::new(rect.x, rect.y, rect.width, rect.height))?;
     }
     Ok(mask)
@@ -211,14 +208,14 @@ mod tests {
             height: 2,
             stride: 10,
             format: MASKGIT_FORMAT_RGBA8,
-            reserved: 0,
+            reserved: [0; 5],
         };
         // SAFETY: `data` has `length` bytes.
-        let (rgb, alpha) = unsafe { picture(&pixels, "x") }.unwrap();
+        let (rgb, alpha) = unsafe { super::image(&pixels, "x") }.unwrap();
         assert_eq!(rgb.as_raw(), &(1..=12).collect::<Vec<u8>>());
         assert_eq!(alpha.unwrap().as_raw(), &[255, 9, 255, 255]);
         pixels.format = 77;
         // SAFETY: refused before it is read.
-        assert_eq!(unsafe { picture(&pixels, "x") }.unwrap_err().code, MASKGIT_ERROR_REQUEST);
+        assert_eq!(unsafe { super::image(&pixels, "x") }.unwrap_err().code, MASKGIT_ERROR_REQUEST);
     }
 }
