@@ -238,12 +238,23 @@ fn benches(c: &mut Criterion) {
         vec![int("axis", -1), float("epsilon", 1e-6)],
     );
     bench(c, "layer norm of 768, 257 rows", graph, (&[1, 257, 768], &[1, 257, 768]), "RowNorm", 257 * 768);
+    // As PyTorch exports it.
+    let whole = |sizes: &[i64]| sizes.iter().flat_map(|v| v.to_le_bytes()).collect::<Vec<u8>>();
+    let same = |value: f32| std::iter::repeat_n(value.to_le_bytes(), 32).flatten().collect::<Vec<u8>>();
     let graph = Graph::new(false)
-        .floats("gamma", &[128])
-        .floats("beta", &[128])
-        .node("GroupNormalization", &["", "gamma", "beta"], vec![int("num_groups", 32), float("epsilon", 1e-6)])
-        .node("Sigmoid", &[""], vec![]);
-    let normed = graph.graph.node[0].output[0].clone();
+        .constant("groups", &[3], DataType::Int64, whole(&[0, 32, -1]))
+        .constant("back", &[4], DataType::Int64, whole(&[1, 128, 128, 128]))
+        .constant("ones", &[32], DataType::Float, same(1.0))
+        .constant("zeros", &[32], DataType::Float, same(0.0))
+        .floats("gamma", &[128, 1, 1])
+        .floats("beta", &[128, 1, 1])
+        .node("Reshape", &["", "groups"], vec![])
+        .node("InstanceNormalization", &["", "ones", "zeros"], vec![float("epsilon", 1e-6)])
+        .node("Reshape", &["", "back"], vec![])
+        .node("Mul", &["", "gamma"], vec![])
+        .node("Add", &["", "beta"], vec![]);
+    let normed = graph.last.clone();
+    let graph = graph.node("Sigmoid", &[""], vec![]);
     let graph = graph.node("Mul", &[&normed, ""], vec![]);
     let shape = [1, 128, 128, 128];
     bench(

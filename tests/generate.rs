@@ -124,7 +124,7 @@ fn the_observer_sees_every_step() {
     assert!(watch.encoded().is_empty());
     let drawn = watch.images();
     assert_eq!(drawn.len(), 2);
-    assert_eq!(drawn[0].masked, [15, 13, 11, 8, 4, 0], "floor(16 cos(pi (s + 1) / 12))");
+    assert_eq!(drawn[0].masked, [15, 13, 11, 7, 4, 0], "floor(16 cos(pi (s + 1) / 12)) in float32");
     let previews = watch.previews();
     let places: Vec<_> = previews.iter().map(|p| (p.step, p.steps, p.index, p.seed, p.stage, p.stages)).collect();
     let expected: Vec<_> = (0..6).flat_map(|step| [(step, 6, 0, 40, 0, 1), (step, 6, 1, 41, 0, 1)]).collect();

@@ -218,6 +218,7 @@ impl Generator {
     /// As [`Generator::generate_with`]; kind [`Request`](crate::ErrorKind::Request) when the images take more than 2 GiB
     /// together.
     pub fn generate(&mut self, request: &Request) -> Result<Generated> {
+        request.resolve(self.manifest())?;
         self.check_bytes(request)?;
         let mut images = Images(Vec::new());
         let summary = self.generate_with(request, &mut images)?;

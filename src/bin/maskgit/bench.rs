@@ -100,7 +100,7 @@ pub fn run(args: &Args) -> Result<()> {
          load     {:>10.1} ms\n\
          step     {:>10.2} ms\n\
          decode   {:>10.2} ms\n\
-         picture  {:>10.1} ms ({} steps), {:.2} a second\n\
+         image    {:>10.1} ms ({} steps), {:.2} a second\n\
          memory   {memory} at most\n\
          kernels  {:.0} G multiply-adds a second and core in fp32, {:.0} in int8\n",
         report.model.name.replace(char::is_control, " "),

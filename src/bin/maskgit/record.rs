@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use maskgit::{Manifest, Request, Resolved, Sampling, Seeds};
 use maskgit_image::{self as image_io, Sheet};
 use serde::{Deserialize, Serialize};
@@ -176,6 +176,8 @@ impl Record {
             self.label.map_or("none".into(), |label| label.to_string()),
             self.class.as_deref().unwrap_or("none")
         );
+        // The values come from a file, not from the command line: they are not wrong usage.
+        self.sampling.validate().map_err(|e| anyhow!("{e}"))?;
         let request = request.with_seed(self.seed).with_count(self.count).with_sampling(self.sampling);
         Ok(match &self.class {
             Some(class) => request.with_class(class),
