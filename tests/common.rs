@@ -116,11 +116,17 @@ impl Watch {
     }
 
     pub fn previews(&self) -> Vec<&Preview> {
-        self.events.iter().filter_map(|event| if let Event::Preview(preview) = event { Some(preview) } else { None }).collect()
+        self.events
+            .iter()
+            .filter_map(|event| if let Event::Preview(preview) = event { Some(preview) } else { None })
+            .collect()
     }
 
     pub fn images(&self) -> Vec<&Image> {
-        self.events.iter().filter_map(|event| if let Event::Image(image) = event { Some(image) } else { None }).collect()
+        self.events
+            .iter()
+            .filter_map(|event| if let Event::Image(image) = event { Some(image) } else { None })
+            .collect()
     }
 }
 

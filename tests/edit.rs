@@ -231,6 +231,33 @@ fn outpainting_keeps_the_image_and_covers_the_rest() {
     }
 }
 
+/// A window's draws depend on its place in the plan, so with noise this holds for the first one only.
+#[test]
+fn the_first_of_several_boxes_is_drawn_as_if_alone() {
+    let mut generator = tiny(1);
+    let image = noise(120, 90, 14);
+    let far = [(5, 5, 6, 6), (90, 10, 9, 4), (50, 60, 12, 12)];
+    let mut draw = |holes: &[(u32, u32, u32, u32)]| {
+        let request = set(Request::edit(image.clone(), boxes(120, 90, holes)), &generator);
+        generator.generate(&request.with_guidance(1.5).with_count(3)).unwrap()
+    };
+    let (together, alone) = (draw(&far), draw(&far[..1]));
+    let window = alone.summary.windows[0];
+    assert_eq!((together.summary.windows.len(), together.summary.windows[0]), (3, window));
+    for (together, alone) in together.images.iter().zip(&alone.images) {
+        assert_eq!((together.seed, &together.tokens[..16]), (alone.seed, &alone.tokens[..]));
+        assert_eq!(together.masked[..4], alone.masked);
+        let mut inside = 0;
+        for (x, y, pixel) in alone.pixels.enumerate_pixels() {
+            if window.columns(120).contains(&x) && window.rows(90).contains(&y) {
+                assert_eq!(together.pixels.get_pixel(x, y), pixel, "({x},{y})");
+                inside += 1;
+            }
+        }
+        assert!(inside >= 36 && together.pixels != alone.pixels, "the other boxes are painted too");
+    }
+}
+
 #[test]
 fn variations_keep_a_part_of_the_tokens() {
     let mut generator = tiny(1);

@@ -93,7 +93,8 @@ fn naming(folder: &str, words: &[&str]) -> Vec<String> {
             } else if path.extension().is_some_and(|extension| extension == "rs") {
                 for line in fs::read_to_string(&path).unwrap().lines() {
                     let code = line.split("//").next().unwrap_or_default();
-                    let named = code.split(|c: char| !c.is_alphanumeric() && c != '_').any(|word| words.contains(&word));
+                    let named =
+                        code.split(|c: char| !c.is_alphanumeric() && c != '_').any(|word| words.contains(&word));
                     if named {
                         found.push(format!("{}: {}", path.display(), code.trim()));
                     }

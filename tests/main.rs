@@ -8,11 +8,11 @@ mod common;
 mod edit;
 mod generate;
 mod layers;
+#[cfg(feature = "unstable")]
+mod loads;
 mod precision;
 mod progress;
 mod requests;
-#[cfg(feature = "unstable")]
-mod loads;
 mod windows;
 
 #[cfg(feature = "cli")]

@@ -100,16 +100,13 @@ fn windows_are_encoded_as_often_as_they_differ() {
 fn images_arrive_before_the_request_is_done() {
     let mut generator = tiny(1);
     let mask = boxes(60, 20, &[(5, 5, 6, 6), (40, 8, 6, 6)]);
-    for (what, request) in
-        [("generation", Request::generate()), ("edit", Request::edit(noise(60, 20, 35), mask))]
-    {
+    for (what, request) in [("generation", Request::generate()), ("edit", Request::edit(noise(60, 20, 35), mask))] {
         let request = request.with_class("0").with_count(40);
         let watch = watched(&mut generator, &request, what);
         let place = |is: &dyn Fn(&Event) -> bool| watch.events.iter().position(is).unwrap();
         let first = place(&|event| matches!(event, Event::Image(_)));
-        let drawn = place(&|event| {
-            matches!(event, Event::Progress(Progress::Predicted { done, total }) if done * 2 > *total)
-        });
+        let drawn =
+            place(&|event| matches!(event, Event::Progress(Progress::Predicted { done, total }) if done * 2 > *total));
         assert!(first < drawn, "{what}: the first image comes when half of all is drawn");
         let whole = generator.generate(&request).unwrap().images;
         assert_eq!(watch.images(), whole.iter().collect::<Vec<_>>(), "{what}");
@@ -120,7 +117,11 @@ fn images_arrive_before_the_request_is_done() {
             let mut stopped = Watch { stop_at: Some(stop_at), ..Watch::default() };
             let error = generator.generate_with(&request, &mut stopped).unwrap_err();
             assert_eq!(error.kind(), ErrorKind::Cancelled, "{what}");
-            assert_eq!(stopped.images(), whole.iter().take(arrived).collect::<Vec<_>>(), "{what}: those that arrived stay");
+            assert_eq!(
+                stopped.images(),
+                whole.iter().take(arrived).collect::<Vec<_>>(),
+                "{what}: those that arrived stay"
+            );
         }
     }
 }

@@ -2,7 +2,8 @@
 
 use image::RgbImage;
 use maskgit::{
-    Bundle, ErrorKind, Feather, Mask, Outpaint, Request, Resolved, Sampler, Sampling, SamplingChanges, Schedule, Subject,
+    Bundle, ErrorKind, Feather, Mask, Outpaint, Request, Resolved, Sampler, Sampling, SamplingChanges, Schedule,
+    Subject,
 };
 use serde_json::Value;
 
