@@ -2,25 +2,28 @@
  *
  * Written by `make header` from src/capi; do not change it by hand.
  *
- * Results. A function that can fail returns a code, MASKGIT_OK or MASKGIT_ERROR_*, and takes a last argument `error`. It may be
- * NULL. Otherwise *error becomes NULL on success, and on failure an object with the same code and a message, which the
- * caller frees with maskgit_error_free(). What *error held before is not freed.
+ * Results. A function that can fail returns a code, MASKGIT_OK or MASKGIT_ERROR_*, and takes a last argument `error`.
+ * It may be NULL. Otherwise *error becomes NULL on success, and on failure an object with the same code and a message,
+ * which the caller frees with maskgit_error_free(). What *error held before is not freed.
  *
- * Structs. Those with a first field `size` may grow at their end. Set them with their init function, with sizeof the struct as
- * the size; a program that was compiled with an older header then works with a newer library.
+ * Structs. Those with a first field `size` may grow at their end. Set them with their init function, with sizeof the
+ * struct as the size; a program that was compiled with an older header then works with a newer library. The others,
+ * maskgit_pixels and maskgit_rect, have reserved fields instead: set all of them to 0 first. A reserved field that is
+ * not 0 is an error.
  *
- * Arguments. NULL where it is not allowed, pointers that are not aligned, buffers too short for what they are said to hold, and
- * handles that were freed or are of another type are errors. That a buffer really has its length, and a text its NUL, cannot be
- * checked. Texts are UTF-8; paths are as the system takes them.
+ * Arguments. NULL where it is not allowed, pointers that are not aligned, buffers too short for what they are said to
+ * hold, and handles that were freed or are of another type are errors. That a buffer really has its length, and a text
+ * its NUL, cannot be checked. Texts are UTF-8; paths are as the system takes them.
  *
- * Threads. Every function may be called from any thread. Calls of one generator that draw, edit, encode or decode run one after
- * another: a second thread waits. Calls of different generators run at the same time and share nothing.
+ * Threads. Every function may be called from any thread. Calls of one generator that draw, edit, encode or decode run
+ * one after another: a second thread waits. Calls of different generators run at the same time and share nothing.
  * maskgit_cancel_stop() and maskgit_cancel_reset() never wait, nor do maskgit_get_info(), maskgit_label_name() and
- * maskgit_find_label(). A handle may be freed while a call uses it: the call ends first. A pointer into an object
- * (a text, pixels, tokens) is valid until that object is freed, so do not free it while another thread looks.
+ * maskgit_find_label(). A handle may be freed while a call uses it: the call ends first. A pointer into an object (a
+ * text, pixels, tokens) is valid until that object is freed, so do not free it while another thread looks.
  *
- * Callbacks run on the thread that called the library. They must return: no exceptions, no longjmp. A progress or preview callback
- * may not call drawing functions of the generator that is calling it (MASKGIT_ERROR_BUSY); it may use cancel handles and other generators.
+ * Callbacks run on the thread that called the library. They must return: no exceptions, no longjmp. A progress, preview
+ * or image callback may not call drawing functions of the generator that is calling it (MASKGIT_ERROR_BUSY); it may use
+ * cancel handles and other generators.
  *
  * The library keeps threads of its own, so do not unload it (dlclose), and do not use it in the child of a fork.
  */
@@ -31,8 +34,9 @@
 #include <stddef.h>
 #include <stdint.h>
 
-// The number of this interface, with which the library's soname ends. It changes only when programs must be compiled anew: functions,
-// codes, and fields at the end of a struct that carries its size are added without.
+// The number of this interface, and of the library's soname. It changes only when programs must be compiled anew.
+// Additions do not change it: functions, codes, meanings of what is reserved, fields at the end of a struct that
+// carries its size. maskgit_version() tells which a library has.
 #define MASKGIT_ABI_VERSION 2
 
 // A call of the generator failed; its error says the same.
@@ -62,13 +66,14 @@
 // An image is finished.
 #define MASKGIT_PROGRESS_FINISHED 3
 
-// A window of the image to edit is encoded; `done` and `total` count windows.
+// A window of the image to edit is encoded.
 #define MASKGIT_PROGRESS_ENCODED 4
 
-// No class: the label of an edit without one.
+// The label that stands for no class.
 #define MASKGIT_NO_CLASS -1
 
-// Stops the calls that have it in their options. Any thread may use it at any time; one handle may serve several calls.
+// Stops the calls that have it in their options. Any thread may use it at any time; one handle may serve several
+// calls.
 typedef struct maskgit_cancel maskgit_cancel;
 
 // Why a call failed: a code and a message. Free it with maskgit_error_free().
@@ -77,16 +82,18 @@ typedef struct maskgit_error maskgit_error;
 // A loaded model. Free it with maskgit_generator_free().
 typedef struct maskgit_generator maskgit_generator;
 
-// One or more images. They never change, so any number of threads may read them at once. Free them with maskgit_images_free().
+// One or more images. They never change, so any number of threads may read them at once. Free them with
+// maskgit_images_free().
 typedef struct maskgit_images maskgit_images;
 
-// What became of a call: MASKGIT_OK or one of MASKGIT_ERROR_*. The numbers never change their meaning; later versions may add some.
+// What became of a call: MASKGIT_OK or one of MASKGIT_ERROR_*. The numbers never change their meaning; later versions
+// may add some.
 typedef uint32_t maskgit_code;
 
 // The layout of a pixel: MASKGIT_FORMAT_*.
 typedef uint32_t maskgit_format;
 
-// An image in memory, row by row from the top. The library only reads it.
+// An image in memory, row by row from the top. The library only reads it. Set all of it to 0 first.
 typedef struct maskgit_pixels {
     // The first byte of the first row.
     const uint8_t *data;
@@ -100,11 +107,11 @@ typedef struct maskgit_pixels {
     size_t stride;
     // The layout of a pixel.
     maskgit_format format;
-    // 0.
-    uint32_t reserved;
+    // 0, for later versions.
+    uint32_t reserved[5];
 } maskgit_pixels;
 
-// A look at one image. Its pointers are valid until the maskgit_images is freed.
+// A look at one image. Its pointers are valid until the maskgit_images is freed; in a callback, during the call.
 typedef struct maskgit_image {
     // sizeof(maskgit_image)
     size_t size;
@@ -117,11 +124,13 @@ typedef struct maskgit_image {
     // How many they are.
     size_t token_count;
     // The image's place in the request, or among the images.
-    uint64_t index;
+    size_t index;
+    // The opacity, which an edit has of its source: a byte for each pixel, without gaps. NULL: all is opaque.
+    const uint8_t *opacity;
 } maskgit_image;
 
-// A message of the library: its level, MASKGIT_LOG_*, and one line of UTF-8, valid during the call. Called on the thread that
-// called the library.
+// A message of the library: its level, MASKGIT_LOG_*, and one line of UTF-8, valid during the call. Called on the
+// thread that called the library.
 typedef void (*maskgit_log_callback)(uint32_t level, const char *message, void *user_data);
 
 // How to open a model. Set it with maskgit_open_options_init(), then change what you like.
@@ -132,33 +141,33 @@ typedef struct maskgit_open_options {
     maskgit_log_callback log;
     // Handed to `log`.
     void *log_user_data;
+    // The device: "cpu"; "cuda" or "cuda:N", an NVIDIA GPU; "auto", the first GPU where it can run the model, else the
+    // CPU, and `log` hears why. NULL: "cpu". A library without GPUs has the CPU only.
+    const char *device;
     // The most bytes to hold logits in; 0: 64 MiB. One image always fits. Does not change the images.
     uint64_t logits_bytes;
     // Threads that compute, 1 to 1024; 0: as many as cores. Does not change the images.
     uint32_t threads;
     // MASKGIT_MEMORY_*. Does not change the images.
     uint32_t memory;
-    // maskgit_open_bytes() only. 0: the bytes are copied. 1: they are used where they are, and the caller keeps them unchanged
-    // until the generator is freed and no call of it runs.
+    // maskgit_open_bytes() only. 0: the bytes are copied. 1: they are used where they are, and the caller keeps them
+    // unchanged until the generator is freed and no call of it runs.
     uint32_t borrow_bytes;
-    // 0.
+    // 0, for later versions.
     uint32_t reserved;
-    // The device: "cpu"; "cuda" or "cuda:N", an NVIDIA GPU; "auto", the first GPU where it can run the model, else the CPU, and `log`
-    // hears why. NULL: "cpu". A library without GPUs has the CPU only.
-    const char *device;
 } maskgit_open_options;
 
 // How far a call is. Later versions may add fields at the end.
 typedef struct maskgit_progress {
     // The bytes that this version of the library sets.
     size_t size;
-    // Transformer runs so far, in the whole call; of an event MASKGIT_PROGRESS_ENCODED, windows.
-    uint64_t done;
-    // Transformer runs of the whole call; of an event MASKGIT_PROGRESS_ENCODED, windows.
-    uint64_t total;
+    // Transformer runs so far, in the whole call.
+    size_t done;
+    // Transformer runs of the whole call.
+    size_t total;
     // What happened: MASKGIT_PROGRESS_*.
     uint32_t event;
-    // Steps that are over, of the images or the window being drawn.
+    // Steps that are over, of the images being drawn.
     uint32_t step;
     // Steps of the schedule.
     uint32_t steps;
@@ -166,15 +175,20 @@ typedef struct maskgit_progress {
     uint32_t images;
     // Images that were asked for.
     uint32_t image_count;
-    // 0.
+    // Windows of the image to edit that are encoded, in the whole call.
+    uint32_t windows;
+    // Windows that the whole call encodes; 0 until the first is.
+    uint32_t window_count;
+    // 0, for later versions.
     uint32_t reserved;
 } maskgit_progress;
 
-// Hears how far a call is. Returns 0 to go on; anything else ends the call with MASKGIT_ERROR_CANCELLED. It must not throw or jump
-// out.
+// Hears how far a call is. Returns 0 to go on; anything else ends the call with MASKGIT_ERROR_CANCELLED. It must not
+// throw or jump out.
 typedef int32_t (*maskgit_progress_callback)(const struct maskgit_progress *progress, void *user_data);
 
-// One image as it looks after a step; unknown tokens show the model's present guess. Later versions may add fields at the end.
+// One image as it looks after a step; unknown tokens show the model's present guess. Later versions may add fields at
+// the end.
 typedef struct maskgit_preview {
     // The bytes that this version of the library sets.
     size_t size;
@@ -192,24 +206,26 @@ typedef struct maskgit_preview {
     uint32_t stage;
     // The number of stages; 1 otherwise.
     uint32_t stages;
-    // 0.
+    // 0, for later versions.
     uint32_t reserved;
 } maskgit_preview;
 
-// Gets each image after each step, which costs one run of the decoder. Returns as maskgit_progress_callback does.
+// Gets each image after each step, which costs a run of the decoder for each window. Returns as
+// maskgit_progress_callback does.
 typedef int32_t (*maskgit_preview_callback)(const struct maskgit_preview *preview, void *user_data);
 
-// Gets each image as soon as it is finished, in the order of the seeds. It is valid during the call. Returns as
-// maskgit_progress_callback does.
+// Gets each image as soon as it is finished, in the order of the seeds. It is valid during the call of the callback.
+// Returns as maskgit_progress_callback does.
 typedef int32_t (*maskgit_image_callback)(const struct maskgit_image *image, void *user_data);
 
 // What to draw and how. Set it with maskgit_options_init(), then change what you like.
 typedef struct maskgit_options {
     // sizeof(maskgit_options)
     size_t size;
-    // The class by its name, its second name or its number, as the command takes it; NULL: `label` says it.
+    // The class by its name, an unambiguous beginning of it, its number or its second name; NULL: `label` says it.
     const char *class_name;
-    // The class by its number, when `class_name` is NULL; MASKGIT_NO_CLASS, the initial value, for none, which a model may have that can draw without one.
+    // The class by its number, when `class_name` is NULL. MASKGIT_NO_CLASS, the initial value, is none: a model with a
+    // null label can draw without, and maskgit_vary() with strength 0 needs none.
     int64_t label;
     // The seed of the first image; image i has seed + i. Initially 0.
     uint64_t seed;
@@ -217,18 +233,21 @@ typedef struct maskgit_options {
     uint32_t count;
     // Steps of the schedule, 1 to 4096; 0, the initial value: as the model recommends.
     uint32_t steps;
-    // The first step that is run, less than `steps`. Initially 0; Google's editing has 2 of 12.
+    // The first step that is run, less than `steps`; 0, the initial value: as the model recommends. Google's editing
+    // has 2 of 12.
     uint32_t start_iter;
     // Whether guidance grows linearly over the steps, 0 or 1; below 0, the initial value: as the model recommends.
     int32_t guidance_ramp;
-    // The mask schedule: linear, square, cubic, sqrt, power:X, cosine, log, exp or arccos; NULL: as the model recommends.
+    // The mask schedule: linear, square, cubic, sqrt, power:X, cosine, log, exp or arccos; NULL: as the model
+    // recommends.
     const char *schedule;
-    // The sampler: confidence, confidence-remask, predictor-corrector, halton or halton-redraw; NULL: as the model recommends.
+    // The sampler: confidence, confidence-remask, predictor-corrector, halton or halton-redraw; NULL: as the model
+    // recommends. Another one than that brings the schedule it was published with, unless `schedule` is given.
     const char *sampler;
     // The Gumbel noise on the confidence; below 0, the initial value: as the model recommends.
     float choice_temperature;
-    // Divides the logits before a token is drawn; below 0, the initial value: as the model recommends. It is that of all steps,
-    // unless there is a `final_temperature`.
+    // Divides the logits before a token is drawn; below 0, the initial value: as the model recommends. It is that of
+    // all steps, unless there is a `final_temperature`.
     float temperature;
     // The scale of classifier-free guidance, 0 for none; below 0, the initial value: as the model recommends.
     float guidance;
@@ -238,26 +257,28 @@ typedef struct maskgit_options {
     int64_t top_k;
     // Edits: rings of tokens that are drawn around those that the mask touches. Initially 1.
     uint32_t dilation;
-    // Edits: the pixels over which the edge fades, 0 to 4096; below 0, the initial value: a Gaussian as in Google's code.
+    // Edits: the pixels over which the edge fades, 0 to 4096; below 0, the initial value: a Gaussian as in Google's
+    // code.
     int32_t feather;
     // Hears of progress; may be NULL.
     maskgit_progress_callback progress;
     // Gets previews; may be NULL.
     maskgit_preview_callback preview;
-    // Handed to both.
+    // Handed to all three callbacks.
     void *user_data;
     // Stops the call from another thread; may be NULL.
     const struct maskgit_cancel *cancel;
-    // The temperature of the last step, to which it changes linearly over the steps. Below 0, the initial value: as the model
-    // recommends, or, where `temperature` is given, that one.
+    // The temperature of the last step, to which it changes linearly over the steps. Below 0, the initial value: as
+    // the model recommends, or, where `temperature` is given, that one.
     float final_temperature;
-    // 0.
+    // 0, for later versions.
     uint32_t reserved;
-    // More sampling settings, by their names in the manifest, as a JSON object: {"corrector_share": 0.5}. A setting that a field
-    // above gives too is as the field says. NULL: none.
+    // Any sampling settings by their names in bundle.json, as a JSON object such as {"corrector_share": 0.5}. A name
+    // that is none is an error. Of a setting that a field above gives too, the field holds. NULL: none.
     const char *sampling;
-    // Gets each image as soon as it is finished; the call then gives no images, and its `images` may be NULL. NULL: the call
-    // gives all images at its end.
+    // Gets each image as soon as it is finished, so that any number takes the memory of a few. The call then gives no
+    // images: its `images` may be NULL, else *images becomes NULL. NULL: the call gives all images at its end, at most
+    // 2 GiB.
     maskgit_image_callback image;
 } maskgit_options;
 
@@ -291,7 +312,8 @@ typedef struct maskgit_info {
     const char *source;
     // The precision of its weights: fp32, fp16 or int8.
     const char *precision;
-    // What runs it: the instruction set of the CPU's kernels, or the name of the GPU.
+    // What runs it: the instruction set of the CPU's kernels, or, where a GPU does, its name as the options have it,
+    // "cuda:0".
     const char *kernels;
     // Columns of an image.
     uint32_t width;
@@ -311,7 +333,7 @@ typedef struct maskgit_info {
     uint32_t has_encoder;
     // 1 when it can draw without a class, and be guided.
     uint32_t has_null_label;
-    // 0.
+    // 0, for later versions.
     uint32_t reserved;
     // The token that stands for "not known yet".
     int64_t mask_id;
@@ -319,7 +341,7 @@ typedef struct maskgit_info {
     double load_seconds;
 } maskgit_info;
 
-// A rectangle of pixels.
+// A rectangle of pixels. Set all of it to 0 first.
 typedef struct maskgit_rect {
     // Left column.
     uint32_t x;
@@ -329,6 +351,8 @@ typedef struct maskgit_rect {
     uint32_t width;
     // Rows.
     uint32_t height;
+    // 0, for later versions.
+    uint32_t reserved[4];
 } maskgit_rect;
 
 // It worked.
@@ -367,7 +391,8 @@ typedef struct maskgit_rect {
 // A handle was freed already, is of another type, or never was one.
 #define MASKGIT_ERROR_HANDLE 11
 
-// The `size` of a struct is wrong: it was not set by its init function, or a field that this version does not know is set.
+// The `size` of a struct is wrong: it was not set by its init function. Or a field is set that is reserved or that
+// this version does not know.
 #define MASKGIT_ERROR_STRUCT 12
 
 // A callback called a function of the generator that is calling it.
@@ -392,14 +417,14 @@ extern "C" {
 // The MASKGIT_ABI_VERSION of the library that the program runs with.
 uint32_t maskgit_abi_version(void);
 
-// The library's version as text, such as "0.1.0". Never freed.
+// The library's version as text, such as "0.2.0". Never freed.
 const char *maskgit_version(void);
 
 // The code of an error; MASKGIT_ERROR_HANDLE when `error` is not one.
 maskgit_code maskgit_error_code(const struct maskgit_error *error);
 
-// The message of an error: one line of UTF-8 that says what, where and what to do. Valid until the error is freed. A fixed text
-// when `error` is not one; never NULL.
+// The message of an error: one line of UTF-8 that says what, where and what to do. Valid until the error is freed. A
+// fixed text when `error` is not one; never NULL.
 const char *maskgit_error_message(const struct maskgit_error *error);
 
 // Frees an error. NULL is ignored.
@@ -435,8 +460,8 @@ maskgit_code maskgit_images_get(const struct maskgit_images *images,
                                 size_t size,
                                 struct maskgit_error **error);
 
-// Copies an image into a buffer of the caller: `length` bytes at `data`, rows `stride` bytes apart (0: without gaps), RGB8 or RGBA8.
-// Opacity is the source's, or 255. Bytes between rows are left alone.
+// Copies an image into a buffer of the caller: `length` bytes at `data`, rows `stride` bytes apart (0: without gaps),
+// RGB8 or RGBA8. Opacity is the source's, or 255. Bytes between rows are left alone.
 maskgit_code maskgit_images_copy(const struct maskgit_images *images,
                                  size_t index,
                                  uint8_t *data,
@@ -445,17 +470,16 @@ maskgit_code maskgit_images_copy(const struct maskgit_images *images,
                                  maskgit_format format,
                                  struct maskgit_error **error);
 
-// Writes an image as PNG, with the opacity of its source. The file appears whole or not at all, and replaces what is there.
+// Writes an image as PNG, with the opacity of its source. The file appears whole or not at all, and replaces what is
+// there.
 maskgit_code maskgit_images_save_png(const struct maskgit_images *images,
                                      size_t index,
                                      const char *path,
                                      struct maskgit_error **error);
 
-// Reads an image file (PNG, JPEG, WebP, GIF, BMP or PNM), upright, of at most 16384 pixels a side, 512 MiB in the file and as much
-// decoded.
-maskgit_code maskgit_read_image(const char *path,
-                                struct maskgit_images **images,
-                                struct maskgit_error **error);
+// Reads an image file (PNG, JPEG, WebP, GIF, BMP or PNM), upright, of at most 16384 pixels a side, 512 MiB in the file
+// and as much decoded.
+maskgit_code maskgit_read_image(const char *path, struct maskgit_images **images, struct maskgit_error **error);
 
 // Frees images. NULL is ignored. Returns MASKGIT_OK, or MASKGIT_ERROR_HANDLE when they were freed already.
 maskgit_code maskgit_images_free(struct maskgit_images *images);
@@ -469,23 +493,23 @@ maskgit_code maskgit_options_init(struct maskgit_options *options, size_t size);
 // Sets the options to their initial values. `size` is sizeof(maskgit_outpaint_options).
 maskgit_code maskgit_outpaint_options_init(struct maskgit_outpaint_options *options, size_t size);
 
-// Opens a model: a folder that holds bundle.json, or one packed file. `options` may be NULL. On success *generator is to be freed
-// with maskgit_generator_free(); on failure it is NULL.
+// Opens a model: a folder that holds bundle.json, or one packed file. `options` may be NULL. On success *generator is
+// to be freed with maskgit_generator_free(); on failure it is NULL.
 maskgit_code maskgit_open(const char *path,
                           const struct maskgit_open_options *options,
                           struct maskgit_generator **generator,
                           struct maskgit_error **error);
 
-// Opens a packed model that is in memory: `length` bytes, which are copied unless the options say borrow_bytes. Otherwise as
-// maskgit_open().
+// Opens a packed model that is in memory: `length` bytes, which are copied unless the options say borrow_bytes.
+// Otherwise as maskgit_open().
 maskgit_code maskgit_open_bytes(const uint8_t *bytes,
                                 size_t length,
                                 const struct maskgit_open_options *options,
                                 struct maskgit_generator **generator,
                                 struct maskgit_error **error);
 
-// Frees a model. A call that runs on another thread ends first, and then its memory goes. NULL is ignored. Returns MASKGIT_OK, or
-// MASKGIT_ERROR_HANDLE when it was freed already.
+// Frees a model. A call that runs on another thread ends first, and then its memory goes. NULL is ignored. Returns
+// MASKGIT_OK, or MASKGIT_ERROR_HANDLE when it was freed already.
 maskgit_code maskgit_generator_free(struct maskgit_generator *generator);
 
 // What the model says about itself. `size` is sizeof(maskgit_info). Never waits.
@@ -510,8 +534,9 @@ maskgit_code maskgit_generate(struct maskgit_generator *generator,
                               struct maskgit_images **images,
                               struct maskgit_error **error);
 
-// Repaints a part of an image of any size: the bright pixels of `mask`, a GRAY8 image of the same size, and `box_count` boxes.
-// Either may be NULL, not both. Pixels farther from them than the feather keep their bytes, and opacity is kept.
+// Repaints a part of an image of any size: the bright pixels of `mask`, a GRAY8 image of the same size, and
+// `box_count` boxes. Either may be NULL, not both. Pixels farther from them than the feather keep their bytes, and
+// opacity is kept.
 maskgit_code maskgit_edit(struct maskgit_generator *generator,
                           const struct maskgit_pixels *image,
                           const struct maskgit_pixels *mask,
@@ -537,14 +562,16 @@ maskgit_code maskgit_vary(struct maskgit_generator *generator,
                           struct maskgit_images **images,
                           struct maskgit_error **error);
 
-// Encodes an image of any size as one window and decodes it: what the model's tokens can hold of it. Gives its tokens too.
+// Encodes an image of any size as one window and decodes it: what the model's tokens can hold of it. Gives its tokens
+// too.
 maskgit_code maskgit_reconstruct(struct maskgit_generator *generator,
                                  const struct maskgit_pixels *image,
                                  struct maskgit_images **images,
                                  struct maskgit_error **error);
 
-// Encodes an image of exactly the model's size: writes its grid_rows * grid_columns tokens, in raster order, to `tokens`, which has room for
-// `capacity`. *count, which may be NULL, becomes their number, also when the room is too small.
+// Encodes an image of exactly the model's size: writes its grid_rows * grid_columns tokens, in raster order, to
+// `tokens`, which has room for `capacity`. *count, which may be NULL, becomes their number, also when the room is too
+// small.
 maskgit_code maskgit_encode(struct maskgit_generator *generator,
                             const struct maskgit_pixels *image,
                             int64_t *tokens,

@@ -242,6 +242,9 @@ fn wrong_usage_is_2_and_failure_is_1() {
         (2, "generate --class warm -o a.png --final-temperature -1", "final_temperature"),
         (2, "generate --class warm -o a.png --choice-temperature nan", "temperature"),
         (2, "generate --class warm -o a.png --guidance inf", "guidance"),
+        (2, "generate --class warm -o a.png --corrector-share 1", "corrector_share"),
+        (2, "generate --class warm -o a.png --corrector-first 0", "corrector_first"),
+        (2, "generate --class warm -o a.png --top-k 9", "top_k is 9; the model has 8 codes"),
         (2, "generate --class wram -o a.png", "warm"),
         (2, "generate --class 3 -o a.png", "3 classes, 0 to 2"),
         (2, "generate --class warm -o a.jpg", ".png"),
@@ -477,6 +480,29 @@ fn a_cancelled_run_leaves_no_file() {
         for name in names(&desk.path("steps")) {
             assert!(read_png(&desk.path("steps").join(&name)).is_ok(), "{name} is whole");
         }
+    }
+}
+
+/// Images are written as they are finished: those that were finished stay, and each is whole.
+#[cfg(unix)]
+#[test]
+fn a_cancelled_run_keeps_what_is_finished() {
+    use std::time::{Duration, Instant};
+    let desk = Desk::new();
+    let mut command = desk.command(&["generate", "--class", "warm", "--count", "10000", "--steps", "200", "-o", "a.png"]);
+    let mut child = command.stderr(std::process::Stdio::null()).spawn().unwrap();
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while !desk.path("a-0002.png").exists() {
+        assert!(Instant::now() < deadline, "no image comes");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    assert!(Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap().success());
+    assert_eq!(child.wait().unwrap().code(), Some(1));
+    let found = desk.names();
+    assert!((3..10_000).contains(&found.len()), "{}", found.len());
+    assert_eq!(found, (0..found.len()).map(|i| format!("a-{i:04}.png")).collect::<Vec<_>>(), "in order, and nothing else");
+    for name in [&found[0], &found[found.len() - 1]] {
+        assert!(desk.ok(&["reproduce", name]).contains("the same tokens, the same pixels"), "{name}");
     }
 }
 

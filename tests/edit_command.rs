@@ -187,15 +187,22 @@ fn an_empty_mask_is_said() {
 }
 
 #[test]
-fn previews_are_whole_pictures() {
+fn previews_are_whole_images() {
     let desk = Desk::new();
     desk.ok("edit --image face.png --mask mask.png --steps 3 --preview steps -o a.png");
     assert_eq!(desk.image("steps/step-03.png"), desk.image("a.png"), "the last preview is the result");
     desk.ok("edit --image face.png --box 1,1,2,2 --box 35,25,2,2 --steps 2 --preview two -o a.png");
-    let mut names: Vec<_> = fs::read_dir(desk.path("two")).unwrap().map(|e| e.unwrap().file_name()).collect();
-    names.sort();
-    assert_eq!(names, ["step-01.png", "step-02.png"], "two windows that do not read each other are one stage");
+    let names = |folder: &str| {
+        let mut names: Vec<_> = fs::read_dir(desk.path(folder)).unwrap().map(|e| e.unwrap().file_name()).collect();
+        names.sort();
+        names
+    };
+    assert_eq!(names("two"), ["step-01.png", "step-02.png"], "two windows that do not read each other are one stage");
     assert_eq!(desk.image("two/step-02.png"), desk.image("a.png"), "both windows are in it");
+    desk.ok("edit --image face.png --box 5,5,6,6 --box 15,8,6,6 --steps 2 --preview near -o a.png");
+    let staged = ["stage-001-step-01.png", "stage-001-step-02.png", "stage-002-step-01.png", "stage-002-step-02.png"];
+    assert_eq!(names("near"), staged, "the second window shows what the first has painted");
+    assert_eq!(desk.image("near/stage-002-step-02.png"), desk.image("a.png"));
 }
 
 #[test]

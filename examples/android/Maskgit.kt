@@ -6,11 +6,14 @@ import android.graphics.Bitmap
 
 class MaskgitException(message: String) : RuntimeException(message)
 
-/** Draws with one model. [draw] takes a while: call it outside the main thread. [close] waits for nothing: call it when no [draw] runs. */
+/**
+ * Draws with one model. [draw] takes a while: call it outside the main thread. [close] waits for nothing: call it when
+ * no [draw] runs.
+ */
 class Maskgit(assets: AssetManager, packedModel: String, threads: Int = 0) : AutoCloseable {
     private var handle: Long = open(assets.open(packedModel).use { it.readBytes() }, threads)
 
-    /** Draws a picture of a class. Throws [MaskgitException], also when [cancel] was called. */
+    /** Draws an image of a class. Throws [MaskgitException], also when [cancel] was called. */
     fun draw(className: String, seed: Long): Bitmap {
         val (width, height) = size(handle)
         val bitmap = Bitmap.createBitmap(width, height, Bitmap.Config.ARGB_8888)

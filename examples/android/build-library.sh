@@ -13,4 +13,5 @@ cargo rustc --profile small --locked --lib --no-default-features --features capi
     --target aarch64-linux-android -- \
     -Clink-arg=-Wl,-z,max-page-size=16384 -Clink-arg=-Wl,-soname,libmaskgit.so
 mkdir -p "$out/arm64-v8a"
-"$tools/llvm-strip" -o "$out/arm64-v8a/libmaskgit.so" "${CARGO_TARGET_DIR:-target}/aarch64-linux-android/small/libmaskgit.so"
+built=${CARGO_TARGET_DIR:-target}/aarch64-linux-android/small
+"$tools/llvm-strip" -o "$out/arm64-v8a/libmaskgit.so" "$built/libmaskgit.so"

@@ -84,8 +84,8 @@ JNIEXPORT jintArray JNICALL Java_org_maskgit_Maskgit_size(JNIEnv *env, jclass ty
 }
 
 /* Draws into an ARGB_8888 bitmap of the model's size. */
-JNIEXPORT void JNICALL Java_org_maskgit_Maskgit_draw(JNIEnv *env, jclass type, jlong handle, jstring class_name, jlong seed,
-                                                     jobject bitmap) {
+JNIEXPORT void JNICALL Java_org_maskgit_Maskgit_draw(JNIEnv *env, jclass type, jlong handle, jstring class_name,
+                                                     jlong seed, jobject bitmap) {
     (void)type;
     model *held = (model *)(intptr_t)handle;
     const char *name = (*env)->GetStringUTFChars(env, class_name, NULL);
@@ -104,9 +104,10 @@ JNIEXPORT void JNICALL Java_org_maskgit_Maskgit_draw(JNIEnv *env, jclass type, j
 
     AndroidBitmapInfo info;
     void *pixels = NULL;
-    if (code == MASKGIT_OK && AndroidBitmap_getInfo(env, bitmap, &info) == 0 && info.format == ANDROID_BITMAP_FORMAT_RGBA_8888 &&
-        AndroidBitmap_lockPixels(env, bitmap, &pixels) == 0) {
-        code = maskgit_images_copy(images, 0, pixels, (size_t)info.stride * info.height, info.stride, MASKGIT_FORMAT_RGBA8, &error);
+    if (code == MASKGIT_OK && AndroidBitmap_getInfo(env, bitmap, &info) == 0 &&
+        info.format == ANDROID_BITMAP_FORMAT_RGBA_8888 && AndroidBitmap_lockPixels(env, bitmap, &pixels) == 0) {
+        size_t length = (size_t)info.stride * info.height;
+        code = maskgit_images_copy(images, 0, pixels, length, info.stride, MASKGIT_FORMAT_RGBA8, &error);
         AndroidBitmap_unlockPixels(env, bitmap);
     }
     maskgit_images_free(images);

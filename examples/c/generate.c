@@ -1,4 +1,4 @@
-/* Draws a picture: generate MODEL CLASS SEED OUT.png
+/* Draws an image: generate MODEL CLASS SEED OUT.png
  *
  *     cc generate.c -o generate $(pkg-config --cflags --libs maskgit)
  *     ./generate models/avatars-64-int8 lorelei 7 lorelei.png

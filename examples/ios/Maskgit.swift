@@ -18,7 +18,8 @@ private func call(_ body: (UnsafeMutablePointer<OpaquePointer?>) -> maskgit_code
     throw MaskgitError(code: code, description: String(cString: maskgit_error_message(error)))
 }
 
-/// Draws with one model. `draw` takes a while: call it outside the main thread. Calls of one model wait for one another.
+/// Draws with one model. `draw` takes a while: call it outside the main thread. Calls of one model wait for one
+/// another.
 public final class Maskgit {
     private var generator: OpaquePointer?
     private var cancel: OpaquePointer?
@@ -47,7 +48,7 @@ public final class Maskgit {
         maskgit_cancel_stop(cancel)
     }
 
-    /// Draws a picture of a class.
+    /// Draws an image of a class.
     public func draw(className: String, seed: UInt64) throws -> CGImage {
         maskgit_cancel_reset(cancel)
         var images: OpaquePointer?
@@ -61,9 +62,9 @@ public final class Maskgit {
         }
         defer { maskgit_images_free(images) }
 
-        var picture = maskgit_image()
-        try call { maskgit_images_get(images, 0, &picture, MemoryLayout<maskgit_image>.size, $0) }
-        let (width, height) = (Int(picture.pixels.width), Int(picture.pixels.height))
+        var shown = maskgit_image()
+        try call { maskgit_images_get(images, 0, &shown, MemoryLayout<maskgit_image>.size, $0) }
+        let (width, height) = (Int(shown.pixels.width), Int(shown.pixels.height))
         var rgba = Data(count: width * height * 4)
         try rgba.withUnsafeMutableBytes { buffer in
             let bytes = buffer.bindMemory(to: UInt8.self)

@@ -9,7 +9,8 @@ trap 'rm -rf "$headers"' EXIT
 cp include/maskgit.h examples/ios/module.modulemap "$headers"
 export IPHONEOS_DEPLOYMENT_TARGET=14.0
 for target in aarch64-apple-ios aarch64-apple-ios-sim; do
-    cargo rustc --profile small --locked --lib --no-default-features --features capi --crate-type staticlib --target "$target"
+    cargo rustc --profile small --locked --lib --no-default-features --features capi --crate-type staticlib \
+        --target "$target"
 done
 built=${CARGO_TARGET_DIR:-target}
 rm -rf "$out/Maskgit.xcframework"

@@ -4,11 +4,11 @@ use std::ffi::c_char;
 use std::path::PathBuf;
 use std::ptr;
 
-use super::handle::{self, Object};
 use super::error::{
     Fault, MASKGIT_ERROR_MISALIGNED, MASKGIT_ERROR_NULL, MASKGIT_ERROR_SHORT_BUFFER, MASKGIT_ERROR_STRUCT,
     MASKGIT_ERROR_TEXT,
 };
+use super::handle::{self, Object};
 
 /// The longest text that is read, a path among them.
 const MAX_TEXT: usize = 64 << 10;
@@ -19,12 +19,12 @@ const MAX_STRUCT: usize = 4096;
 ///
 /// # Safety
 ///
-/// It is `repr(C)`, its first field is its `size: usize`, it has no reference and no type that not every pattern of bits is a
-/// value of.
+/// It is `repr(C)`, its first field is its `size: usize`, it has no reference and no type that not every pattern of
+/// bits is a value of.
 pub(super) unsafe trait Versioned: Copy {
     /// The name in C.
     const NAME: &'static str;
-    /// Its size in the first version that had it.
+    /// Its size in the first version with this number of the interface.
     const FIRST_SIZE: usize;
     /// What its init function sets.
     fn initial() -> Self;
@@ -219,7 +219,9 @@ pub(super) fn check_reserved(reserved: &[u32], name: &str) -> Result<(), Fault> 
         None => Ok(()),
         Some(value) => Err(Fault::new(
             MASKGIT_ERROR_STRUCT,
-            format!("{name}: a reserved field is {value}; it must be 0, as setting all of the struct to 0 first makes it"),
+            format!(
+                "{name}: a reserved field is {value}; it must be 0, as setting all of the struct to 0 first makes it"
+            ),
         )),
     }
 }

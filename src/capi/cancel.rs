@@ -6,7 +6,8 @@ use super::argument;
 use super::error::{MASKGIT_ERROR_INTERNAL, MASKGIT_OK, call, free, maskgit_code, maskgit_error, value};
 use super::handle::{self, Object};
 
-/// Stops the calls that have it in their options. Any thread may use it at any time; one handle may serve several calls.
+/// Stops the calls that have it in their options. Any thread may use it at any time; one handle may serve several
+/// calls.
 #[derive(Default)]
 pub struct maskgit_cancel {
     pub(super) stop: AtomicBool,

@@ -2,14 +2,14 @@
 
 use std::ffi::c_void;
 use std::ops::ControlFlow;
+use std::ptr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Instant;
 
-use ::maskgit_image::SourceImage;
 use image::GrayImage;
+use maskgit_image::SourceImage;
 
-use super::argument::{self, Versioned};
+use super::argument;
 use super::cancel::maskgit_cancel;
 use super::error::{
     Fault, MASKGIT_ERROR_CANCELLED, MASKGIT_ERROR_REQUEST, MASKGIT_ERROR_SHORT_BUFFER, call, maskgit_code,
@@ -19,12 +19,15 @@ use super::generator::maskgit_generator;
 use super::handle;
 use super::images::{Entry, look, maskgit_images, view};
 use super::options::{
-    MASKGIT_LOG_DEBUG, MASKGIT_LOG_ERROR, MASKGIT_PROGRESS_ENCODED, MASKGIT_PROGRESS_FINISHED,
-    MASKGIT_PROGRESS_PREDICTED, MASKGIT_PROGRESS_STEP, maskgit_options, maskgit_outpaint_options, maskgit_preview,
-    maskgit_progress,
+    MASKGIT_PROGRESS_ENCODED, MASKGIT_PROGRESS_FINISHED, MASKGIT_PROGRESS_PREDICTED, MASKGIT_PROGRESS_STEP,
+    maskgit_options, maskgit_outpaint_options, maskgit_preview, maskgit_progress,
 };
 use super::pixels::{self, maskgit_pixels, maskgit_rect};
 use crate::pipeline::{Image, Observer, Preview, Progress, Request};
+
+/// What the images that a call gives at its end may take together, as with
+/// [`Generator::generate`](crate::Generator::generate).
+const MAX_RESULT_BYTES: u64 = 2 << 30;
 
 /// Passes on to the callbacks, keeps the images that no callback takes, and asks the cancel handle.
 struct Watch {
@@ -34,6 +37,8 @@ struct Watch {
     /// The opacity of the source goes with its edits.
     alpha: Option<GrayImage>,
     images: Vec<Entry>,
+    /// Why the images cannot be kept.
+    refused: Option<Fault>,
 }
 
 fn number(value: usize) -> u32 {
@@ -41,7 +46,7 @@ fn number(value: usize) -> u32 {
 }
 
 impl Watch {
-    fn new(options: maskgit_options) -> Result<Self, Fault> {
+    fn new(options: maskgit_options, alpha: Option<GrayImage>) -> Result<Self, Fault> {
         let cancel = if options.cancel.is_null() { None } else { Some(handle::get(options.cancel)?) };
         let progress = maskgit_progress {
             size: size_of::<maskgit_progress>(),
@@ -52,9 +57,11 @@ impl Watch {
             steps: 0,
             images: 0,
             image_count: options.count,
+            windows: 0,
+            window_count: 0,
             reserved: 0,
         };
-        Ok(Self { options, cancel, progress, alpha: None, images: Vec::new() })
+        Ok(Self { options, cancel, progress, alpha, images: Vec::new(), refused: None })
     }
 
     fn is_cancelled(&self) -> bool {
@@ -73,11 +80,18 @@ impl Watch {
 impl Observer for Watch {
     fn image(&mut self, image: Image) -> ControlFlow<()> {
         let Some(callback) = self.options.image else {
-            let picture = SourceImage::new(image.pixels, self.alpha.clone());
-            self.images.push(Entry { picture, seed: image.seed, tokens: image.tokens });
+            let bytes = (image.pixels.as_raw().len() as u64).saturating_mul(self.options.count.into());
+            if bytes > MAX_RESULT_BYTES {
+                let message =
+                    format!("the images take {bytes} bytes: ask for fewer at once, or set the callback `image`");
+                self.refused = Some(Fault::new(MASKGIT_ERROR_REQUEST, message));
+                return ControlFlow::Break(());
+            }
+            let Image { pixels, seed, tokens, .. } = image;
+            self.images.push(Entry { image: SourceImage::new(pixels, self.alpha.clone()), seed, tokens });
             return self.flow(0);
         };
-        let shown = look(&image.pixels, image.seed, &image.tokens, image.index);
+        let shown = look(&image.pixels, self.alpha.as_ref(), image.seed, &image.tokens, image.index);
         // SAFETY: a function of the caller's, called as the header says, with a struct that lives as long.
         let answer = unsafe { callback(&raw const shown, self.user_data()) };
         self.flow(answer)
@@ -87,11 +101,11 @@ impl Observer for Watch {
         match *progress {
             Progress::Encoded { done, total } => {
                 self.progress.event = MASKGIT_PROGRESS_ENCODED;
-                (self.progress.done, self.progress.total) = (done as u64, total as u64);
+                (self.progress.windows, self.progress.window_count) = (number(done), number(total));
             }
             Progress::Predicted { done, total } => {
                 self.progress.event = MASKGIT_PROGRESS_PREDICTED;
-                (self.progress.done, self.progress.total) = (done as u64, total as u64);
+                (self.progress.done, self.progress.total) = (done, total);
             }
             Progress::Step { step, steps } => {
                 self.progress.event = MASKGIT_PROGRESS_STEP;
@@ -103,12 +117,10 @@ impl Observer for Watch {
                 (self.progress.images, self.progress.image_count) = (number(done), number(total));
             }
         }
-        let answer = match self.options.progress {
-            // SAFETY: a function of the caller's, called as the header says, with a struct that lives as long.
-            Some(callback) => unsafe { callback(&raw const self.progress, self.user_data()) },
-            None => 0,
-        };
-        self.flow(answer)
+        // SAFETY: a function of the caller's, called as the header says, with a struct that lives as long.
+        let answer =
+            self.options.progress.map(|callback| unsafe { callback(&raw const self.progress, self.user_data()) });
+        self.flow(answer.unwrap_or(0))
     }
 
     fn wants_preview(&self) -> bool {
@@ -127,85 +139,60 @@ impl Observer for Watch {
             stages: number(preview.stages),
             reserved: 0,
         };
-        let answer = match self.options.preview {
-            // SAFETY: as above; the pixels live until `preview` is dropped, after the call.
-            Some(callback) => unsafe { callback(&raw const shown, self.user_data()) },
-            None => 0,
-        };
-        self.flow(answer)
+        // SAFETY: as above; the pixels live until `preview` is dropped, after the call.
+        let answer = self.options.preview.map(|callback| unsafe { callback(&raw const shown, self.user_data()) });
+        self.flow(answer.unwrap_or(0))
     }
 }
 
 /// What a call draws, and the opacity that its results have.
 type Drawing = (Request, Option<GrayImage>);
 
-/// Runs `work`, which makes images with a generator, and hands them to C.
+/// The frame of a function that draws: draws what `work` says as the options say, and hands it to C.
 ///
 /// # Safety
 ///
-/// `images` and `error` are NULL, not aligned, or may be written.
-unsafe fn give(
-    what: &str,
-    generator: *mut maskgit_generator,
-    images: *mut *mut maskgit_images,
-    error: *mut *mut maskgit_error,
-    work: impl FnOnce(&maskgit_generator) -> Result<Option<Vec<Entry>>, Fault>,
-) -> maskgit_code {
-    let work = || {
-        if !images.is_null() {
-            // SAFETY: the same promise.
-            unsafe { argument::clear(images, "images") }?;
-        }
-        let handle = handle::get(generator.cast_const())?;
-        let start = Instant::now();
-        let failed = |fault: &Fault| handle.log().say(MASKGIT_LOG_ERROR, &format!("{what}: {}", fault.message));
-        let drawn = work(&handle).inspect_err(failed)?;
-        handle.log().say(MASKGIT_LOG_DEBUG, &format!("{what}: {:.3} s", start.elapsed().as_secs_f64()));
-        let Some(drawn) = drawn else { return Ok(()) };
-        // SAFETY: the same promise.
-        unsafe { argument::put(images, handle::give(maskgit_images { images: drawn }), "images") }
-    };
-    // SAFETY: the same promise.
-    unsafe { call(error, work) }
-}
-
-/// Draws what `subject` says as the options say, and hands it to C.
-///
-/// # Safety
-///
-/// As [`give`], and `options` is NULL or a struct of the size that it says, with texts that end with a NUL.
+/// `options` is NULL or a struct of the size that it says, with texts that end with a NUL; `images` and `error` are
+/// NULL, not aligned, or may be written.
 unsafe fn draw(
     what: &str,
     generator: *mut maskgit_generator,
     options: *const maskgit_options,
     (images, error): (*mut *mut maskgit_images, *mut *mut maskgit_error),
-    subject: impl FnOnce() -> Result<Drawing, Fault>,
+    work: impl FnOnce() -> Result<Drawing, Fault>,
 ) -> maskgit_code {
-    let work = |handle: &maskgit_generator| {
-        let options = match options.is_null() {
-            true => maskgit_options::initial(),
+    let images_of = |options: maskgit_options| {
+        let handle = handle::get(generator.cast_const())?;
+        handle.logged(what, || {
+            let (request, alpha) = work()?;
+            let mut watch = Watch::new(options, alpha)?;
             // SAFETY: the same promise.
-            false => unsafe { argument::read(options) }?,
-        };
-        // SAFETY: the same promise.
-        let texts = unsafe { options.texts() }?;
-        let mut watch = Watch::new(options)?;
-        if options.image.is_none() {
-            argument::check(images, "images")?;
-        }
-        let (request, alpha) = subject()?;
-        watch.alpha = alpha;
-        let mut generator = handle.lock()?;
-        let request = options.apply(&texts, request, &generator)?;
-        // Refused before it has begun.
-        if watch.is_cancelled() {
-            return Err(Fault::new(MASKGIT_ERROR_CANCELLED, "cancelled"));
-        }
-        generator.generate_with(&request, &mut watch)?;
-        Ok(options.image.is_none().then_some(watch.images))
+            let request = unsafe { options.apply(request, handle.manifest()) }?;
+            let mut generator = handle.lock()?;
+            if watch.is_cancelled() {
+                return Err(Fault::new(MASKGIT_ERROR_CANCELLED, "cancelled before it began"));
+            }
+            let drawn = generator.generate_with(&request, &mut watch);
+            if let Some(refused) = watch.refused {
+                return Err(refused);
+            }
+            drawn?;
+            Ok(maskgit_images { images: watch.images })
+        })
     };
     // SAFETY: the same promise.
-    unsafe { give(what, generator, images, error, work) }
+    unsafe {
+        call(error, || {
+            let options = argument::read_or_initial(options);
+            if options.as_ref().is_ok_and(|options| options.image.is_some()) {
+                if !images.is_null() {
+                    argument::put(images, ptr::null_mut(), "images")?;
+                }
+                return images_of(options?).map(drop);
+            }
+            argument::give(images, "images", || images_of(options?))
+        })
+    }
 }
 
 /// Draws images. `options` say of which class; dilation, feather and context play no part. On success *images is to be
@@ -221,8 +208,9 @@ pub unsafe extern "C" fn maskgit_generate(
     unsafe { draw("generate", generator, options, (images, error), || Ok((Request::generate(), None))) }
 }
 
-/// Repaints a part of an image of any size: the bright pixels of `mask`, a GRAY8 image of the same size, and `box_count` boxes.
-/// Either may be NULL, not both. Pixels farther from them than the feather keep their bytes, and opacity is kept.
+/// Repaints a part of an image of any size: the bright pixels of `mask`, a GRAY8 image of the same size, and
+/// `box_count` boxes. Either may be NULL, not both. Pixels farther from them than the feather keep their bytes, and
+/// opacity is kept.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn maskgit_edit(
     generator: *mut maskgit_generator,
@@ -237,7 +225,7 @@ pub unsafe extern "C" fn maskgit_edit(
     // SAFETY: the header asks for such pointers.
     unsafe {
         draw("edit", generator, options, (images, error), || {
-            let (rgb, alpha) = pixels::picture(image, "image")?;
+            let (rgb, alpha) = pixels::image(image, "image")?;
             let mask = pixels::mask(rgb.dimensions(), mask, boxes, box_count)?;
             Ok((Request::edit(rgb, mask), alpha))
         })
@@ -258,7 +246,7 @@ pub unsafe extern "C" fn maskgit_outpaint(
     unsafe {
         draw("outpaint", generator, options, (images, error), || {
             let sides = argument::read(outpaint)?.to_rust();
-            let (rgb, alpha) = pixels::picture(image, "image")?;
+            let (rgb, alpha) = pixels::image(image, "image")?;
             let alpha = alpha.map(|alpha| sides.extend_alpha(&alpha)).transpose()?;
             Ok((Request::outpaint(rgb, sides), alpha))
         })
@@ -278,13 +266,14 @@ pub unsafe extern "C" fn maskgit_vary(
     // SAFETY: the header asks for such pointers.
     unsafe {
         draw("vary", generator, options, (images, error), || {
-            let (rgb, alpha) = pixels::picture(image, "image")?;
+            let (rgb, alpha) = pixels::image(image, "image")?;
             Ok((Request::vary(rgb, strength), alpha))
         })
     }
 }
 
-/// Encodes an image of any size as one window and decodes it: what the model's tokens can hold of it. Gives its tokens too.
+/// Encodes an image of any size as one window and decodes it: what the model's tokens can hold of it. Gives its tokens
+/// too.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn maskgit_reconstruct(
     generator: *mut maskgit_generator,
@@ -294,15 +283,16 @@ pub unsafe extern "C" fn maskgit_reconstruct(
 ) -> maskgit_code {
     // SAFETY: the header asks for such pointers.
     unsafe {
-        draw("reconstruct", generator, std::ptr::null(), (images, error), || {
-            let (rgb, alpha) = pixels::picture(image, "image")?;
+        draw("reconstruct", generator, ptr::null(), (images, error), || {
+            let (rgb, alpha) = pixels::image(image, "image")?;
             Ok((Request::reconstruct(rgb), alpha))
         })
     }
 }
 
-/// Encodes an image of exactly the model's size: writes its grid_rows * grid_columns tokens, in raster order, to `tokens`, which has room for
-/// `capacity`. *count, which may be NULL, becomes their number, also when the room is too small.
+/// Encodes an image of exactly the model's size: writes its grid_rows * grid_columns tokens, in raster order, to
+/// `tokens`, which has room for `capacity`. *count, which may be NULL, becomes their number, also when the room is too
+/// small.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn maskgit_encode(
     generator: *mut maskgit_generator,
@@ -312,31 +302,25 @@ pub unsafe extern "C" fn maskgit_encode(
     count: *mut usize,
     error: *mut *mut maskgit_error,
 ) -> maskgit_code {
-    let work = || {
-        let handle = handle::get(generator.cast_const())?;
-        argument::check(tokens, "tokens")?;
-        // SAFETY: the header asks for such pixels.
-        let (rgb, _) = unsafe { pixels::picture(image, "image") }?;
-        let mut generator = handle.lock()?;
-        let needed = generator.manifest().tokens();
-        if !count.is_null() {
-            // SAFETY: not NULL, so it may be written.
-            unsafe { argument::put(count, needed, "count") }?;
-        }
-        if capacity < needed {
-            let message = format!("tokens: there is room for {capacity}, and the image has {needed}");
-            return Err(Fault::new(MASKGIT_ERROR_SHORT_BUFFER, message));
-        }
-        // SAFETY: no more than `capacity`, which the header asks for.
-        let out = unsafe { argument::slice_mut(tokens, needed, "tokens") }?;
-        let encoded = generator.encode(&rgb)?;
-        for (out, token) in out.iter_mut().zip(encoded) {
-            *out = token;
-        }
-        Ok(())
-    };
-    // SAFETY: the header asks for NULL or a pointer that may be written.
-    unsafe { call(error, work) }
+    // SAFETY: the header asks for such pointers; no more than `capacity` tokens are written.
+    unsafe {
+        call(error, || {
+            let handle = handle::get(generator.cast_const())?;
+            argument::check(tokens, "tokens")?;
+            let (rgb, _) = pixels::image(image, "image")?;
+            let needed = handle.manifest().tokens();
+            if !count.is_null() {
+                argument::put(count, needed, "count")?;
+            }
+            if capacity < needed {
+                let message = format!("tokens: there is room for {capacity}, and the image has {needed}");
+                return Err(Fault::new(MASKGIT_ERROR_SHORT_BUFFER, message));
+            }
+            let encoded = handle.lock()?.encode(&rgb)?;
+            argument::slice_mut(tokens, needed, "tokens")?.copy_from_slice(&encoded);
+            Ok(())
+        })
+    }
 }
 
 /// Decodes `count` tokens, which must be grid_rows * grid_columns codes, to an image.
@@ -348,20 +332,17 @@ pub unsafe extern "C" fn maskgit_decode(
     images: *mut *mut maskgit_images,
     error: *mut *mut maskgit_error,
 ) -> maskgit_code {
-    let work = |handle: &maskgit_generator| {
-        argument::check(tokens, "tokens")?;
-        argument::check(images, "images")?;
-        let mut generator = handle.lock()?;
-        let expected = generator.manifest().tokens();
-        if count != expected {
-            let message = format!("tokens: there are {count}; an image has {expected}");
-            return Err(Fault::new(MASKGIT_ERROR_REQUEST, message));
-        }
-        // SAFETY: the header asks for `count` of them.
-        let tokens = unsafe { argument::slice(tokens, count, "tokens") }?;
-        let image = generator.decode(tokens)?;
-        Ok(Some(vec![Entry::new(image, 0, tokens.to_vec())]))
-    };
-    // SAFETY: the header asks for such pointers.
-    unsafe { give("decode", generator, images, error, work) }
+    // SAFETY: the header asks for such pointers, and for `count` tokens.
+    unsafe {
+        call(error, || {
+            argument::give(images, "images", || {
+                let handle = handle::get(generator.cast_const())?;
+                handle.logged("decode", || {
+                    let tokens = argument::slice(tokens, count, "tokens")?;
+                    let image = SourceImage::new(handle.lock()?.decode(tokens)?, None);
+                    Ok(maskgit_images { images: vec![Entry { image, seed: 0, tokens: tokens.to_vec() }] })
+                })
+            })
+        })
+    }
 }

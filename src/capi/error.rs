@@ -7,8 +7,8 @@ use std::ptr;
 use super::handle::{self, Object};
 use maskgit_core::{Error, ErrorKind};
 
-/// What became of a call: MASKGIT_OK or one of MASKGIT_ERROR_*. The numbers never change their meaning; later versions may
-/// add some.
+/// What became of a call: MASKGIT_OK or one of MASKGIT_ERROR_*. The numbers never change their meaning; later versions
+/// may add some.
 pub type maskgit_code = u32;
 
 /// It worked.
@@ -35,8 +35,8 @@ pub const MASKGIT_ERROR_MISALIGNED: maskgit_code = 9;
 pub const MASKGIT_ERROR_SHORT_BUFFER: maskgit_code = 10;
 /// A handle was freed already, is of another type, or never was one.
 pub const MASKGIT_ERROR_HANDLE: maskgit_code = 11;
-/// The `size` of a struct is wrong: it was not set by its init function. Or a field is set that is reserved or that this
-/// version does not know.
+/// The `size` of a struct is wrong: it was not set by its init function. Or a field is set that is reserved or that
+/// this version does not know.
 pub const MASKGIT_ERROR_STRUCT: maskgit_code = 12;
 /// A callback called a function of the generator that is calling it.
 pub const MASKGIT_ERROR_BUSY: maskgit_code = 13;
@@ -93,8 +93,8 @@ pub(super) fn c_string(text: &str) -> CString {
     CString::new(text.replace('\0', " ")).unwrap_or_default()
 }
 
-/// The frame of an exported function that can fail: a fault of `work`, or a panic, becomes a code and, where `error` is not
-/// NULL, an error object.
+/// The frame of an exported function that can fail: a fault of `work`, or a panic, becomes a code and, where `error` is
+/// not NULL, an error object.
 ///
 /// # Safety
 ///
@@ -140,8 +140,8 @@ pub unsafe extern "C" fn maskgit_error_code(error: *const maskgit_error) -> mask
     value(MASKGIT_ERROR_HANDLE, || Ok(handle::get(error)?.code))
 }
 
-/// The message of an error: one line of UTF-8 that says what, where and what to do. Valid until the error is freed. A fixed
-/// text when `error` is not one; never NULL.
+/// The message of an error: one line of UTF-8 that says what, where and what to do. Valid until the error is freed. A
+/// fixed text when `error` is not one; never NULL.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn maskgit_error_message(error: *const maskgit_error) -> *const c_char {
     const NONE: &CStr = c"no error, or one that was freed already";

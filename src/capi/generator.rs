@@ -14,7 +14,9 @@ use maskgit_engine::Isa;
 use super::argument::{self, Versioned};
 use super::error::{Fault, MASKGIT_ERROR_BUSY, c_string, call, free, maskgit_code, maskgit_error, value};
 use super::handle::{self, Object};
-use super::options::{MASKGIT_LOG_DEBUG, MASKGIT_LOG_ERROR, MASKGIT_LOG_INFO, maskgit_log_callback, maskgit_open_options};
+use super::options::{
+    MASKGIT_LOG_DEBUG, MASKGIT_LOG_ERROR, MASKGIT_LOG_INFO, maskgit_log_callback, maskgit_open_options,
+};
 use crate::pipeline::{Generator, GeneratorBuilder, find_label};
 
 /// A loaded model. Free it with maskgit_generator_free().
@@ -49,8 +51,8 @@ struct Log {
     user_data: *mut c_void,
 }
 
-// SAFETY: the pointer is handed to the callback and not used otherwise; the header says that it is called on any thread that
-// calls the library.
+// SAFETY: the pointer is handed to the callback and not used otherwise; the header says that it is called on any thread
+// that calls the library.
 unsafe impl Send for Log {}
 // SAFETY: as above.
 unsafe impl Sync for Log {}
@@ -72,6 +74,35 @@ pub(super) struct Running<'a> {
 }
 
 impl maskgit_generator {
+    pub(super) fn manifest(&self) -> &Manifest {
+        &self.about.manifest
+    }
+
+    fn info(&self) -> maskgit_info {
+        let (about, manifest) = (&self.about, &self.about.manifest);
+        let number = |value: usize| u32::try_from(value).unwrap_or(u32::MAX);
+        maskgit_info {
+            size: size_of::<maskgit_info>(),
+            name: about.name.as_ptr(),
+            licence: about.licence.as_ptr(),
+            source: about.source.as_ptr(),
+            precision: about.precision.as_ptr(),
+            kernels: about.kernels.as_ptr(),
+            width: manifest.image.width,
+            height: manifest.image.height,
+            grid_rows: manifest.grid.rows,
+            grid_columns: manifest.grid.cols,
+            codes: number(manifest.codes),
+            label_count: number(manifest.labels.len()),
+            steps: number(manifest.sampling.steps),
+            has_encoder: u32::from(manifest.graphs.encoder.is_some()),
+            has_null_label: u32::from(manifest.null_label.is_some()),
+            reserved: 0,
+            mask_id: manifest.mask_id,
+            load_seconds: about.load_seconds,
+        }
+    }
+
     /// Runs a call and tells the log of it.
     pub(super) fn logged<T>(&self, what: &str, work: impl FnOnce() -> Result<T, Fault>) -> Result<T, Fault> {
         let start = Instant::now();
@@ -157,8 +188,8 @@ fn handle_of(generator: Generator, log: Log) -> maskgit_generator {
 ///
 /// # Safety
 ///
-/// `options` is NULL or a struct of the size that it says, its device NULL or a text that ends with a NUL; `generator` and
-/// `error` are NULL, not aligned, or may be written.
+/// `options` is NULL or a struct of the size that it says, its device NULL or a text that ends with a NUL; `generator`
+/// and `error` are NULL, not aligned, or may be written.
 unsafe fn open(
     options: *const maskgit_open_options,
     generator: *mut *mut maskgit_generator,
@@ -177,8 +208,8 @@ unsafe fn open(
     }
 }
 
-/// Opens a model: a folder that holds bundle.json, or one packed file. `options` may be NULL. On success *generator is to be
-/// freed with maskgit_generator_free(); on failure it is NULL.
+/// Opens a model: a folder that holds bundle.json, or one packed file. `options` may be NULL. On success *generator is
+/// to be freed with maskgit_generator_free(); on failure it is NULL.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn maskgit_open(
     path: *const c_char,
@@ -190,8 +221,8 @@ pub unsafe extern "C" fn maskgit_open(
     unsafe { open(options, generator, error, |builder, _| Ok(builder.open(argument::path(path, "path")?)?)) }
 }
 
-/// Opens a packed model that is in memory: `length` bytes, which are copied unless the options say borrow_bytes. Otherwise as
-/// maskgit_open().
+/// Opens a packed model that is in memory: `length` bytes, which are copied unless the options say borrow_bytes.
+/// Otherwise as maskgit_open().
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn maskgit_open_bytes(
     bytes: *const u8,
@@ -234,7 +265,8 @@ pub struct maskgit_info {
     pub source: *const c_char,
     /// The precision of its weights: fp32, fp16 or int8.
     pub precision: *const c_char,
-    /// What runs it: the instruction set of the CPU's kernels, or, where a GPU does, its name as the options have it, "cuda:0".
+    /// What runs it: the instruction set of the CPU's kernels, or, where a GPU does, its name as the options have it,
+    /// "cuda:0".
     pub kernels: *const c_char,
     /// Columns of an image.
     pub width: u32,
@@ -254,7 +286,7 @@ pub struct maskgit_info {
     pub has_encoder: u32,
     /// 1 when it can draw without a class, and be guided.
     pub has_null_label: u32,
-    /// 0.
+    /// 0, for later versions.
     pub reserved: u32,
     /// The token that stands for "not known yet".
     pub mask_id: i64,
@@ -300,33 +332,8 @@ pub unsafe extern "C" fn maskgit_get_info(
     size: usize,
     error: *mut *mut maskgit_error,
 ) -> maskgit_code {
-    let value = || {
-        let handle = handle::get(generator)?;
-        let (about, manifest) = (&handle.about, &handle.about.manifest);
-        let number = |value: usize| u32::try_from(value).unwrap_or(u32::MAX);
-        Ok(maskgit_info {
-            size: size_of::<maskgit_info>(),
-            name: about.name.as_ptr(),
-            licence: about.licence.as_ptr(),
-            source: about.source.as_ptr(),
-            precision: about.precision.as_ptr(),
-            kernels: about.kernels.as_ptr(),
-            width: manifest.image.width,
-            height: manifest.image.height,
-            grid_rows: manifest.grid.rows,
-            grid_columns: manifest.grid.cols,
-            codes: number(manifest.codes),
-            label_count: number(manifest.labels.len()),
-            steps: number(manifest.sampling.steps),
-            has_encoder: u32::from(manifest.graphs.encoder.is_some()),
-            has_null_label: u32::from(manifest.null_label.is_some()),
-            reserved: 0,
-            mask_id: manifest.mask_id,
-            load_seconds: about.load_seconds,
-        })
-    };
     // SAFETY: the header asks for such pointers, and for a struct of this size.
-    unsafe { call(error, || argument::write(info, size, value()?)) }
+    unsafe { call(error, || argument::write(info, size, handle::get(generator)?.info())) }
 }
 
 /// The name of a class, valid until the generator is freed; NULL when there is none of this number. Never waits.

@@ -1,8 +1,8 @@
 //! The objects that C holds.
 //!
-//! A handle is the address of an object on the heap. A table knows which addresses are alive and of what kind, so that one that
-//! was freed, or never was a handle, is refused without being read. The table holds the addresses disguised: a leak checker must
-//! not take it for a reference to an object that the program has lost.
+//! A handle is the address of an object on the heap. A table knows which addresses are alive and of what kind, so that
+//! one that was freed, or never was a handle, is refused without being read. The table holds the addresses disguised: a
+//! leak checker must not take it for a reference to an object that the program has lost.
 
 use std::collections::HashMap;
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
@@ -53,8 +53,8 @@ pub(super) fn give<T: Object>(value: T) -> *mut T {
 pub(super) fn get<T: Object>(handle: *const T) -> Result<Arc<T>, Fault> {
     let alive = alive();
     check(handle, alive.get(&(handle.addr() ^ DISGUISE)))?;
-    // SAFETY: the table says that `give` made it of this type, and that C still owns its reference: it leaves the table, which is
-    // locked, before that is given up.
+    // SAFETY: the table says that `give` made it of this type, and that C still owns its reference: it leaves the
+    // table, which is locked, before that is given up.
     unsafe {
         Arc::increment_strong_count(handle);
         Ok(Arc::from_raw(handle))

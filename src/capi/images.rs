@@ -2,17 +2,19 @@
 
 use std::ffi::c_char;
 use std::mem::offset_of;
+use std::ptr;
 
-use image::RgbImage;
+use ::maskgit_image::{Limits, SourceImage, read_image};
+use image::{GrayImage, RgbImage};
+use maskgit_core::files;
 
 use super::argument::{self, Versioned};
 use super::error::{Fault, MASKGIT_ERROR_REQUEST, call, free, maskgit_code, maskgit_error, value};
 use super::handle::{self, Object};
 use super::pixels::{MASKGIT_FORMAT_RGB8, MASKGIT_FORMAT_RGBA8, channels, extent, maskgit_format, maskgit_pixels};
-use ::maskgit_image::{Limits, SourceImage, read_image};
-use maskgit_core::files;
 
-/// One or more images. They never change, so any number of threads may read them at once. Free them with maskgit_images_free().
+/// One or more images. They never change, so any number of threads may read them at once. Free them with
+/// maskgit_images_free().
 pub struct maskgit_images {
     pub(super) images: Vec<Entry>,
 }
@@ -20,24 +22,16 @@ pub struct maskgit_images {
 /// One image.
 pub(super) struct Entry {
     /// The pixels, and what of the source is kept.
-    pub(super) picture: SourceImage,
+    pub(super) image: SourceImage,
     pub(super) seed: u64,
     pub(super) tokens: Vec<i64>,
-}
-
-impl Entry {
-    /// An image with nothing of a source.
-    pub(super) fn new(rgb: RgbImage, seed: u64, tokens: Vec<i64>) -> Self {
-        let picture = SourceImage::new(rgb, None);
-        Self { picture, seed, tokens }
-    }
 }
 
 impl Object for maskgit_images {
     const NAME: &'static str = "maskgit_images";
 }
 
-/// A look at one image. Its pointers are valid until the maskgit_images is freed.
+/// A look at one image. Its pointers are valid until the maskgit_images is freed; in a callback, during the call.
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct maskgit_image {
@@ -52,28 +46,37 @@ pub struct maskgit_image {
     /// How many they are.
     pub token_count: usize,
     /// The image's place in the request, or among the images.
-    pub index: u64,
+    pub index: usize,
+    /// The opacity, which an edit has of its source: a byte for each pixel, without gaps. NULL: all is opaque.
+    pub opacity: *const u8,
 }
 
 // SAFETY: `repr(C)`, the size first; numbers and pointers.
 unsafe impl Versioned for maskgit_image {
     const NAME: &'static str = "maskgit_image";
-    const FIRST_SIZE: usize = offset_of!(Self, index) + size_of::<u64>();
+    const FIRST_SIZE: usize = offset_of!(Self, opacity) + size_of::<*const u8>();
 
     fn initial() -> Self {
-        look(&RgbImage::new(0, 0), 0, &[], 0)
+        look(&RgbImage::new(0, 0), None, 0, &[], 0)
     }
 }
 
-/// An image with its tokens as C sees it, as long as they live.
-pub(super) fn look(rgb: &RgbImage, seed: u64, tokens: &[i64], index: usize) -> maskgit_image {
+/// An image as C sees it, while its parts live.
+pub(super) fn look(
+    rgb: &RgbImage,
+    alpha: Option<&GrayImage>,
+    seed: u64,
+    tokens: &[i64],
+    index: usize,
+) -> maskgit_image {
     maskgit_image {
         size: size_of::<maskgit_image>(),
         pixels: view(rgb),
         seed,
-        tokens: if tokens.is_empty() { std::ptr::null() } else { tokens.as_ptr() },
+        tokens: if tokens.is_empty() { ptr::null() } else { tokens.as_ptr() },
         token_count: tokens.len(),
-        index: index as u64,
+        index,
+        opacity: alpha.map_or(ptr::null(), |alpha| alpha.as_ptr()),
     }
 }
 
@@ -86,7 +89,7 @@ pub(super) fn view(rgb: &RgbImage) -> maskgit_pixels {
         height: rgb.height(),
         stride: rgb.width() as usize * 3,
         format: MASKGIT_FORMAT_RGB8,
-        reserved: 0,
+        reserved: [0; 5],
     }
 }
 
@@ -111,19 +114,18 @@ pub unsafe extern "C" fn maskgit_images_get(
     size: usize,
     error: *mut *mut maskgit_error,
 ) -> maskgit_code {
-    let work = || {
-        let images = handle::get(images)?;
-        let entry = entry(&images, index)?;
-        let value = look(&entry.picture.rgb, entry.seed, &entry.tokens, index);
-        // SAFETY: the header asks for a struct of this size.
-        unsafe { argument::write(image, size, value) }
-    };
-    // SAFETY: the header asks for NULL or a pointer that may be written.
-    unsafe { call(error, work) }
+    // SAFETY: the header asks for such pointers, and for a struct of this size.
+    unsafe {
+        call(error, || {
+            let images = handle::get(images)?;
+            let Entry { image: shown, seed, tokens } = entry(&images, index)?;
+            argument::write(image, size, look(&shown.rgb, shown.alpha.as_ref(), *seed, tokens, index))
+        })
+    }
 }
 
-/// Copies an image into a buffer of the caller: `length` bytes at `data`, rows `stride` bytes apart (0: without gaps), RGB8 or RGBA8.
-/// Opacity is the source's, or 255. Bytes between rows are left alone.
+/// Copies an image into a buffer of the caller: `length` bytes at `data`, rows `stride` bytes apart (0: without gaps),
+/// RGB8 or RGBA8. Opacity is the source's, or 255. Bytes between rows are left alone.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn maskgit_images_copy(
     images: *const maskgit_images,
@@ -134,34 +136,39 @@ pub unsafe extern "C" fn maskgit_images_copy(
     format: maskgit_format,
     error: *mut *mut maskgit_error,
 ) -> maskgit_code {
-    let work = || {
-        let images = handle::get(images)?;
-        let picture = &entry(&images, index)?.picture;
-        let Some(channels) = channels(format).filter(|_| [MASKGIT_FORMAT_RGB8, MASKGIT_FORMAT_RGBA8].contains(&format))
-        else {
-            return Err(Fault::new(MASKGIT_ERROR_REQUEST, "an image is copied as RGB8 or RGBA8"));
-        };
-        let (width, height) = (picture.rgb.width() as usize, picture.rgb.height() as usize);
-        let (stride, bytes) = extent(width * channels, height, stride, length)?;
-        // SAFETY: no more than `length` bytes, which the header asks for.
-        let out = unsafe { argument::slice_mut(data, bytes, "data") }?;
-        for (y, (out, row)) in out.chunks_mut(stride).zip(picture.rgb.as_raw().chunks_exact(width * 3)).enumerate() {
-            if format == MASKGIT_FORMAT_RGB8 {
-                out[..row.len()].copy_from_slice(row);
-                continue;
-            }
-            for (x, (out, pixel)) in out.chunks_exact_mut(4).zip(row.chunks_exact(3)).enumerate() {
-                out[..3].copy_from_slice(pixel);
-                out[3] = picture.alpha.as_ref().map_or(255, |alpha| alpha.get_pixel(x as u32, y as u32).0[0]);
-            }
-        }
-        Ok(())
-    };
-    // SAFETY: the header asks for NULL or a pointer that may be written.
-    unsafe { call(error, work) }
+    // SAFETY: the header asks for such pointers; no more than `length` bytes of `data` are written.
+    unsafe {
+        call(error, || {
+            let images = handle::get(images)?;
+            let image = &entry(&images, index)?.image;
+            let formats = [MASKGIT_FORMAT_RGB8, MASKGIT_FORMAT_RGBA8];
+            let channels = channels(format).filter(|_| formats.contains(&format));
+            let none = || Fault::new(MASKGIT_ERROR_REQUEST, "an image is copied as RGB8 or RGBA8");
+            let row = image.rgb.width() as usize * channels.ok_or_else(none)?;
+            let (stride, bytes) = extent(row, image.rgb.height() as usize, stride, length)?;
+            copy(image, argument::slice_mut(data, bytes, "data")?, stride, row);
+            Ok(())
+        })
+    }
 }
 
-/// Writes an image as PNG, with the opacity of its source. The file appears whole or not at all, and replaces what is there.
+/// Copies an image to rows of `row` bytes, three or four for a pixel, each `stride` after the one before.
+fn copy(image: &SourceImage, out: &mut [u8], stride: usize, row: usize) {
+    let width = image.rgb.width() as usize;
+    for (y, (out, pixels)) in out.chunks_mut(stride).zip(image.rgb.as_raw().chunks_exact(width * 3)).enumerate() {
+        if row == pixels.len() {
+            out[..row].copy_from_slice(pixels);
+            continue;
+        }
+        for (x, (out, pixel)) in out[..row].chunks_exact_mut(4).zip(pixels.chunks_exact(3)).enumerate() {
+            out[..3].copy_from_slice(pixel);
+            out[3] = image.alpha.as_ref().map_or(255, |alpha| alpha.as_raw()[y * width + x]);
+        }
+    }
+}
+
+/// Writes an image as PNG, with the opacity of its source. The file appears whole or not at all, and replaces what is
+/// there.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn maskgit_images_save_png(
     images: *const maskgit_images,
@@ -169,37 +176,34 @@ pub unsafe extern "C" fn maskgit_images_save_png(
     path: *const c_char,
     error: *mut *mut maskgit_error,
 ) -> maskgit_code {
-    let work = || {
-        let images = handle::get(images)?;
-        let picture = &entry(&images, index)?.picture;
-        // SAFETY: the header asks for a text that ends with a NUL.
-        let path = unsafe { argument::path(path, "path") }?;
-        Ok(files::write_file(&path, &picture.encode_png(&picture.rgb, None)?)?)
-    };
-    // SAFETY: the header asks for NULL or a pointer that may be written.
-    unsafe { call(error, work) }
+    // SAFETY: the header asks for such pointers, and a text that ends with a NUL.
+    unsafe {
+        call(error, || {
+            let images = handle::get(images)?;
+            let image = &entry(&images, index)?.image;
+            let path = argument::path(path, "path")?;
+            Ok(files::write_file(&path, &image.encode_png(&image.rgb, None)?)?)
+        })
+    }
 }
 
-/// Reads an image file (PNG, JPEG, WebP, GIF, BMP or PNM), upright, of at most 16384 pixels a side, 512 MiB in the file and as much
-/// decoded.
+/// Reads an image file (PNG, JPEG, WebP, GIF, BMP or PNM), upright, of at most 16384 pixels a side, 512 MiB in the file
+/// and as much decoded.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn maskgit_read_image(
     path: *const c_char,
     images: *mut *mut maskgit_images,
     error: *mut *mut maskgit_error,
 ) -> maskgit_code {
-    let work = || {
-        // SAFETY: the header asks for a pointer that may be written.
-        unsafe { argument::clear(images, "images") }?;
-        // SAFETY: the header asks for a text that ends with a NUL.
-        let path = unsafe { argument::path(path, "path") }?;
-        let picture = read_image(&path, &Limits::default())?;
-        let entry = Entry { picture, seed: 0, tokens: Vec::new() };
-        // SAFETY: the header asks for a pointer that may be written.
-        unsafe { argument::put(images, handle::give(maskgit_images { images: vec![entry] }), "images") }
-    };
-    // SAFETY: the header asks for NULL or a pointer that may be written.
-    unsafe { call(error, work) }
+    // SAFETY: the header asks for such pointers, and a text that ends with a NUL.
+    unsafe {
+        call(error, || {
+            argument::give(images, "images", || {
+                let image = read_image(&argument::path(path, "path")?, &Limits::default())?;
+                Ok(maskgit_images { images: vec![Entry { image, seed: 0, tokens: Vec::new() }] })
+            })
+        })
+    }
 }
 
 /// Frees images. NULL is ignored. Returns MASKGIT_OK, or MASKGIT_ERROR_HANDLE when they were freed already.

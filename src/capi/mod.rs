@@ -1,7 +1,7 @@
 //! The C interface, `include/maskgit.h`, which cbindgen writes from this module. `docs/c-abi.md` explains it.
 //!
-//! Every exported function converts its arguments, calls one method of the library, and converts the result, in the frame that
-//! [`error::call`] is: it catches panics and answers with a code. Nothing here knows how to draw.
+//! Every exported function converts its arguments, calls one method of the library, and converts the result, in the
+//! frame that [`error::call`] is: it catches panics and answers with a code. Nothing here knows how to draw.
 
 #![allow(unsafe_code)]
 // The names are those of C.
@@ -20,9 +20,9 @@ mod pixels;
 
 use std::ffi::{CStr, c_char};
 
-/// The number of this interface, and of the library's soname. It changes only when programs must be compiled anew. Additions do
-/// not change it: functions, codes, meanings of what is reserved, fields at the end of a struct that carries its size.
-/// maskgit_version() tells which a library has.
+/// The number of this interface, and of the library's soname. It changes only when programs must be compiled anew.
+/// Additions do not change it: functions, codes, meanings of what is reserved, fields at the end of a struct that
+/// carries its size. maskgit_version() tells which a library has.
 pub const MASKGIT_ABI_VERSION: u32 = 2;
 
 /// The MASKGIT_ABI_VERSION of the library that the program runs with.

@@ -3,19 +3,21 @@
 use std::ffi::{c_char, c_void};
 use std::mem::offset_of;
 use std::ptr;
+use std::slice;
 
-use super::argument::{self, Versioned};
-use super::cancel::maskgit_cancel;
-use super::error::{Fault, MASKGIT_ERROR_REQUEST, MASKGIT_ERROR_STRUCT, call, maskgit_code};
-use super::images::maskgit_image;
-use super::pixels::maskgit_pixels;
+use maskgit_bundle::Manifest;
 use maskgit_core::{Error, SamplingChanges};
 use maskgit_geometry::{Feather, Outpaint};
 
-use crate::pipeline::{Generator, GeneratorBuilder, MemoryUse, Request};
+use super::argument::{self, Versioned};
+use super::cancel::maskgit_cancel;
+use super::error::{Fault, MASKGIT_ERROR_REQUEST, call, maskgit_code};
+use super::images::maskgit_image;
+use super::pixels::maskgit_pixels;
+use crate::pipeline::{Edge, Generator, GeneratorBuilder, MemoryUse, Request, Seeds};
 
-/// A message of the library: its level, MASKGIT_LOG_*, and one line of UTF-8, valid during the call. Called on the thread that
-/// called the library.
+/// A message of the library: its level, MASKGIT_LOG_*, and one line of UTF-8, valid during the call. Called on the
+/// thread that called the library.
 pub type maskgit_log_callback =
     Option<unsafe extern "C" fn(level: u32, message: *const c_char, user_data: *mut c_void)>;
 
@@ -43,39 +45,43 @@ pub struct maskgit_open_options {
     pub log: maskgit_log_callback,
     /// Handed to `log`.
     pub log_user_data: *mut c_void,
+    /// The device: "cpu"; "cuda" or "cuda:N", an NVIDIA GPU; "auto", the first GPU where it can run the model, else the
+    /// CPU, and `log` hears why. NULL: "cpu". A library without GPUs has the CPU only.
+    pub device: *const c_char,
     /// The most bytes to hold logits in; 0: 64 MiB. One image always fits. Does not change the images.
     pub logits_bytes: u64,
     /// Threads that compute, 1 to 1024; 0: as many as cores. Does not change the images.
     pub threads: u32,
     /// MASKGIT_MEMORY_*. Does not change the images.
     pub memory: u32,
-    /// maskgit_open_bytes() only. 0: the bytes are copied. 1: they are used where they are, and the caller keeps them unchanged
-    /// until the generator is freed and no call of it runs.
+    /// maskgit_open_bytes() only. 0: the bytes are copied. 1: they are used where they are, and the caller keeps them
+    /// unchanged until the generator is freed and no call of it runs.
     pub borrow_bytes: u32,
-    /// 0.
+    /// 0, for later versions.
     pub reserved: u32,
-    /// The device: "cpu"; "cuda" or "cuda:N", an NVIDIA GPU; "auto", the first GPU where it can run the model, else the CPU, and `log`
-    /// hears why. NULL: "cpu". A library without GPUs has the CPU only.
-    pub device: *const c_char,
 }
 
 // SAFETY: `repr(C)`, the size first; integers, pointers, among them a text, and a function that may be NULL.
 unsafe impl Versioned for maskgit_open_options {
     const NAME: &'static str = "maskgit_open_options";
-    const FIRST_SIZE: usize = offset_of!(Self, device) + size_of::<*const c_char>();
+    const FIRST_SIZE: usize = offset_of!(Self, reserved) + size_of::<u32>();
 
     fn initial() -> Self {
         Self {
             size: size_of::<Self>(),
             log: None,
             log_user_data: ptr::null_mut(),
+            device: ptr::null(),
             logits_bytes: 0,
             threads: 0,
             memory: MASKGIT_MEMORY_KEEP_ALL,
             borrow_bytes: 0,
             reserved: 0,
-            device: ptr::null(),
         }
+    }
+
+    fn reserved(&self) -> &[u32] {
+        slice::from_ref(&self.reserved)
     }
 }
 
@@ -84,7 +90,6 @@ impl maskgit_open_options {
     ///
     /// The device is NULL or a text that ends with a NUL.
     pub(super) unsafe fn to_rust(self) -> Result<GeneratorBuilder, Fault> {
-        zero("maskgit_open_options", self.reserved)?;
         let mut builder = Generator::builder();
         // SAFETY: the same promise.
         if let Some(device) = unsafe { argument::optional_text(self.device, "device")? } {
@@ -109,21 +114,13 @@ impl maskgit_open_options {
     }
 }
 
-/// Refuses what a reserved field holds, as a later version may give it a meaning.
-pub(super) fn zero(name: &str, reserved: u32) -> Result<(), Fault> {
-    if reserved == 0 {
-        return Ok(());
-    }
-    Err(Fault::new(MASKGIT_ERROR_STRUCT, format!("a reserved field of the {name} is {reserved}; it must be 0")))
-}
-
 /// The transformer has run once more.
 pub const MASKGIT_PROGRESS_PREDICTED: u32 = 1;
 /// A step is over.
 pub const MASKGIT_PROGRESS_STEP: u32 = 2;
 /// An image is finished.
 pub const MASKGIT_PROGRESS_FINISHED: u32 = 3;
-/// A window of the image to edit is encoded; `done` and `total` count windows.
+/// A window of the image to edit is encoded.
 pub const MASKGIT_PROGRESS_ENCODED: u32 = 4;
 
 /// How far a call is. Later versions may add fields at the end.
@@ -132,13 +129,13 @@ pub const MASKGIT_PROGRESS_ENCODED: u32 = 4;
 pub struct maskgit_progress {
     /// The bytes that this version of the library sets.
     pub size: usize,
-    /// Transformer runs so far, in the whole call; of an event MASKGIT_PROGRESS_ENCODED, windows.
-    pub done: u64,
-    /// Transformer runs of the whole call; of an event MASKGIT_PROGRESS_ENCODED, windows.
-    pub total: u64,
+    /// Transformer runs so far, in the whole call.
+    pub done: usize,
+    /// Transformer runs of the whole call.
+    pub total: usize,
     /// What happened: MASKGIT_PROGRESS_*.
     pub event: u32,
-    /// Steps that are over, of the images or the window being drawn.
+    /// Steps that are over, of the images being drawn.
     pub step: u32,
     /// Steps of the schedule.
     pub steps: u32,
@@ -146,11 +143,16 @@ pub struct maskgit_progress {
     pub images: u32,
     /// Images that were asked for.
     pub image_count: u32,
-    /// 0.
+    /// Windows of the image to edit that are encoded, in the whole call.
+    pub windows: u32,
+    /// Windows that the whole call encodes; 0 until the first is.
+    pub window_count: u32,
+    /// 0, for later versions.
     pub reserved: u32,
 }
 
-/// One image as it looks after a step; unknown tokens show the model's present guess. Later versions may add fields at the end.
+/// One image as it looks after a step; unknown tokens show the model's present guess. Later versions may add fields at
+/// the end.
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct maskgit_preview {
@@ -170,25 +172,26 @@ pub struct maskgit_preview {
     pub stage: u32,
     /// The number of stages; 1 otherwise.
     pub stages: u32,
-    /// 0.
+    /// 0, for later versions.
     pub reserved: u32,
 }
 
-/// Hears how far a call is. Returns 0 to go on; anything else ends the call with MASKGIT_ERROR_CANCELLED. It must not throw or jump
-/// out.
+/// Hears how far a call is. Returns 0 to go on; anything else ends the call with MASKGIT_ERROR_CANCELLED. It must not
+/// throw or jump out.
 pub type maskgit_progress_callback =
     Option<unsafe extern "C" fn(progress: *const maskgit_progress, user_data: *mut c_void) -> i32>;
 
-/// Gets each image after each step, which costs one run of the decoder. Returns as maskgit_progress_callback does.
+/// Gets each image after each step, which costs a run of the decoder for each window. Returns as
+/// maskgit_progress_callback does.
 pub type maskgit_preview_callback =
     Option<unsafe extern "C" fn(preview: *const maskgit_preview, user_data: *mut c_void) -> i32>;
 
-/// Gets each image as soon as it is finished, in the order of the seeds. It is valid during the call. Returns as
-/// maskgit_progress_callback does.
+/// Gets each image as soon as it is finished, in the order of the seeds. It is valid during the call of the callback.
+/// Returns as maskgit_progress_callback does.
 pub type maskgit_image_callback =
     Option<unsafe extern "C" fn(image: *const maskgit_image, user_data: *mut c_void) -> i32>;
 
-/// No class: the label of an edit without one.
+/// The label that stands for no class.
 pub const MASKGIT_NO_CLASS: i64 = -1;
 
 /// What to draw and how. Set it with maskgit_options_init(), then change what you like.
@@ -197,9 +200,10 @@ pub const MASKGIT_NO_CLASS: i64 = -1;
 pub struct maskgit_options {
     /// sizeof(maskgit_options)
     pub size: usize,
-    /// The class by its name, its second name or its number, as the command takes it; NULL: `label` says it.
+    /// The class by its name, an unambiguous beginning of it, its number or its second name; NULL: `label` says it.
     pub class_name: *const c_char,
-    /// The class by its number, when `class_name` is NULL; MASKGIT_NO_CLASS, the initial value, for none, which a model may have that can draw without one.
+    /// The class by its number, when `class_name` is NULL. MASKGIT_NO_CLASS, the initial value, is none: a model with a
+    /// null label can draw without, and maskgit_vary() with strength 0 needs none.
     pub label: i64,
     /// The seed of the first image; image i has seed + i. Initially 0.
     pub seed: u64,
@@ -207,18 +211,21 @@ pub struct maskgit_options {
     pub count: u32,
     /// Steps of the schedule, 1 to 4096; 0, the initial value: as the model recommends.
     pub steps: u32,
-    /// The first step that is run, less than `steps`. Initially 0; Google's editing has 2 of 12.
+    /// The first step that is run, less than `steps`; 0, the initial value: as the model recommends. Google's editing
+    /// has 2 of 12.
     pub start_iter: u32,
     /// Whether guidance grows linearly over the steps, 0 or 1; below 0, the initial value: as the model recommends.
     pub guidance_ramp: i32,
-    /// The mask schedule: linear, square, cubic, sqrt, power:X, cosine, log, exp or arccos; NULL: as the model recommends.
+    /// The mask schedule: linear, square, cubic, sqrt, power:X, cosine, log, exp or arccos; NULL: as the model
+    /// recommends.
     pub schedule: *const c_char,
-    /// The sampler: confidence, confidence-remask, predictor-corrector, halton or halton-redraw; NULL: as the model recommends.
+    /// The sampler: confidence, confidence-remask, predictor-corrector, halton or halton-redraw; NULL: as the model
+    /// recommends. Another one than that brings the schedule it was published with, unless `schedule` is given.
     pub sampler: *const c_char,
     /// The Gumbel noise on the confidence; below 0, the initial value: as the model recommends.
     pub choice_temperature: f32,
-    /// Divides the logits before a token is drawn; below 0, the initial value: as the model recommends. It is that of all steps,
-    /// unless there is a `final_temperature`.
+    /// Divides the logits before a token is drawn; below 0, the initial value: as the model recommends. It is that of
+    /// all steps, unless there is a `final_temperature`.
     pub temperature: f32,
     /// The scale of classifier-free guidance, 0 for none; below 0, the initial value: as the model recommends.
     pub guidance: f32,
@@ -228,26 +235,28 @@ pub struct maskgit_options {
     pub top_k: i64,
     /// Edits: rings of tokens that are drawn around those that the mask touches. Initially 1.
     pub dilation: u32,
-    /// Edits: the pixels over which the edge fades, 0 to 4096; below 0, the initial value: a Gaussian as in Google's code.
+    /// Edits: the pixels over which the edge fades, 0 to 4096; below 0, the initial value: a Gaussian as in Google's
+    /// code.
     pub feather: i32,
     /// Hears of progress; may be NULL.
     pub progress: maskgit_progress_callback,
     /// Gets previews; may be NULL.
     pub preview: maskgit_preview_callback,
-    /// Handed to both.
+    /// Handed to all three callbacks.
     pub user_data: *mut c_void,
     /// Stops the call from another thread; may be NULL.
     pub cancel: *const maskgit_cancel,
-    /// The temperature of the last step, to which it changes linearly over the steps. Below 0, the initial value: as the model
-    /// recommends, or, where `temperature` is given, that one.
+    /// The temperature of the last step, to which it changes linearly over the steps. Below 0, the initial value: as
+    /// the model recommends, or, where `temperature` is given, that one.
     pub final_temperature: f32,
-    /// 0.
+    /// 0, for later versions.
     pub reserved: u32,
-    /// More sampling settings, by their names in the manifest, as a JSON object: {"corrector_share": 0.5}. A setting that a field
-    /// above gives too is as the field says. NULL: none.
+    /// Any sampling settings by their names in bundle.json, as a JSON object such as {"corrector_share": 0.5}. A name
+    /// that is none is an error. Of a setting that a field above gives too, the field holds. NULL: none.
     pub sampling: *const c_char,
-    /// Gets each image as soon as it is finished; the call then gives no images, and its `images` may be NULL. NULL: the call
-    /// gives all images at its end.
+    /// Gets each image as soon as it is finished, so that any number takes the memory of a few. The call then gives no
+    /// images: its `images` may be NULL, else *images becomes NULL. NULL: the call gives all images at its end, at most
+    /// 2 GiB.
     pub image: maskgit_image_callback,
 }
 
@@ -285,90 +294,82 @@ unsafe impl Versioned for maskgit_options {
             image: None,
         }
     }
+
+    fn reserved(&self) -> &[u32] {
+        slice::from_ref(&self.reserved)
+    }
 }
 
-/// The texts of a [`maskgit_options`], read before the generator is locked.
-pub(super) struct Texts {
-    class: Option<String>,
-    schedule: Option<String>,
-    sampler: Option<String>,
-    sampling: Option<String>,
+/// What a field of a number gives, when it is not below 0. Not a number is passed on, to be refused by name.
+fn given(value: f32) -> Option<f32> {
+    (value >= 0.0 || value.is_nan()).then_some(value)
 }
 
 impl maskgit_options {
+    /// Puts the options into a request: what it is made of stays.
+    ///
     /// # Safety
     ///
     /// The texts are NULL or end with a NUL.
-    pub(super) unsafe fn texts(&self) -> Result<Texts, Fault> {
+    pub(super) unsafe fn apply(&self, request: Request, manifest: &Manifest) -> Result<Request, Fault> {
+        let mut edge = Edge::default();
+        edge.dilation = self.dilation as usize;
+        edge.feather = u32::try_from(self.feather).map_or(Feather::Gaussian, Feather::Pixels);
+        let seeds = Seeds { first: self.seed, count: self.count as usize };
         // SAFETY: the same promise.
-        unsafe {
-            Ok(Texts {
-                class: argument::optional_text(self.class_name, "class_name")?,
-                schedule: argument::optional_text(self.schedule, "schedule")?,
-                sampler: argument::optional_text(self.sampler, "sampler")?,
-                sampling: argument::optional_text(self.sampling, "sampling")?,
-            })
-        }
+        let (class, sampling) = unsafe { (self.class(manifest)?, self.changes()?) };
+        Ok(Request { class, seeds, sampling, edge, ..request }.with_context(self.context))
     }
 
-    /// Puts the options into a request: what it is made of stays.
-    pub(super) fn apply(&self, texts: &Texts, request: Request, generator: &Generator) -> Result<Request, Fault> {
-        zero("maskgit_options", self.reserved)?;
-        let feather = u32::try_from(self.feather).map_or(Feather::Gaussian, Feather::Pixels);
-        let request = request
-            .with_seed(self.seed)
-            .with_count(self.count as usize)
-            .with_sampling(self.changes(texts)?)
-            .with_dilation(self.dilation as usize)
-            .with_feather(feather)
-            .with_context(self.context);
-        match (&texts.class, self.label) {
-            (Some(class), _) => Ok(request.with_class(class)),
-            (None, MASKGIT_NO_CLASS) => Ok(request),
-            (None, label) => {
-                let name = usize::try_from(label).ok().and_then(|label| generator.manifest().labels.get(label));
-                let missing = || Fault::new(MASKGIT_ERROR_REQUEST, format!("there is no class {label}"));
-                Ok(request.with_class(name.ok_or_else(missing)?))
-            }
+    /// # Safety
+    ///
+    /// As [`Self::apply`].
+    unsafe fn class(&self, manifest: &Manifest) -> Result<Option<String>, Fault> {
+        // SAFETY: the same promise.
+        let name = unsafe { argument::optional_text(self.class_name, "class_name") }?;
+        if name.is_some() || self.label == MASKGIT_NO_CLASS {
+            return Ok(name);
         }
+        // By its name: another class may be called like this one's number.
+        let name = usize::try_from(self.label).ok().and_then(|label| manifest.labels.get(label)).cloned();
+        let (label, classes) = (self.label, manifest.labels.len());
+        let missing = || format!("there is no class {label}: the model has {classes}, from 0 on");
+        name.ok_or_else(|| Fault::new(MASKGIT_ERROR_REQUEST, missing())).map(Some)
     }
 
     /// The sampling settings that are given.
-    fn changes(&self, texts: &Texts) -> Result<SamplingChanges, Fault> {
-        // An object, as serde would take a list of values too.
-        let parsed = |json: &String| {
-            let object: serde_json::Map<String, serde_json::Value> = serde_json::from_str(json)?;
-            serde_json::from_value(object.into())
-        };
-        let wrong = |e| Fault::new(MASKGIT_ERROR_REQUEST, format!("sampling is not a JSON object of settings: {e}"));
-        let mut changes: SamplingChanges =
-            texts.sampling.as_ref().map(parsed).transpose().map_err(wrong)?.unwrap_or_default();
-        // Not a number is passed on, to be refused by name.
-        let given = |value: f32, other: Option<f32>| if value >= 0.0 || value.is_nan() { Some(value) } else { other };
-        if self.steps != 0 {
-            changes.steps = Some(self.steps as usize);
-        }
-        if self.start_iter != 0 {
-            changes.start_iter = Some(self.start_iter as usize);
-        }
-        if let Some(text) = &texts.schedule {
-            changes.schedule = Some(text.parse().map_err(|e: Error| e.context("schedule"))?);
-        }
-        if let Some(text) = &texts.sampler {
-            changes.sampler = Some(text.parse().map_err(|e: Error| e.context("sampler"))?);
-        }
-        changes.choice_temperature = given(self.choice_temperature, changes.choice_temperature);
-        changes.temperature = given(self.temperature, changes.temperature);
-        changes.final_temperature = given(self.final_temperature, changes.final_temperature);
-        changes.guidance = given(self.guidance, changes.guidance);
-        if self.guidance_ramp >= 0 {
-            changes.guidance_ramp = Some(self.guidance_ramp != 0);
-        }
-        if self.top_k >= 0 {
-            changes.top_k = Some(usize::try_from(self.top_k).unwrap_or(usize::MAX));
-        }
+    ///
+    /// # Safety
+    ///
+    /// As [`Self::apply`].
+    unsafe fn changes(&self) -> Result<SamplingChanges, Fault> {
+        // SAFETY: the same promise.
+        let text = |pointer, name| unsafe { argument::optional_text(pointer, name) };
+        let by_name = text(self.sampling, "sampling")?.map_or(Ok(SamplingChanges::default()), |json| parse(&json))?;
+        let schedule = text(self.schedule, "schedule")?.map(|name| name.parse()).transpose();
+        let sampler = text(self.sampler, "sampler")?.map(|name| name.parse()).transpose();
+        let number = |value: u32| (value != 0).then_some(value as usize);
+        let top_k = (self.top_k >= 0).then(|| usize::try_from(self.top_k).unwrap_or(usize::MAX));
+        let mut changes = by_name;
+        changes.steps = number(self.steps).or(by_name.steps);
+        changes.schedule = schedule.map_err(|e: Error| e.context("schedule"))?.or(by_name.schedule);
+        changes.sampler = sampler.map_err(|e: Error| e.context("sampler"))?.or(by_name.sampler);
+        changes.choice_temperature = given(self.choice_temperature).or(by_name.choice_temperature);
+        changes.temperature = given(self.temperature).or(by_name.temperature);
+        changes.final_temperature = given(self.final_temperature).or(by_name.final_temperature);
+        changes.top_k = top_k.or(by_name.top_k);
+        changes.guidance = given(self.guidance).or(by_name.guidance);
+        changes.guidance_ramp = (self.guidance_ramp >= 0).then_some(self.guidance_ramp != 0).or(by_name.guidance_ramp);
+        changes.start_iter = number(self.start_iter).or(by_name.start_iter);
         Ok(changes)
     }
+}
+
+/// Settings by name. An object only: serde would take a list of values too.
+fn parse(json: &str) -> Result<SamplingChanges, Fault> {
+    serde_json::from_str::<serde_json::Map<String, serde_json::Value>>(json)
+        .and_then(|object| serde_json::from_value(object.into()))
+        .map_err(|e| Fault::new(MASKGIT_ERROR_REQUEST, format!("sampling is not a JSON object of settings: {e}")))
 }
 
 /// How far to extend an image. Set it with maskgit_outpaint_options_init(), then set at least one side.
@@ -439,4 +440,73 @@ pub unsafe extern "C" fn maskgit_outpaint_options_init(
 unsafe fn init<T: Versioned>(options: *mut T, size: usize) -> maskgit_code {
     // SAFETY: the same promise; no error object is asked for.
     unsafe { call(ptr::null_mut(), || argument::write(options, size, T::initial())) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn manifest() -> Manifest {
+        let graph = |name: &str| serde_json::json!({ "file": name, "bytes": 1, "sha256": "0".repeat(64) });
+        let json = serde_json::json!({
+            "format_version": 1, "name": "x", "licence": "x", "source": "", "image": { "height": 4, "width": 4 },
+            "grid": { "rows": 1, "cols": 1 }, "codes": 2, "mask_id": 2, "labels": ["1", "0"], "precision": "fp32",
+            "sampling": { "steps": 1, "schedule": "cosine", "sampler": "confidence", "choice_temperature": 0,
+                          "temperature": 1, "guidance": 0, "guidance_ramp": false },
+            "graphs": { "transformer": graph("t"), "decoder": graph("d") },
+        });
+        Manifest::parse(json.to_string().as_bytes()).unwrap()
+    }
+
+    fn apply(options: &maskgit_options) -> Result<Request, Fault> {
+        // SAFETY: the tests' texts end with a NUL.
+        unsafe { options.apply(Request::generate(), &manifest()) }
+    }
+
+    #[test]
+    fn a_label_is_a_number_and_never_a_name() {
+        for label in 0..2 {
+            let options = maskgit_options { label, ..maskgit_options::initial() };
+            let resolved = apply(&options).unwrap().resolve(&manifest()).unwrap();
+            assert_eq!(resolved.label, usize::try_from(label).ok());
+        }
+        assert_eq!(apply(&maskgit_options::initial()).unwrap().class, None);
+        for label in [-2, 2, i64::MAX] {
+            let options = maskgit_options { label, ..maskgit_options::initial() };
+            assert_eq!(apply(&options).unwrap_err().code, MASKGIT_ERROR_REQUEST, "{label}");
+        }
+    }
+
+    #[test]
+    fn initial_options_change_no_setting() {
+        assert_eq!(apply(&maskgit_options::initial()).unwrap().sampling, SamplingChanges::default());
+        assert_eq!(apply(&maskgit_options::initial()).unwrap().edge, Edge::default());
+    }
+
+    #[test]
+    fn of_a_setting_given_twice_the_field_holds() {
+        let json =
+            c"{\"steps\": 8, \"sampler\": \"halton\", \"temperature\": 0.5, \"top_k\": 3, \"corrector_share\": 0.25}";
+        let options = maskgit_options {
+            sampling: json.as_ptr(),
+            sampler: c"confidence".as_ptr(),
+            temperature: 0.75,
+            top_k: 0,
+            guidance_ramp: 0,
+            ..maskgit_options::initial()
+        };
+        let changes = apply(&options).unwrap().sampling;
+        let mut expected = SamplingChanges::default();
+        expected.steps = Some(8);
+        expected.sampler = Some("confidence".parse().unwrap());
+        expected.temperature = Some(0.75);
+        expected.top_k = Some(0);
+        expected.guidance_ramp = Some(false);
+        expected.corrector_share = Some(0.25);
+        assert_eq!(changes, expected);
+        for wrong in ["", "[]", "[3]", "null", "{\"stepz\": 3}", "{\"steps\": -1}", "{\"steps\": \"3\"}"] {
+            assert_eq!(parse(wrong).unwrap_err().code, MASKGIT_ERROR_REQUEST, "{wrong}");
+        }
+        assert!(parse("{}").is_ok());
+    }
 }

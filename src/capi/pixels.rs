@@ -125,10 +125,7 @@ fn wrong_buffer() -> Fault {
 /// # Safety
 ///
 /// As [`rows`].
-pub(super) unsafe fn image(
-    pixels: *const maskgit_pixels,
-    name: &str,
-) -> Result<(RgbImage, Option<GrayImage>), Fault> {
+pub(super) unsafe fn image(pixels: *const maskgit_pixels, name: &str) -> Result<(RgbImage, Option<GrayImage>), Fault> {
     // SAFETY: the same promise.
     let (about, bytes) = unsafe { rows(pixels, name) }?;
     let (width, height) = (about.width, about.height);

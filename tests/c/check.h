@@ -22,11 +22,13 @@ static int check_failures = 0;
     } while (0)
 
 /* Frees `error` and checks what the call that gave it returned. */
-static inline void check_code(maskgit_code got, maskgit_code expected, maskgit_error *error, const char *file, int line) {
+static inline void check_code(maskgit_code got, maskgit_code expected, maskgit_error *error, const char *file,
+                              int line) {
     const char *message = error != NULL ? maskgit_error_message(error) : "";
     if (got != expected) {
         check_failures++;
-        fprintf(stderr, "%s:%d: %s, expected %s: %s\n", file, line, maskgit_code_name(got), maskgit_code_name(expected), message);
+        fprintf(stderr, "%s:%d: %s, expected %s: %s\n", file, line, maskgit_code_name(got), maskgit_code_name(expected),
+                message);
     }
     if (error != NULL && (maskgit_error_code(error) != got || message[0] == '\0')) {
         check_failures++;

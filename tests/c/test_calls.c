@@ -1,4 +1,5 @@
-/* Callbacks, cancelling, wrong arguments, threads and memory. Arguments: the repository, and how many generations to measure. */
+/* Callbacks, cancelling, wrong arguments, threads and memory. Arguments: the repository, and how many generations to
+   measure. */
 #include "check.h"
 
 #include <malloc.h>
@@ -48,8 +49,8 @@ static uint64_t draw(maskgit_generator *generator, uint64_t seed) {
 }
 
 struct heard {
-    int events, steps, pictures, previews, stop_at;
-    uint64_t done, total;
+    int events, steps, images, previews, stop_at;
+    size_t done, total;
     maskgit_generator *call, *other;
     maskgit_code code;
     maskgit_cancel *cancel;
@@ -63,7 +64,7 @@ struct sink {
 
 static int32_t on_image(const maskgit_image *image, void *user_data) {
     struct sink *sink = user_data;
-    CHECK(image->size == sizeof *image && image->index == (uint64_t)sink->count, "%d", sink->count);
+    CHECK(image->size == sizeof *image && image->index == (size_t)sink->count, "%d", sink->count);
     CHECK(image->pixels.width == 16 && image->pixels.length == 768 && image->token_count == 16, "an image");
     sink->seeds[sink->count++] = image->seed;
     return sink->count == sink->stop_at;
@@ -92,15 +93,16 @@ static int32_t on_progress(const maskgit_progress *progress, void *user_data) {
     struct heard *heard = user_data;
     CHECK(progress->size == sizeof *progress, "%zu", progress->size);
     heard->events++;
-    CHECK(progress->done >= heard->done && progress->done <= progress->total, "%llu", (unsigned long long)progress->done);
+    CHECK(progress->done >= heard->done && progress->done <= progress->total, "%zu", progress->done);
     heard->done = progress->done;
     heard->total = progress->total;
     if (progress->event == MASKGIT_PROGRESS_STEP) {
         heard->steps++;
-        CHECK(progress->steps == 4 && progress->step >= 1 && progress->step <= 4, "%u of %u", progress->step, progress->steps);
+        CHECK(progress->steps == 4 && progress->step >= 1 && progress->step <= 4, "%u of %u", progress->step,
+              progress->steps);
     }
     if (progress->event == MASKGIT_PROGRESS_FINISHED) {
-        heard->pictures++;
+        heard->images++;
         CHECK(progress->image_count == 2, "%u", progress->image_count);
     }
     if (heard->call != NULL) {
@@ -134,13 +136,13 @@ static void test_callbacks(maskgit_generator *tiny, maskgit_generator *other) {
     maskgit_images *images = NULL;
     OK(maskgit_generate(tiny, &options, &images, &error));
     maskgit_images_free(images);
-    CHECK(heard.steps == 4 && heard.pictures == 2 && heard.previews == 8, "%d steps", heard.steps);
-    CHECK(heard.done == 8 && heard.total == 8, "%llu runs", (unsigned long long)heard.done);
+    CHECK(heard.steps == 4 && heard.images == 2 && heard.previews == 8, "%d steps", heard.steps);
+    CHECK(heard.done == 8 && heard.total == 8, "%zu runs", heard.done);
 
     /* A callback stops the call half-way, and the generator goes on working. */
     heard = (struct heard){.stop_at = 2};
     CHECK_CODE(MASKGIT_ERROR_CANCELLED, maskgit_generate(tiny, &options, &images, &error));
-    CHECK(images == NULL && heard.steps == 2 && heard.pictures == 0, "%d steps", heard.steps);
+    CHECK(images == NULL && heard.steps == 2 && heard.images == 0, "%d steps", heard.steps);
 
     /* A callback may not draw with its own generator; with another one it may. */
     heard = (struct heard){.call = tiny, .other = other};
@@ -152,7 +154,7 @@ static void test_callbacks(maskgit_generator *tiny, maskgit_generator *other) {
     OK(maskgit_cancel_new(&heard.cancel, &error));
     options.cancel = heard.cancel;
     CHECK_CODE(MASKGIT_ERROR_CANCELLED, maskgit_generate(tiny, &options, &images, &error));
-    CHECK(heard.steps == 2 && heard.pictures == 0, "%d steps", heard.steps);
+    CHECK(heard.steps == 2 && heard.images == 0, "%d steps", heard.steps);
     heard.steps = heard.events = 0;
     CHECK_CODE(MASKGIT_ERROR_CANCELLED, maskgit_generate(tiny, &options, &images, &error));
     CHECK(heard.events == 0, "it stays cancelled until it is reset");
@@ -216,7 +218,7 @@ static void test_wrong_arguments(maskgit_generator *tiny) {
     CHECK_CODE(MASKGIT_ERROR_BUNDLE, maskgit_open_bytes((const uint8_t *)"no bundle", 9, NULL, &none, &error));
     CHECK_CODE(MASKGIT_ERROR_BUNDLE, maskgit_open_bytes((const uint8_t *)"", 0, NULL, &none, &error));
     CHECK_CODE(MASKGIT_ERROR_SHORT_BUFFER, maskgit_open_bytes((const uint8_t *)"x", SIZE_MAX, NULL, &none, &error));
-    CHECK(maskgit_open("/there/is/no/such/model", NULL, &none, NULL) == MASKGIT_ERROR_IO, "an error object is not needed");
+    CHECK(maskgit_open("/there/is/no/such/model", NULL, &none, NULL) == MASKGIT_ERROR_IO, "without an error object");
     CHECK(maskgit_open("x", NULL, &none, (maskgit_error **)(odd + 1)) == MASKGIT_ERROR_MISALIGNED, "misaligned");
     CHECK_CODE(MASKGIT_ERROR_MISALIGNED, maskgit_open("x", NULL, (maskgit_generator **)(odd + 1), &error));
     maskgit_open_options opening;
@@ -238,7 +240,7 @@ static void test_wrong_arguments(maskgit_generator *tiny) {
     none = NULL;
     /* Shorter than any version of the struct; a reserved field that is set. */
     opening.device = NULL;
-    opening.size = offsetof(maskgit_open_options, device);
+    opening.size = offsetof(maskgit_open_options, reserved);
     CHECK_CODE(MASKGIT_ERROR_STRUCT, maskgit_open(in_repository("tests/data/tiny"), &opening, &none, &error));
     maskgit_open_options_init(&opening, sizeof opening);
     opening.reserved = 1;
@@ -268,18 +270,21 @@ static void test_wrong_arguments(maskgit_generator *tiny) {
     CHECK_CODE(MASKGIT_ERROR_HANDLE, maskgit_generate((maskgit_generator *)odd, &options, &images, &error));
     CHECK_CODE(MASKGIT_ERROR_HANDLE, maskgit_generate((maskgit_generator *)(odd + 1), &options, &images, &error));
     OK(maskgit_generate(tiny, &options, &images, &error));
-    CHECK_CODE(MASKGIT_ERROR_HANDLE, maskgit_generate((maskgit_generator *)images, &options, &(maskgit_images *){NULL}, &error));
+    maskgit_images *nothing = NULL;
+    CHECK_CODE(MASKGIT_ERROR_HANDLE, maskgit_generate((maskgit_generator *)images, &options, &nothing, &error));
     CHECK(maskgit_generator_free((maskgit_generator *)images) == MASKGIT_ERROR_HANDLE, "another type");
     maskgit_image image = {0};
     CHECK_CODE(MASKGIT_ERROR_REQUEST, maskgit_images_get(images, 1, &image, sizeof image, &error));
     CHECK_CODE(MASKGIT_ERROR_NULL, maskgit_images_get(images, 0, NULL, sizeof image, &error));
     CHECK_CODE(MASKGIT_ERROR_STRUCT, maskgit_images_get(images, 0, &image, 3, &error));
     CHECK_CODE(MASKGIT_ERROR_NULL, maskgit_images_copy(images, 0, NULL, 768, 0, MASKGIT_FORMAT_RGB8, &error));
-    CHECK_CODE(MASKGIT_ERROR_REQUEST, maskgit_images_copy(images, 0, (uint8_t *)odd, 4096, 47, MASKGIT_FORMAT_RGB8, &error));
-    CHECK_CODE(MASKGIT_ERROR_REQUEST, maskgit_images_copy(images, 0, (uint8_t *)odd, 4096, 0, MASKGIT_FORMAT_GRAY8, &error));
+    uint8_t *out = (uint8_t *)odd;
+    CHECK_CODE(MASKGIT_ERROR_REQUEST, maskgit_images_copy(images, 0, out, 4096, 47, MASKGIT_FORMAT_RGB8, &error));
+    CHECK_CODE(MASKGIT_ERROR_REQUEST, maskgit_images_copy(images, 0, out, 4096, 0, MASKGIT_FORMAT_GRAY8, &error));
     CHECK_CODE(MASKGIT_ERROR_IO, maskgit_images_save_png(images, 0, "/there/is/no/such/folder/x.png", &error));
     CHECK_CODE(MASKGIT_ERROR_IO, maskgit_read_image("/there/is/no/such/file", &(maskgit_images *){NULL}, &error));
-    CHECK(maskgit_images_free(images) == MASKGIT_OK && maskgit_images_free(images) == MASKGIT_ERROR_HANDLE, "freed twice");
+    CHECK(maskgit_images_free(images) == MASKGIT_OK, "freed");
+    CHECK(maskgit_images_free(images) == MASKGIT_ERROR_HANDLE, "freed twice");
     CHECK(maskgit_images_count(images) == 0, "freed");
     CHECK_CODE(MASKGIT_ERROR_HANDLE, maskgit_images_get(images, 0, &image, sizeof image, &error));
     CHECK(maskgit_images_free(NULL) == MASKGIT_OK && maskgit_error_free(NULL) == MASKGIT_OK, "NULL is ignored");
@@ -348,16 +353,24 @@ static void test_wrong_arguments(maskgit_generator *tiny) {
     maskgit_images_free(images);
     images = NULL;
 
-    /* Pictures. */
+    /* Images. */
     options = drawing(0);
     uint8_t pixels[16 * 16 * 3] = {0};
-    maskgit_rect box = {0, 0, 4, 4}, outside = {10, 10, 7, 1};
-    maskgit_pixels good = {pixels, sizeof pixels, 16, 16, 0, MASKGIT_FORMAT_RGB8, 0}, bad = good;
+    maskgit_rect box = {0, 0, 4, 4, {0}}, outside = {10, 10, 7, 1, {0}}, reserved = {0, 0, 4, 4, {0, 0, 0, 1}};
+    maskgit_pixels good = {pixels, sizeof pixels, 16, 16, 0, MASKGIT_FORMAT_RGB8, {0}}, bad = good;
     CHECK_CODE(MASKGIT_ERROR_NULL, maskgit_edit(tiny, NULL, NULL, &box, 1, &options, &images, &error));
     CHECK_CODE(MASKGIT_ERROR_NULL, maskgit_edit(tiny, &good, NULL, NULL, 0, &options, &images, &error));
     CHECK_CODE(MASKGIT_ERROR_NULL, maskgit_edit(tiny, &good, NULL, NULL, 1, &options, &images, &error));
     CHECK_CODE(MASKGIT_ERROR_REQUEST, maskgit_edit(tiny, &good, NULL, &outside, 1, &options, &images, &error));
     CHECK_CODE(MASKGIT_ERROR_REQUEST, maskgit_edit(tiny, &good, &good, NULL, 0, &options, &images, &error));
+    CHECK_CODE(MASKGIT_ERROR_STRUCT, maskgit_edit(tiny, &good, NULL, &reserved, 1, &options, &images, &error));
+    for (size_t i = 0; i < sizeof bad.reserved / sizeof bad.reserved[0]; i++) {
+        bad = good, bad.reserved[i] = 1;
+        CHECK_CODE(MASKGIT_ERROR_STRUCT, maskgit_edit(tiny, &bad, NULL, &box, 1, &options, &images, &error));
+    }
+    maskgit_pixels small_mask = {pixels, 64, 8, 8, 0, MASKGIT_FORMAT_GRAY8, {0}};
+    CHECK_CODE(MASKGIT_ERROR_REQUEST, maskgit_edit(tiny, &good, &small_mask, NULL, 0, &options, &images, &error));
+    bad = good;
     bad.data = NULL;
     CHECK_CODE(MASKGIT_ERROR_NULL, maskgit_edit(tiny, &bad, NULL, &box, 1, &options, &images, &error));
     bad = good, bad.length--;
@@ -403,11 +416,11 @@ static void *draw_five(void *user_data) {
     return NULL;
 }
 
-/* Two generators in two threads, then one generator shared by four: every picture is the one that it is alone. */
+/* Two generators in two threads, then one generator shared by four: every image is the one that it is alone. */
 static void test_threads(maskgit_generator *one, maskgit_generator *two) {
     uint64_t expected[20];
     for (uint64_t i = 0; i < 20; i++) expected[i] = draw(one, i);
-    CHECK(expected[0] != expected[1], "pictures of two seeds differ");
+    CHECK(expected[0] != expected[1], "images of two seeds differ");
     for (int shared = 0; shared < 2; shared++) {
         struct worker workers[4];
         pthread_t threads[4];
@@ -446,7 +459,7 @@ static void test_free_while_drawing(const maskgit_open_options *opening) {
     options.user_data = &worker;
     maskgit_images *images = NULL;
     OK(maskgit_generate(worker.generator, &options, &images, &error));
-    CHECK(maskgit_images_count(images) == 1, "the picture");
+    CHECK(maskgit_images_count(images) == 1, "the image");
     maskgit_images_free(images);
     CHECK_CODE(MASKGIT_ERROR_HANDLE, maskgit_generate(worker.generator, &options, &images, &error));
 }
@@ -473,8 +486,9 @@ static void test_log(void) {
     maskgit_generator_free(generator);
 }
 
-/* Bytes in use on the heap; 0 under a tool that has its own heap. tests/c/run switches the lists of freed pieces off that the
-   allocator keeps for each thread: what lies there counts as in use, and it changes by kilobytes from run to run. */
+/* Bytes in use on the heap; 0 under a tool that has its own heap. tests/c/run switches the lists of freed pieces off
+   that the allocator keeps for each thread: what lies there counts as in use, and it changes by kilobytes from run to
+   run. */
 static size_t in_use(void) {
     struct mallinfo2 info = mallinfo2();
     return info.uordblks + info.hblkhd;
@@ -482,7 +496,8 @@ static size_t in_use(void) {
 
 static void test_growth(maskgit_generator *tiny, int generations) {
     const char *tunables = getenv("GLIBC_TUNABLES");
-    CHECK(tunables && strstr(tunables, "glibc.malloc.tcache_count=0"), "run this with GLIBC_TUNABLES=glibc.malloc.tcache_count=0");
+    const char *needed = "glibc.malloc.tcache_count=0";
+    CHECK(tunables && strstr(tunables, needed), "run this with GLIBC_TUNABLES=%s", needed);
     /* What is made once is made now. */
     for (uint64_t i = 0; i < (uint64_t)generations; i++) draw(tiny, i);
     size_t before = in_use();
@@ -496,7 +511,8 @@ static void test_growth(maskgit_generator *tiny, int generations) {
     }
     size_t after = in_use();
     /* The smallest piece of memory takes 32 bytes. */
-    CHECK(after < before + 32 * (size_t)generations, "%zu bytes in use before %d generations, %zu after", before, generations, after);
+    CHECK(after < before + 32 * (size_t)generations, "%zu bytes in use before %d generations, %zu after", before,
+          generations, after);
     printf("growth: %zu bytes in use, %zu after %d generations\n", before, after, generations);
 }
 

@@ -1,4 +1,5 @@
-/* Drawing, editing, encoding and decoding through the installed header. Arguments: the repository, a packed bundle, a folder to write to. */
+/* Drawing, editing, encoding and decoding through the installed header. Arguments: the repository, a packed bundle, a
+   folder to write to. */
 #include "check.h"
 
 #include <math.h>
@@ -57,7 +58,8 @@ static void test_info(maskgit_generator *tiny) {
     size_t label = 99;
     OK(maskgit_find_label(tiny, "grey", &label, &error));
     CHECK(label == 2, "%zu", label);
-    CHECK(maskgit_abi_version() == MASKGIT_ABI_VERSION && strchr(maskgit_version(), '.') != NULL, "%s", maskgit_version());
+    CHECK(maskgit_abi_version() == MASKGIT_ABI_VERSION, "%u", maskgit_abi_version());
+    CHECK(strchr(maskgit_version(), '.') != NULL, "%s", maskgit_version());
 }
 
 static void test_generate(maskgit_generator *tiny) {
@@ -71,9 +73,11 @@ static void test_generate(maskgit_generator *tiny) {
     OK(maskgit_generate(tiny, &options, &one, &error));
     maskgit_image last = look(three, 2), alone = look(one, 0);
     CHECK(last.seed == 7 && alone.seed == 7, "%llu", (unsigned long long)last.seed);
-    CHECK(same(&last.pixels, &alone.pixels), "picture 2 of seed 5 is the picture of seed 7");
+    CHECK(same(&last.pixels, &alone.pixels), "image 2 of seed 5 is the image of seed 7");
     CHECK(alone.token_count == 16 && memcmp(last.tokens, alone.tokens, 16 * sizeof(int64_t)) == 0, "tokens");
-    CHECK(alone.pixels.stride == 48 && alone.pixels.format == MASKGIT_FORMAT_RGB8 && alone.pixels.length == 768, "view");
+    CHECK(alone.pixels.stride == 48 && alone.pixels.length == 768, "view");
+    CHECK(alone.pixels.format == MASKGIT_FORMAT_RGB8, "%u", alone.pixels.format);
+    CHECK(last.index == 2 && alone.index == 0 && alone.opacity == NULL, "%zu", last.index);
 
     /* Every option reaches the sampler: what it may not be is refused by name. */
     options = drawing("warm", 7);
@@ -174,6 +178,44 @@ static void test_golden(void) {
     maskgit_generator_free(generator);
 }
 
+struct sink {
+    const maskgit_image *expected;
+    int images, windows, window_count;
+};
+
+static int32_t on_image(const maskgit_image *image, void *user_data) {
+    struct sink *sink = (struct sink *)user_data;
+    const maskgit_image *expected = sink->expected;
+    size_t count = (size_t)image->pixels.width * image->pixels.height;
+    if (sink->images++ == 0) CHECK(same(&image->pixels, &expected->pixels), "the image");
+    CHECK(image->opacity != NULL && memcmp(image->opacity, expected->opacity, count) == 0, "its opacity");
+    return 0;
+}
+
+static int32_t on_progress(const maskgit_progress *progress, void *user_data) {
+    struct sink *sink = (struct sink *)user_data;
+    if (progress->event == MASKGIT_PROGRESS_ENCODED) {
+        CHECK(progress->done == 0 && progress->windows == (uint32_t)++sink->windows, "%u", progress->windows);
+        sink->window_count = (int)progress->window_count;
+    }
+    return 0;
+}
+
+/* The same edit, twice, whose images a callback gets. */
+static void test_edit_one_by_one(maskgit_generator *tiny, const maskgit_pixels *image, const maskgit_rect *box,
+                                 const maskgit_image *expected) {
+    struct sink sink = {expected, 0, 0, 0};
+    maskgit_options options = drawing("cool", 2);
+    options.feather = 0;
+    options.count = 2;
+    options.image = on_image;
+    options.progress = on_progress;
+    options.user_data = &sink;
+    OK(maskgit_edit(tiny, image, NULL, box, 1, &options, NULL, &error));
+    CHECK(sink.images == 2, "%d images", sink.images);
+    CHECK(sink.windows == 1 && sink.window_count == 1, "%d windows of %d", sink.windows, sink.window_count);
+}
+
 static void test_edit(maskgit_generator *tiny) {
     enum { WIDTH = 40, HEIGHT = 24, STRIDE = WIDTH * 4 + 5 };
     uint8_t rgba[STRIDE * HEIGHT], marks[WIDTH * HEIGHT] = {0}, result[WIDTH * HEIGHT * 4];
@@ -182,12 +224,12 @@ static void test_edit(maskgit_generator *tiny) {
             uint8_t *pixel = rgba + y * STRIDE + 4 * x;
             pixel[0] = (uint8_t)(x * 6), pixel[1] = (uint8_t)(y * 9), pixel[2] = 77, pixel[3] = (uint8_t)(200 + x);
         }
-    maskgit_pixels image = {rgba, sizeof rgba, WIDTH, HEIGHT, STRIDE, MASKGIT_FORMAT_RGBA8, 0};
+    maskgit_pixels image = {rgba, sizeof rgba, WIDTH, HEIGHT, STRIDE, MASKGIT_FORMAT_RGBA8, {0}};
     maskgit_options options = drawing("cool", 2);
     options.feather = 0;
-    maskgit_rect box = {8, 4, 10, 8};
+    maskgit_rect box = {8, 4, 10, 8, {0}};
     for (size_t y = 4; y < 12; y++) memset(marks + y * WIDTH + 8, 255, 10);
-    maskgit_pixels mask = {marks, sizeof marks, WIDTH, HEIGHT, 0, MASKGIT_FORMAT_GRAY8, 0};
+    maskgit_pixels mask = {marks, sizeof marks, WIDTH, HEIGHT, 0, MASKGIT_FORMAT_GRAY8, {0}};
     maskgit_images *by_box = NULL, *by_mask = NULL;
     OK(maskgit_edit(tiny, &image, NULL, &box, 1, &options, &by_box, &error));
     OK(maskgit_edit(tiny, &image, &mask, NULL, 0, &options, &by_mask, &error));
@@ -205,6 +247,8 @@ static void test_edit(maskgit_generator *tiny) {
             changed += memcmp(before, after, 3) != 0;
         }
     CHECK(changed > 40, "%zu pixels changed", changed);
+    CHECK(a.opacity != NULL && a.opacity[0] == 200 && a.opacity[WIDTH] == 200 && a.opacity[7] == 207, "opacity");
+    test_edit_one_by_one(tiny, &image, &box, &a);
     maskgit_images_free(by_box);
     maskgit_images_free(by_mask);
 
@@ -215,10 +259,11 @@ static void test_edit(maskgit_generator *tiny) {
     maskgit_images *images = NULL;
     OK(maskgit_outpaint(tiny, &image, &more, &options, &images, &error));
     maskgit_image wide = look(images, 0);
-    CHECK(wide.pixels.width == WIDTH + 6 && wide.pixels.height == HEIGHT + 10, "%ux%u", wide.pixels.width, wide.pixels.height);
+    CHECK(wide.pixels.width == WIDTH + 6 && wide.pixels.height == HEIGHT + 10, "%ux%u", wide.pixels.width,
+          wide.pixels.height);
     uint8_t extended[(WIDTH + 6) * (HEIGHT + 10) * 4];
     OK(maskgit_images_copy(images, 0, extended, sizeof extended, 0, MASKGIT_FORMAT_RGBA8, &error));
-    CHECK(memcmp(extended + (10 + 6) * 4, rgba + 10 * 4, 4) == 0, "the old picture keeps its place");
+    CHECK(memcmp(extended + (10 + 6) * 4, rgba + 10 * 4, 4) == 0, "the old image keeps its place");
     CHECK(extended[3] == 255, "what is new is opaque");
     maskgit_images_free(images);
 
@@ -238,18 +283,18 @@ static void test_tokens(maskgit_generator *tiny) {
     maskgit_options options = drawing("warm", 9);
     maskgit_images *drawn = NULL, *decoded = NULL;
     OK(maskgit_generate(tiny, &options, &drawn, &error));
-    maskgit_image picture = look(drawn, 0);
-    OK(maskgit_decode(tiny, picture.tokens, picture.token_count, &decoded, &error));
+    maskgit_image image = look(drawn, 0);
+    OK(maskgit_decode(tiny, image.tokens, image.token_count, &decoded, &error));
     maskgit_image again = look(decoded, 0);
-    CHECK(same(&picture.pixels, &again.pixels), "decoding the tokens gives the picture");
+    CHECK(same(&image.pixels, &again.pixels), "decoding the tokens gives the image");
     maskgit_images_free(decoded);
     int64_t tokens[16];
     size_t count = 0;
-    OK(maskgit_encode(tiny, &picture.pixels, tokens, 16, &count, &error));
+    OK(maskgit_encode(tiny, &image.pixels, tokens, 16, &count, &error));
     CHECK(count == 16, "%zu", count);
     for (size_t i = 0; i < 16; i++) CHECK(tokens[i] >= 0 && tokens[i] < 8, "token %lld", (long long)tokens[i]);
     count = 0;
-    CHECK_CODE(MASKGIT_ERROR_SHORT_BUFFER, maskgit_encode(tiny, &picture.pixels, tokens, 15, &count, &error));
+    CHECK_CODE(MASKGIT_ERROR_SHORT_BUFFER, maskgit_encode(tiny, &image.pixels, tokens, 15, &count, &error));
     CHECK(count == 16, "the number that is needed");
     tokens[3] = 8;
     CHECK_CODE(MASKGIT_ERROR_REQUEST, maskgit_decode(tiny, tokens, 16, &decoded, &error));
