@@ -489,7 +489,8 @@ fn a_cancelled_run_leaves_no_file() {
 fn a_cancelled_run_keeps_what_is_finished() {
     use std::time::{Duration, Instant};
     let desk = Desk::new();
-    let mut command = desk.command(&["generate", "--class", "warm", "--count", "10000", "--steps", "200", "-o", "a.png"]);
+    let mut command =
+        desk.command(&["generate", "--class", "warm", "--count", "10000", "--steps", "200", "-o", "a.png"]);
     let mut child = command.stderr(std::process::Stdio::null()).spawn().unwrap();
     let deadline = Instant::now() + Duration::from_secs(60);
     while !desk.path("a-0002.png").exists() {
@@ -500,7 +501,11 @@ fn a_cancelled_run_keeps_what_is_finished() {
     assert_eq!(child.wait().unwrap().code(), Some(1));
     let found = desk.names();
     assert!((3..10_000).contains(&found.len()), "{}", found.len());
-    assert_eq!(found, (0..found.len()).map(|i| format!("a-{i:04}.png")).collect::<Vec<_>>(), "in order, and nothing else");
+    assert_eq!(
+        found,
+        (0..found.len()).map(|i| format!("a-{i:04}.png")).collect::<Vec<_>>(),
+        "in order, and nothing else"
+    );
     for name in [&found[0], &found[found.len() - 1]] {
         assert!(desk.ok(&["reproduce", name]).contains("the same tokens, the same pixels"), "{name}");
     }
