@@ -104,7 +104,7 @@ fn same_seed_same_tokens() {
         desk.json(&args)
     };
     let reference = draw(&["--seed", "7", "--threads", "1"]);
-    let pixels = read_png(&desk.path("a.png")).unwrap();
+    let pixels = read_png(desk.path("a.png")).unwrap();
     desk.ok(&["pack", TINY, "-o", "tiny.maskgit"]);
     for extra in [
         &["--seed", "7", "--threads", "1"][..],
@@ -115,11 +115,11 @@ fn same_seed_same_tokens() {
     ] {
         let report = draw(extra);
         assert_eq!(hashes(&report), hashes(&reference), "{extra:?}");
-        assert_eq!(read_png(&desk.path("a.png")).unwrap(), pixels, "{extra:?}");
+        assert_eq!(read_png(desk.path("a.png")).unwrap(), pixels, "{extra:?}");
     }
     let batch = draw(&["--seed", "5", "--count", "4", "--threads", "2"]);
     assert_eq!(hashes(&batch)[2], hashes(&reference)[0], "an image of a batch is the image of its seed");
-    assert_eq!(read_png(&desk.path("a-002.png")).unwrap(), pixels);
+    assert_eq!(read_png(desk.path("a-002.png")).unwrap(), pixels);
     let mut distinct = hashes(&batch);
     distinct.sort_unstable();
     distinct.dedup();
@@ -165,7 +165,7 @@ fn json_says_what_was_done() {
     let total = report["times"]["total"].as_f64().unwrap();
     assert!(total > 0.0 && total >= report["times"]["load"].as_f64().unwrap());
     assert!(!cfg!(target_os = "linux") || report["peak_memory_bytes"].as_u64().unwrap() > 1 << 20);
-    assert_eq!(read_png(&desk.path("a.png")).unwrap().dimensions(), ((16 + 2 + 16) * 3, 16 * 3));
+    assert_eq!(read_png(desk.path("a.png")).unwrap().dimensions(), ((16 + 2 + 16) * 3, 16 * 3));
 }
 
 #[test]
@@ -173,7 +173,7 @@ fn the_hash_is_over_little_endian_tokens() {
     let desk = Desk::new();
     let report = desk.json(&["generate", "--class", "warm", "--json", "-o", "a.png"]);
     // The decoder paints each token as a flat patch, so the encoder gives the tokens back.
-    let image = read_png(&desk.path("a.png")).unwrap();
+    let image = read_png(desk.path("a.png")).unwrap();
     let planes: Vec<u8> = (0..3)
         .flat_map(|c| image.pixels().flat_map(move |p| (f32::from(p.0[c]) / 255.0).to_le_bytes()).collect::<Vec<u8>>())
         .collect();
@@ -189,10 +189,10 @@ fn files_and_their_names() {
     desk.ok(&["generate", "--class", "w", "--count", "3", "-o", "b.png"]);
     assert_eq!(desk.names(), ["b-000.png", "b-001.png", "b-002.png"]);
     desk.ok(&["generate", "--class", "WARM", "--count", "3", "--grid", "-o", "sheet.png"]);
-    assert_eq!(read_png(&desk.path("sheet.png")).unwrap().dimensions(), (34, 34));
+    assert_eq!(read_png(desk.path("sheet.png")).unwrap().dimensions(), (34, 34));
     fs::write(desk.path("old.png"), "something old").unwrap();
     desk.ok(&["generate", "--class", "grey", "-o", "old.png"]);
-    assert_eq!(read_png(&desk.path("old.png")).unwrap().dimensions(), (16, 16));
+    assert_eq!(read_png(desk.path("old.png")).unwrap().dimensions(), (16, 16));
     desk.ok(&["generate", "--class", "grey", "--scale", "4", "--preview", "steps/a", "--steps", "3", "-o", "new.png"]);
     assert_eq!(names(&desk.path("steps/a")), ["step-01.png", "step-02.png", "step-03.png"]);
     let (last, result) = (desk.path("steps/a/step-03.png"), desk.path("new.png"));
@@ -478,7 +478,7 @@ fn a_cancelled_run_leaves_no_file() {
         assert_eq!(desk.names(), ["a-001.png", "steps"], "{signal}");
         assert_eq!(fs::read(desk.path("a-001.png")).unwrap(), b"old");
         for name in names(&desk.path("steps")) {
-            assert!(read_png(&desk.path("steps").join(&name)).is_ok(), "{name} is whole");
+            assert!(read_png(desk.path("steps").join(&name)).is_ok(), "{name} is whole");
         }
     }
 }

@@ -44,7 +44,7 @@ impl Desk {
     }
 
     fn image(&self, name: &str) -> RgbImage {
-        read_png(&self.path(name)).unwrap()
+        read_png(self.path(name)).unwrap()
     }
 
     fn run(&self, line: &str) -> Output {

@@ -312,9 +312,10 @@ impl maskgit_options {
     ///
     /// The texts are NULL or end with a NUL.
     pub(super) unsafe fn apply(&self, request: Request, manifest: &Manifest) -> Result<Request, Fault> {
-        let mut edge = Edge::default();
-        edge.dilation = self.dilation as usize;
-        edge.feather = u32::try_from(self.feather).map_or(Feather::Gaussian, Feather::Pixels);
+        let edge = Edge {
+            dilation: self.dilation as usize,
+            feather: u32::try_from(self.feather).map_or(Feather::Gaussian, Feather::Pixels),
+        };
         let seeds = Seeds { first: self.seed, count: self.count as usize };
         // SAFETY: the same promise.
         let (class, sampling) = unsafe { (self.class(manifest)?, self.changes()?) };

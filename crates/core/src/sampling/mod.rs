@@ -382,7 +382,8 @@ mod tests {
 
     #[test]
     fn ranges_are_checked_and_named() {
-        let cases: [(&str, fn(&mut Sampling)); 16] = [
+        type Case = (&'static str, fn(&mut Sampling));
+        let cases: [Case; 16] = [
             ("steps", |s| s.steps = 0),
             ("steps", |s| s.steps = MAX_STEPS + 1),
             ("start_iter", |s| s.start_iter = 12),
