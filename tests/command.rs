@@ -155,9 +155,14 @@ fn json_says_what_was_done() {
         ("grid", json!(true)),
         ("scale", json!(3)),
         ("engine", json!("cpu")),
+        ("json_version", json!(1)),
     ] {
         assert_eq!(report[key], value, "{key}");
     }
+    let record =
+        |name: &str| -> Value { serde_json::from_str(&read_metadata(&desk.path(name)).unwrap().unwrap()).unwrap() };
+    assert_eq!(record("a.png")["sampling"], report["sampling"], "the PNG says the same");
+    assert_eq!(report["times"]["encode"], 0.0, "nothing was encoded");
     assert_eq!(report["model"]["name"], "tiny");
     assert_eq!(report["images"][1]["seed"], 4);
     assert_eq!(report["images"][1]["file"], "a.png");
@@ -166,6 +171,61 @@ fn json_says_what_was_done() {
     assert!(total > 0.0 && total >= report["times"]["load"].as_f64().unwrap());
     assert!(!cfg!(target_os = "linux") || report["peak_memory_bytes"].as_u64().unwrap() > 1 << 20);
     assert_eq!(read_png(desk.path("a.png")).unwrap().dimensions(), ((16 + 2 + 16) * 3, 16 * 3));
+    // Settings that are seldom changed stand there only where they were changed.
+    let rare = [("start_iter", "1"), ("corrector_share", "0.5"), ("corrector_first", "0.25")];
+    let line = ["generate", "--class", "warm", "--sampler", "predictor-corrector", "--json", "-o", "b.png"];
+    for (key, value) in rare {
+        let sampling = desk.json(&line)["sampling"].take();
+        assert_eq!(sampling.get(key), None, "{sampling}");
+        assert_eq!(record("b.png")["sampling"], sampling);
+        let option = format!("--{}", key.replace('_', "-"));
+        let sampling = desk.json(&[&line[..], &[&option, value]].concat())["sampling"].take();
+        assert_eq!(sampling[key], serde_json::from_str::<Value>(value).unwrap(), "{sampling}");
+        assert_eq!(record("b.png")["sampling"], sampling);
+    }
+}
+
+#[test]
+fn json_objects_have_a_version() {
+    let desk = Desk::new();
+    for line in [
+        "generate --class warm --json -o a.png",
+        "reconstruct --image a.png --json -o b.png",
+        "reproduce a.png --json",
+        "reproduce b.png --json",
+        "info --json",
+        "bench --runs 1 --json",
+    ] {
+        let text = desk.ok(&line.split_whitespace().collect::<Vec<_>>());
+        assert!(text.starts_with("{\n  \"json_version\": 1,\n"), "{line}: {text}");
+    }
+    assert_eq!(desk.json(&["info", "--devices", "--json"])["json_version"], 1);
+}
+
+#[test]
+fn quiet_says_nothing_but_errors() {
+    let desk = Desk::new();
+    for option in ["-q", "--quiet"] {
+        assert_eq!(desk.ok(&["generate", "--class", "warm", option, "-o", "a.png"]), "");
+        assert_eq!(desk.json(&["generate", "--class", "warm", option, "--json", "-o", "a.png"])["label"], 0);
+        assert!(desk.fails(2, &["generate", "--class", "wram", option, "-o", "a.png"]).contains("warm"));
+    }
+}
+
+#[test]
+fn an_unknown_class_is_met_with_help() {
+    let desk = Desk::new();
+    copy_tiny(&desk.path("models/one"), |_| ());
+    copy_tiny(&desk.path("models/two"), |m| m["labels"][0] = json!("cosy"));
+    for (class, expected) in [
+        ("wram", "there is no class 'wram' among the model's 3: did you mean warm?; maskgit info --labels lists them"),
+        ("purple", "there is no class 'purple' among the model's 3; maskgit info --labels lists them"),
+        ("cosy", "the model models/two has it (--model)"),
+    ] {
+        let message = desk.fails(2, &["generate", "--model", "models/one", "--class", class, "-o", "a.png"]);
+        assert!(message.contains(&format!("there is no class '{class}' among the model's 3")), "{message}");
+        assert!(message.trim_end().ends_with(expected), "{message}");
+    }
 }
 
 #[test]

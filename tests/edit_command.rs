@@ -135,6 +135,8 @@ fn results_and_reports() {
     ] {
         assert_eq!(report[key], value, "{key}");
     }
+    assert_eq!(report["json_version"], 1);
+    assert!(report["times"]["encode"].as_f64().unwrap() > 0.0);
     assert_eq!(report["edit"]["image"]["name"], "face.png");
     assert_eq!(report["edit"]["operation"]["edit"]["mask"]["name"], "mask.png");
     assert_eq!(report["images"][1]["file"], "a-001.png");
@@ -184,6 +186,7 @@ fn an_empty_mask_is_said() {
     let report = desk.json("edit --image face.png --mask black.png -o a.png");
     assert_eq!((&report["windows"], report["note"].is_string()), (&json!([]), true));
     desk.run("reproduce a.png");
+    assert_eq!(desk.ok("edit --image face.png --mask black.png --quiet -o a.png"), "", "--quiet leaves the note out");
 }
 
 #[test]
@@ -214,6 +217,7 @@ fn wrong_usage_is_2_and_failure_is_1() {
     let before = desk.names();
     for (status, line, expected) in [
         (2, "edit --image face.png -o a.png", "--mask"),
+        (2, "edit --image face.png -o a.png", "--box"),
         (2, "edit --box 1,1,2,2 -o a.png", "--image"),
         (2, "edit --image face.png --box 1,1,2,2", "--output"),
         (2, "edit --image face.png --box 1,1,2 -o a.png", "four numbers"),
