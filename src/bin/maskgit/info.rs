@@ -81,6 +81,15 @@ fn devices(json: bool) -> Result<()> {
     output::text(&text)
 }
 
+/// What `--graph --json` prints.
+#[derive(Serialize)]
+struct Graphs {
+    json_version: u32,
+    /// The operators of each graph, by its kind.
+    #[serde(flatten)]
+    graphs: std::collections::BTreeMap<&'static str, Vec<serde_json::Value>>,
+}
+
 /// The operators of every graph.
 fn graphs(bundle: &Bundle, json: bool) -> Result<()> {
     let mut report = std::collections::BTreeMap::new();
@@ -95,7 +104,7 @@ fn graphs(bundle: &Bundle, json: bool) -> Result<()> {
             operators.into_iter().map(|o| serde_json::json!({"name": o.name, "detail": o.detail, "count": o.count}));
         report.insert(kind.as_str(), rows.collect::<Vec<_>>());
     }
-    if json { output::json(&report) } else { output::text(&text) }
+    if json { output::json(&Graphs { json_version: JSON_VERSION, graphs: report }) } else { output::text(&text) }
 }
 
 fn describe(path: &Path, manifest: &Manifest) -> Result<String> {
