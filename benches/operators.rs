@@ -1,4 +1,5 @@
-//! `cargo bench --bench operators`: each fused operator on the shapes of the ImageNet-256 architecture, through the engine, one thread.
+//! `cargo bench --bench operators`: each fused operator on the shapes of the ImageNet-256 architecture, through the
+//! engine, one thread.
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use maskgit_core::Source;

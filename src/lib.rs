@@ -1,8 +1,8 @@
 //! Draws and edits images with MaskGIT-family models on the device itself: no network and no Python at run time.
 //!
-//! A model is a [`Bundle`]: a manifest and its ONNX graphs, in a folder, in one packed file, or in memory. A [`Generator`] loads
-//! it and draws what a [`Request`] says. The same bundle, request and seed give the same tokens, whatever the number of
-//! threads and the place in a batch.
+//! A model is a [`Bundle`]: a manifest and its ONNX graphs, in a folder, in one packed file, or in memory. A
+//! [`Generator`] loads it and draws what a [`Request`] says. The same bundle, request and seed give the same tokens,
+//! whatever the number of threads and the place in a batch.
 //!
 //! ```no_run
 //! use maskgit::{Generator, Request};
@@ -15,8 +15,8 @@
 //! # }
 //! ```
 //!
-//! An edit is the same with another subject: [`Request::edit`] repaints a [`Mask`], [`Request::outpaint`] extends an image,
-//! [`Request::vary`] draws a part of its tokens anew, [`Request::reconstruct`] shows what the tokens hold.
+//! An edit is the same with another subject: [`Request::edit`] repaints a [`Mask`], [`Request::outpaint`] extends an
+//! image, [`Request::vary`] draws a part of its tokens anew, [`Request::reconstruct`] shows what the tokens hold.
 //!
 //! ```no_run
 //! use maskgit::{Generator, Limits, Mask, Rect, Request, read_image};
@@ -33,8 +33,8 @@
 //! # }
 //! ```
 //!
-//! [`Generator::generate_with`] hands each image to an [`Observer`] as it is finished, so that any number of images takes the
-//! memory of a few; it also tells of progress, shows previews and can be cancelled.
+//! [`Generator::generate_with`] hands each image to an [`Observer`] as it is finished, so that any number of images
+//! takes the memory of a few; it also tells of progress, shows previews and can be cancelled.
 //!
 //! [`image`] is re-exported: its `RgbImage` and `GrayImage` are in the interface.
 

@@ -105,8 +105,8 @@ fn cpu() -> String {
     [std::env::consts::ARCH].into_iter().chain(there).collect::<Vec<_>>().join("+")
 }
 
-/// The instruction sets of this processor that give the same numbers to the bit: those with fused multiply-add; or the portable one,
-/// where there is no other.
+/// The instruction sets of this processor that give the same numbers to the bit: those with fused multiply-add; or the
+/// portable one, where there is no other.
 fn alike() -> Vec<Isa> {
     let mut sets = Isa::available();
     if cfg!(target_arch = "x86_64") && sets.len() > 1 {
@@ -115,9 +115,10 @@ fn alike() -> Vec<Isa> {
     sets
 }
 
-/// Every set of fused multiply-add instructions that this processor has, and one thread or two, give the same tokens: on x86-64
-/// those of the golden files, whichever such processor wrote them. Elsewhere the model's other functions may round otherwise: then
-/// a token near a tie falls to its neighbour and takes others with it. `make golden` writes the files.
+/// Every set of fused multiply-add instructions that this processor has, and one thread or two, give the same tokens:
+/// on x86-64 those of the golden files, whichever such processor wrote them. Elsewhere the model's other functions may
+/// round otherwise: then a token near a tie falls to its neighbour and takes others with it. `make golden` writes the
+/// files.
 #[test]
 fn golden_tokens() {
     let threads: &[usize] = if emulated() { &[2] } else { &[2, 1] };

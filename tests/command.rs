@@ -136,8 +136,8 @@ fn json_says_what_was_done() {
         assert_eq!(report["images"][0]["masked"], json!(masked), "{schedule}");
         assert_eq!(report["sampling"]["schedule"], schedule);
     }
-    let args = "generate --class cool --seed 3 --count 2 --steps 5 --choice-temperature 1.5 --temperature 0.5 --top-k 4 \
-                --guidance 2 --guidance-ramp --threads 2 --grid --scale 3 --json -o a.png";
+    let args = "generate --class cool --seed 3 --count 2 --steps 5 --choice-temperature 1.5 --temperature 0.5 \
+                --top-k 4 --guidance 2 --guidance-ramp --threads 2 --grid --scale 3 --json -o a.png";
     let report = desk.json(&args.split_whitespace().collect::<Vec<_>>());
     assert_eq!(
         report["sampling"],
@@ -335,7 +335,8 @@ fn wrong_usage_is_2_and_failure_is_1() {
 
 #[test]
 fn the_default_model() {
-    // Beside the build, so that the program can be linked: while a copy is written, another test's fork may hold it open.
+    // Beside the build, so that the program can be linked: while a copy is written, another test's fork may hold it
+    // open.
     let desk = Desk { folder: tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap() };
     let program = |place: &str| {
         let program = desk.path(place);

@@ -7,7 +7,8 @@ use image::{Rgb, RgbImage};
 use maskgit::{Generator, Image, Mask, Observer, Preview, Progress, Rect};
 use serde_json::Value;
 
-/// A model of 16x16 pixels, 4x4 tokens and 8 codes. Its decoder paints each token as a flat patch, and its encoder undoes that.
+/// A model of 16x16 pixels, 4x4 tokens and 8 codes. Its decoder paints each token as a flat patch, and its encoder
+/// undoes that.
 pub const TINY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/tiny");
 /// A bundled model.
 pub const AVATARS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/models/avatars-64");

@@ -1,5 +1,5 @@
-//! The command and `--device` where there is no GPU, and against a stand-in for the driver, which runs the kernels on the CPU: it is
-//! what a machine with a GPU has, or lacks one thing that such a machine needs.
+//! The command and `--device` where there is no GPU, and against a stand-in for the driver, which runs the kernels on
+//! the CPU: it is what a machine with a GPU has, or lacks one thing that such a machine needs.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};

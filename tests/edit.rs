@@ -111,7 +111,8 @@ fn kept_tokens_stay_and_others_are_drawn() {
         let mut differ = [false; 16];
         for edited in generator.generate(&request.with_seed(0).with_count(40)).unwrap().images {
             assert_eq!(edited.masked.last(), Some(&0));
-            // The tiny encoder looks at one patch, and the hole is filled from its surroundings: all other tokens are known.
+            // The tiny encoder looks at one patch, and the hole is filled from its surroundings: all other tokens are
+            // known.
             for (place, (token, code)) in edited.tokens.iter().zip(&codes).enumerate() {
                 differ[place] |= token != code;
             }

@@ -123,7 +123,8 @@ fn memory_use_changes_no_image() {
     let request = request(1);
     let drawn = whole.generate(&request).unwrap().images;
     let codes = whole.encode(&drawn[0].pixels).unwrap();
-    // The first step starts from logits that are kept, so it loads nothing. Loads after opening, after one request, after two, after one with previews at every step, after encoding.
+    // The first step starts from logits that are kept, so it loads nothing. Loads after opening, after one request,
+    // after two, after one with previews at every step, after encoding.
     for (memory, expected) in ALL.into_iter().zip([[2, 2, 2, 2, 3], [2, 2, 3, 8, 9], [2, 3, 5, 15, 16]]) {
         let (mut generator, calls) = counting(memory, 1);
         let counted = || loads(&calls.lock().unwrap()).len();

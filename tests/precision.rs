@@ -69,7 +69,8 @@ fn int8_logits_are_near_those_of_fp32() {
     }
 }
 
-/// On processors that compute in fp16, dense layers with fp16 weights do; elsewhere this compares two sets of float32 kernels.
+/// On processors that compute in fp16, dense layers with fp16 weights do; elsewhere this compares two sets of float32
+/// kernels.
 #[test]
 fn fp16_logits_are_near_those_of_widened_weights() {
     let logits = |isa: Isa, label: i64| {

@@ -1,5 +1,5 @@
-//! Edits in stages against the plain reading of docs/editing.md: one window after another, each encoded, drawn, decoded and
-//! painted before the next one is looked at.
+//! Edits in stages against the plain reading of docs/editing.md: one window after another, each encoded, drawn, decoded
+//! and painted before the next one is looked at.
 
 use image::RgbImage;
 use maskgit::{Feather, Generator, Mask, Outpaint, Rect, Request, Sampling};
@@ -149,7 +149,8 @@ fn an_outpainting_in_stages_is_that_of_one_window_after_another() {
     }
 }
 
-/// Without noise nothing depends on a window's place in the plan, so boxes whose windows do not meet may be edits of their own.
+/// Without noise nothing depends on a window's place in the plan, so boxes whose windows do not meet may be edits of
+/// their own.
 #[test]
 fn boxes_far_apart_may_be_edited_one_by_one() {
     let mut generator = tiny(1);

@@ -11,10 +11,7 @@ use maskgit_image::SourceImage;
 
 use super::argument;
 use super::cancel::maskgit_cancel;
-use super::error::{
-    Fault, MASKGIT_ERROR_CANCELLED, MASKGIT_ERROR_REQUEST, MASKGIT_ERROR_SHORT_BUFFER, call, maskgit_code,
-    maskgit_error,
-};
+use super::error::{Fault, MASKGIT_ERROR_CANCELLED, MASKGIT_ERROR_SHORT_BUFFER, call, maskgit_code, maskgit_error};
 use super::generator::maskgit_generator;
 use super::handle;
 use super::images::{Entry, look, maskgit_images, view};
@@ -25,10 +22,6 @@ use super::options::{
 use super::pixels::{self, maskgit_pixels, maskgit_rect};
 use crate::pipeline::{Image, Observer, Preview, Progress, Request};
 
-/// What the images that a call gives at its end may take together, as with
-/// [`Generator::generate`](crate::Generator::generate).
-const MAX_RESULT_BYTES: u64 = 2 << 30;
-
 /// Passes on to the callbacks, keeps the images that no callback takes, and asks the cancel handle.
 struct Watch {
     options: maskgit_options,
@@ -37,8 +30,6 @@ struct Watch {
     /// The opacity of the source goes with its edits.
     alpha: Option<GrayImage>,
     images: Vec<Entry>,
-    /// Why the images cannot be kept.
-    refused: Option<Fault>,
 }
 
 fn number(value: usize) -> u32 {
@@ -61,7 +52,7 @@ impl Watch {
             window_count: 0,
             reserved: 0,
         };
-        Ok(Self { options, cancel, progress, alpha, images: Vec::new(), refused: None })
+        Ok(Self { options, cancel, progress, alpha, images: Vec::new() })
     }
 
     fn is_cancelled(&self) -> bool {
@@ -80,13 +71,6 @@ impl Watch {
 impl Observer for Watch {
     fn image(&mut self, image: Image) -> ControlFlow<()> {
         let Some(callback) = self.options.image else {
-            let bytes = (image.pixels.as_raw().len() as u64).saturating_mul(self.options.count.into());
-            if bytes > MAX_RESULT_BYTES {
-                let message =
-                    format!("the images take {bytes} bytes: ask for fewer at once, or set the callback `image`");
-                self.refused = Some(Fault::new(MASKGIT_ERROR_REQUEST, message));
-                return ControlFlow::Break(());
-            }
             let Image { pixels, seed, tokens, .. } = image;
             self.images.push(Entry { image: SourceImage::new(pixels, self.alpha.clone()), seed, tokens });
             return self.flow(0);
@@ -172,11 +156,10 @@ unsafe fn draw(
             if watch.is_cancelled() {
                 return Err(Fault::new(MASKGIT_ERROR_CANCELLED, "cancelled before it began"));
             }
-            let drawn = generator.generate_with(&request, &mut watch);
-            if let Some(refused) = watch.refused {
-                return Err(refused);
-            }
-            drawn?;
+            match options.image {
+                Some(_) => generator.generate_with(&request, &mut watch),
+                None => generator.generate_all_with(&request, &mut watch),
+            }?;
             Ok(maskgit_images { images: watch.images })
         })
     };

@@ -61,7 +61,8 @@ pub struct DeviceInfo {
     pub problem: Option<String>,
 }
 
-/// The devices of this machine: the processor, then the GPUs. Where GPUs cannot be asked for, there is an entry `cuda:0` that says why.
+/// The devices of this machine: the processor, then the GPUs. Where GPUs cannot be asked for, there is an entry
+/// `cuda:0` that says why.
 pub fn devices() -> Vec<DeviceInfo> {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let description = format!("{cores} core{}, {} kernels", if cores == 1 { "" } else { "s" }, Isa::best());

@@ -20,8 +20,8 @@ pub enum Progress {
         /// Windows that the whole request encodes.
         total: usize,
     },
-    /// The transformer has run once more, or a run was found not to be needed: the runs are those of every step of every window
-    /// of every image, twice with guidance.
+    /// The transformer has run once more, or a run was found not to be needed: the runs are those of every step of
+    /// every window of every image, twice with guidance.
     Predicted {
         /// Runs so far.
         done: usize,
@@ -67,7 +67,8 @@ pub struct Preview {
 /// Gets the images of a request, watches it and may cancel it: `Break` ends it with an error of kind
 /// [`Cancelled`](maskgit_core::ErrorKind::Cancelled). `()` watches nothing and drops the images.
 pub trait Observer {
-    /// Called with each image as it is finished, in the order of the seeds. What is handed over is gone from the library.
+    /// Called with each image as it is finished, in the order of the seeds. What is handed over is gone from the
+    /// library.
     fn image(&mut self, image: Image) -> ControlFlow<()> {
         let _ = image;
         ControlFlow::Continue(())
@@ -114,8 +115,8 @@ impl Image {
     ///
     /// # Errors
     ///
-    /// Kind [`Io`](maskgit_core::ErrorKind::Io) when it cannot be written, [`Image`](maskgit_core::ErrorKind::Image) when it is
-    /// larger than 16,384 pixels a side.
+    /// Kind [`Io`](maskgit_core::ErrorKind::Io) when it cannot be written, [`Image`](maskgit_core::ErrorKind::Image)
+    /// when it is larger than 16,384 pixels a side.
     pub fn save(&self, path: impl AsRef<Path>) -> Result<()> {
         files::write_file(path.as_ref(), &maskgit_image::encode_png(&self.pixels, None)?)
     }
@@ -143,8 +144,8 @@ pub struct Timings {
 pub struct Summary {
     /// The label and the sampling settings that the images were drawn with.
     pub resolved: Resolved,
-    /// The windows of an edit, in the order in which they are painted. None: there was nothing to draw, and the results are the
-    /// image as it was. A generation has one, the whole image.
+    /// The windows of an edit, in the order in which they are painted. None: there was nothing to draw, and the results
+    /// are the image as it was. A generation has one, the whole image.
     pub windows: Vec<Window>,
     /// How long it took.
     pub timings: Timings,

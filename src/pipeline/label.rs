@@ -11,7 +11,8 @@ const SUGGESTIONS: usize = 5;
 ///
 /// # Errors
 ///
-/// Kind [`Request`](maskgit_core::ErrorKind::Request): no class fits (the names nearest to it are listed), or several do.
+/// Kind [`Request`](maskgit_core::ErrorKind::Request): no class fits (the names nearest to it are listed), or several
+/// do.
 pub fn find_label(manifest: &Manifest, text: &str) -> Result<usize> {
     let labels = &manifest.labels;
     if let Some(index) = labels.iter().position(|name| name == text) {
@@ -65,8 +66,8 @@ fn list(labels: &[String], indices: &[usize]) -> String {
     names.join(", ")
 }
 
-/// The indices of the names near `wanted`, nearest first, at most three. A name that contains it is nearer than any other;
-/// else at most a third of its letters may differ.
+/// The indices of the names near `wanted`, nearest first, at most three. A name that contains it is nearer than any
+/// other; else at most a third of its letters may differ.
 fn nearest(names: &[String], wanted: &str) -> Vec<usize> {
     let most = wanted.chars().count().div_ceil(3);
     let mut order: Vec<(usize, usize)> = names

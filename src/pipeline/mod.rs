@@ -1,8 +1,8 @@
 //! From a request to images: ties the bundle, the engine, the sampler and the geometry together.
 //!
-//! A [`Request`] is resolved against a model's manifest (`request`, `label`), becomes a plan of windows in stages (`plan`), and
-//! runs (`run`): each window is encoded, drawn by the sampler through `predict`, decoded and put into its image. `sessions`
-//! holds the graphs.
+//! A [`Request`] is resolved against a model's manifest (`request`, `label`), becomes a plan of windows in stages
+//! (`plan`), and runs (`run`): each window is encoded, drawn by the sampler through `predict`, decoded and put into its
+//! image. `sessions` holds the graphs.
 
 mod device;
 mod events;
@@ -67,8 +67,8 @@ impl GeneratorBuilder {
         self
     }
 
-    /// With at most this many bytes of logits between the transformer and the sampler, 64 MiB unless set; one window always
-    /// fits. What needs more is drawn in parts, one after the other. It does not change the tokens.
+    /// With at most this many bytes of logits between the transformer and the sampler, 64 MiB unless set; one window
+    /// always fits. What needs more is drawn in parts, one after the other. It does not change the tokens.
     pub fn logits_bytes(mut self, bytes: usize) -> Self {
         self.logits_bytes = bytes;
         self
@@ -210,31 +210,40 @@ impl Generator {
 
     /// Draws the images of a request and gives them all at once; [`Generator::generate_with`] gives them one by one.
     ///
-    /// The tokens depend on the model, the subject, the class, the seed and the sampling settings only: not on the number of
-    /// threads, nor on an image's place in the request.
+    /// The tokens depend on the model, the subject, the class, the seed and the sampling settings only: not on the
+    /// number of threads, nor on an image's place in the request.
     ///
     /// # Errors
     ///
-    /// As [`Generator::generate_with`]; kind [`Request`](crate::ErrorKind::Request) when the images take more than 2 GiB
-    /// together.
+    /// As [`Generator::generate_with`]; kind [`Request`](crate::ErrorKind::Request) when the images take more than 2
+    /// GiB together.
     pub fn generate(&mut self, request: &Request) -> Result<Generated> {
-        request.resolve(self.manifest())?;
-        self.check_bytes(request)?;
         let mut images = Images(Vec::new());
-        let summary = self.generate_with(request, &mut images)?;
+        let summary = self.generate_all_with(request, &mut images)?;
         Ok(Generated { images: images.0, summary })
     }
 
-    /// Draws the images of a request: each goes to the observer as it is finished, so that any number of them takes the memory
-    /// of a few. The observer also hears of progress, may see previews, and may cancel.
+    /// As [`Generator::generate_with`], for an observer that keeps all images: they may take 2 GiB together.
+    pub(super) fn generate_all_with(&mut self, request: &Request, observer: &mut dyn Observer) -> Result<Summary> {
+        let resolved = request.resolve(self.manifest())?;
+        self.check_bytes(request)?;
+        self.draw(request, resolved, observer)
+    }
+
+    /// Draws the images of a request: each goes to the observer as it is finished, so that any number of them takes the
+    /// memory of a few. The observer also hears of progress, may see previews, and may cancel.
     ///
     /// # Errors
     ///
     /// As [`Request::resolve`]; kind [`Cancelled`](crate::ErrorKind::Cancelled) when the observer said so;
-    /// [`Engine`](crate::ErrorKind::Engine) when a graph fails or gives numbers that are not finite. Images that the observer
-    /// has are not taken back.
+    /// [`Engine`](crate::ErrorKind::Engine) when a graph fails or gives numbers that are not finite. Images that the
+    /// observer has are not taken back.
     pub fn generate_with(&mut self, request: &Request, observer: &mut dyn Observer) -> Result<Summary> {
         let resolved = request.resolve(self.manifest())?;
+        self.draw(request, resolved, observer)
+    }
+
+    fn draw(&mut self, request: &Request, resolved: Resolved, observer: &mut dyn Observer) -> Result<Summary> {
         let plan = Plan::new(request, self.manifest().shape())?;
         let with = (request.seeds, resolved);
         let run = Run::new(&self.sessions, &mut self.cache, &plan, with, self.logits_bytes, observer);
@@ -265,7 +274,8 @@ impl Generator {
     ///
     /// # Errors
     ///
-    /// Kind [`Request`](crate::ErrorKind::Request) for tokens or a label out of range, [`Engine`](crate::ErrorKind::Engine).
+    /// Kind [`Request`](crate::ErrorKind::Request) for tokens or a label out of range,
+    /// [`Engine`](crate::ErrorKind::Engine).
     pub fn logits(&mut self, tokens: &[i64], label: i64) -> Result<Vec<f32>> {
         let manifest = self.manifest();
         check_tokens(manifest, tokens, true)?;

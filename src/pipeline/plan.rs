@@ -1,5 +1,7 @@
 //! From a request to what is to be done: windows in stages, and what every result starts from.
 
+use std::sync::Arc;
+
 use image::RgbImage;
 use maskgit_core::{Error, Result, Shape, copied};
 use maskgit_geometry::{self as geometry, Blend, Job, Mask, Planes, Rect, StagedJob, Stages, TokenMask, Window};
@@ -24,7 +26,7 @@ pub(super) enum Work {
     /// The tokens under the mask are drawn; over the image with a feather.
     Paint { base: RgbImage, mask: Mask, edge: Edge },
     /// This part of all tokens, chosen by the seed, is drawn; in place of the image.
-    Vary { base: RgbImage, mask: Mask, strength: f32 },
+    Vary { base: Arc<RgbImage>, mask: Mask, strength: f32 },
 }
 
 impl Plan {
@@ -44,7 +46,7 @@ impl Plan {
                 shape.check()?;
                 let size = image.dimensions();
                 let mask = Mask::none(size.0, size.1)?;
-                let work = Work::Vary { base: copy(image)?, mask, strength: *strength };
+                let work = Work::Vary { base: Arc::clone(image), mask, strength: *strength };
                 (whole(Window::whole(size.0, size.1, shape), size), work)
             }
             Subject::Edit { image, mask, context } => {
@@ -92,11 +94,11 @@ impl Plan {
         }
     }
 
-    /// What every result starts from; without pixels where there is nothing.
+    /// What windows are painted over; without pixels where the decoded window is the whole result.
     pub(super) fn start(&self) -> Result<RgbImage> {
         match &self.work {
-            Work::Blank => Ok(RgbImage::default()),
-            Work::Paint { base, .. } | Work::Vary { base, .. } => copy(base),
+            Work::Paint { base, .. } => copy(base),
+            Work::Blank | Work::Vary { .. } => Ok(RgbImage::default()),
         }
     }
 
@@ -104,7 +106,8 @@ impl Plan {
     pub(super) fn planes(&self, image: Option<&RgbImage>, left: &Mask, window: Window) -> Result<Vec<f32>> {
         let image = match (&self.work, image) {
             (_, Some(image)) => image,
-            (Work::Paint { base, .. } | Work::Vary { base, .. }, None) => base,
+            (Work::Paint { base, .. }, None) => base,
+            (Work::Vary { base, .. }, None) => base,
             (Work::Blank, None) => return Err(Error::internal("there is nothing to encode")),
         };
         Ok(Planes::read(image, left, window, self.shape)?.to_planes())
@@ -126,7 +129,8 @@ impl Plan {
     }
 }
 
-/// The windows of an inpainting or outpainting in stages. What is under the mask must not show in previews either: it is grey.
+/// The windows of an inpainting or outpainting in stages. What is under the mask must not show in previews either: it
+/// is grey.
 fn paint(mut base: RgbImage, mask: Mask, jobs: &[Job], edge: Edge, shape: Shape) -> (Stages, Work) {
     for (x, y, pixel) in base.enumerate_pixels_mut() {
         if mask.contains(x, y) {
@@ -155,7 +159,7 @@ impl Stage<'_> {
         self.plan.stages.len()
     }
 
-    /// What every result starts from.
+    /// What windows are painted over.
     pub(super) fn start(&self) -> Result<RgbImage> {
         self.plan.start()
     }

@@ -47,7 +47,8 @@ impl MaskedLogitsCache {
     }
 }
 
-/// Runs the transformer row by row, so that a row's logits do not depend on its neighbours; never twice for the same row.
+/// Runs the transformer row by row, so that a row's logits do not depend on its neighbours; never twice for the same
+/// row.
 pub(super) struct Predictor<'a, 'o> {
     pub(super) sessions: &'a Sessions,
     pub(super) cache: &'a mut MaskedLogitsCache,

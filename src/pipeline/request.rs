@@ -21,27 +21,28 @@ pub enum Subject {
     /// An image of any size, of which the masked pixels are repainted.
     ///
     /// Each part of the mask is brought to the model in a window of its own. Tokens that the mask touches, and
-    /// [`Edge::dilation`] rings around them, are drawn; the others keep what the encoder gives. The decoded window goes over the
-    /// image with the feather; pixels farther from the mask than [`Feather::reach`] keep their bytes. Nothing depends on the
-    /// pixels under the mask: they are filled from unmasked ones before anything else sees them.
+    /// [`Edge::dilation`] rings around them, are drawn; the others keep what the encoder gives. The decoded window goes
+    /// over the image with the feather; pixels farther from the mask than [`Feather::reach`] keep their bytes. Nothing
+    /// depends on the pixels under the mask: they are filled from unmasked ones before anything else sees them.
     Edit {
         /// The image.
         image: Arc<RgbImage>,
         /// Of the image's size. An empty mask gives the image back.
         mask: Arc<Mask>,
-        /// How much larger a window is than the part of the mask that it repaints, 1 to 1,000,000; at least the model's size and
-        /// at most the image.
+        /// How much larger a window is than the part of the mask that it repaints, 1 to 1,000,000; at least the model's
+        /// size and at most the image.
         context: f32,
     },
-    /// An image that is extended by any number of pixels on any sides, in windows that overlap, each drawn from what is there.
+    /// An image that is extended by any number of pixels on any sides, in windows that overlap, each drawn from what is
+    /// there.
     Outpaint {
         /// The image.
         image: Arc<RgbImage>,
         /// By how much, and in which steps.
         sides: Outpaint,
     },
-    /// An image, of whose N tokens round(`strength` N), chosen by the seed, are drawn anew. The image is one window; the result
-    /// has its size. Dilation and feather play no part.
+    /// An image, of whose N tokens round(`strength` N), chosen by the seed, are drawn anew. The image is one window;
+    /// the result has its size. Dilation and feather play no part.
     Vary {
         /// The image.
         image: Arc<RgbImage>,
@@ -50,7 +51,8 @@ pub enum Subject {
     },
 }
 
-/// The seeds of a request's images: image `i` has `first + i` (modulo 2⁶⁴) and is the only image of a request with that seed.
+/// The seeds of a request's images: image `i` has `first + i` (modulo 2⁶⁴) and is the only image of a request with that
+/// seed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Seeds {
     /// The seed of the first image.
@@ -100,7 +102,8 @@ pub struct Request {
 }
 
 impl Request {
-    /// A request for one image of a subject with seed 0, no class, the settings that the model recommends, and the default edge.
+    /// A request for one image of a subject with seed 0, no class, the settings that the model recommends, and the
+    /// default edge.
     pub fn new(subject: Subject) -> Self {
         Self {
             subject,
@@ -131,7 +134,8 @@ impl Request {
         Self::new(Subject::Vary { image: image.into(), strength })
     }
 
-    /// Encodes an image of any size, as one window, and decodes it: what the model's tokens can hold of it. Needs no class.
+    /// Encodes an image of any size, as one window, and decodes it: what the model's tokens can hold of it. Needs no
+    /// class.
     pub fn reconstruct(image: impl Into<Arc<RgbImage>>) -> Self {
         Self::vary(image, 0.0)
     }
@@ -205,10 +209,10 @@ impl Request {
     ///
     /// # Errors
     ///
-    /// Kind [`Request`](maskgit_core::ErrorKind::Request): an unknown class, no class for a model that has no null label, a count, a
-    /// sampling setting, a feather, a context or a strength out of range, guidance for a model without a null label, an edit
-    /// for a model without an encoder, a mask of another size than the image. The message says which value is wrong and what
-    /// it may be.
+    /// Kind [`Request`](maskgit_core::ErrorKind::Request): an unknown class, no class for a model that has no null
+    /// label, a count, a sampling setting, a feather, a context or a strength out of range, guidance for a model
+    /// without a null label, an edit for a model without an encoder, a mask of another size than the image. The message
+    /// says which value is wrong and what it may be.
     pub fn resolve(&self, manifest: &Manifest) -> Result<Resolved> {
         let label = self.class.as_deref().map(|class| find_label(manifest, class)).transpose()?;
         let Seeds { count, .. } = self.seeds;
@@ -249,15 +253,7 @@ impl Request {
         match &self.subject {
             Subject::Blank => Ok(()),
             Subject::Edit { image, mask, context } => {
-                if image.dimensions() != (mask.width(), mask.height()) {
-                    return Err(Error::request(format!(
-                        "the mask is {}x{} pixels, and the image {}x{}: they must have one size",
-                        mask.width(),
-                        mask.height(),
-                        image.width(),
-                        image.height()
-                    )));
-                }
+                mask.check_size_of(image)?;
                 if !(1.0..=MAX_CONTEXT).contains(context) {
                     return Err(Error::request(format!("the context is {context}; it must be 1 to {MAX_CONTEXT}")));
                 }

@@ -56,7 +56,8 @@ struct Draft {
     windows: Vec<(usize, Vec<i64>, Vec<usize>)>,
 }
 
-/// A window of an image, on its way through the sampler: the places of the draft in its chunk and of the window in its stage.
+/// A window of an image, on its way through the sampler: the places of the draft in its chunk and of the window in its
+/// stage.
 type Place = (usize, usize);
 
 impl<'a, 'o> Run<'a, 'o> {
@@ -103,8 +104,8 @@ impl<'a, 'o> Run<'a, 'o> {
         Ok(self.timings)
     }
 
-    /// How many images are drawn together: enough to keep the device busy, no more than the memory for logits and for
-    /// drafts allows; more where each chunk loads graphs anew.
+    /// How many images are drawn together: enough to keep the device busy, more where each chunk loads graphs anew, no
+    /// more than the memory for drafts allows.
     fn chunk(&self) -> usize {
         let rows = self.plan.widest().saturating_mul(self.resolved.sampling.passes());
         let busy = self.sessions.rows_at_once().saturating_mul(2).max(8).div_ceil(rows);
@@ -207,11 +208,8 @@ impl<'a, 'o> Run<'a, 'o> {
         let spec = TokenSpec { grid: manifest.grid, codes: manifest.codes, mask_id: manifest.mask_id };
         let (settings, batch) = (self.resolved.sampling, self.batch());
         let null = manifest.null_label;
-        let label = self.resolved.label.map(super::label_input).transpose()?.or(null);
-        let label = label.ok_or_else(|| Error::request("this model has no null label: give a class")).or_else(|e| {
-            // Nothing is drawn, so no label is asked for.
-            if grids.iter().all(|grid| !grid.tokens.contains(&spec.mask_id)) { Ok(0) } else { Err(e) }
-        })?;
+        // With neither, `Request::resolve` has let through only what draws nothing, so that no label is asked for.
+        let label = self.resolved.label.map(super::label_input).transpose()?.or(null).unwrap_or_default();
         let mut drawn = Vec::with_capacity(grids.len());
         for (grids, places) in grids.chunks_mut(batch).zip(places.chunks(batch)) {
             let runs = grids.len().saturating_mul(settings.run_steps()).saturating_mul(settings.passes());

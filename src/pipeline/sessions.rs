@@ -31,10 +31,12 @@ pub enum MemoryUse {
     /// All that it has needed so far: the fastest.
     #[default]
     KeepAll,
-    /// All but the transformer, which is unloaded when the decoder runs: nothing is loaded twice by a program that draws up to
-    /// 64 images in one request without previews, and the decoder's feature maps take the memory that the transformer had.
+    /// All but the transformer, which is unloaded when the decoder runs: nothing is loaded twice by a program that
+    /// draws up to 64 images in one request without previews, and the decoder's feature maps take the memory that the
+    /// transformer had.
     DropTransformer,
-    /// One at a time: a graph is unloaded before another one is loaded. Each change costs a load, and so does each preview.
+    /// One at a time: a graph is unloaded before another one is loaded. Each change costs a load, and so does each
+    /// preview.
     OneAtATime,
 }
 
@@ -124,8 +126,8 @@ impl Sessions {
         work(session.as_mut())
     }
 
-    /// Runs the transformer for several rows: the logits of the wanted places go to `out`, `[rows, N, K]`; those of others are
-    /// finite.
+    /// Runs the transformer for several rows: the logits of the wanted places go to `out`, `[rows, N, K]`; those of
+    /// others are finite.
     pub(super) fn logits(&self, rows: &[Pass<'_>], out: ArrayViewMut3<'_, f32>) -> Result<()> {
         let inputs: Vec<[Input<'_>; 2]> = rows
             .iter()
@@ -165,8 +167,8 @@ impl Sessions {
 
 /// Reads, checks and prepares one graph of a bundle.
 ///
-/// Where there is a second core, the hash is computed while the graph is prepared: an engine takes any bytes, and what it makes of damaged
-/// ones is thrown away.
+/// Where there is a second core, the hash is computed while the graph is prepared: an engine takes any bytes, and what
+/// it makes of damaged ones is thrown away.
 fn load(bundle: &Bundle, engine: &dyn Engine, kind: GraphKind) -> Result<Box<dyn Session>> {
     let graph = bundle.unchecked_source(kind)?;
     let prepare = || {

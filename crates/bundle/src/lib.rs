@@ -1,8 +1,8 @@
 //! What a model is: a manifest and its graphs, from a folder, from one packed file, or from bytes in memory.
 //!
-//! Nothing in a bundle is trusted. The manifest's every value is checked when the bundle is opened, and the sizes of the
-//! files with it; a graph's size and SHA-256 are checked each time it is read. Whether a graph's inputs and outputs are
-//! those the manifest promises is checked when an engine loads it. `docs/bundle.md` describes the format.
+//! Nothing in a bundle is trusted. The manifest's every value is checked when the bundle is opened, and the sizes of
+//! the files with it; a graph's size and SHA-256 are checked each time it is read. Whether a graph's inputs and outputs
+//! are those the manifest promises is checked when an engine loads it. `docs/bundle.md` describes the format.
 //!
 //! An app uses the crate `maskgit`; this one may change with every version.
 
@@ -73,8 +73,8 @@ impl Bundle {
     ///
     /// # Errors
     ///
-    /// Kind [`Io`](maskgit_core::ErrorKind::Io) when a file cannot be read, [`Bundle`](maskgit_core::ErrorKind::Bundle) when it is
-    /// not a valid bundle. The message starts with `path`.
+    /// Kind [`Io`](maskgit_core::ErrorKind::Io) when a file cannot be read, [`Bundle`](maskgit_core::ErrorKind::Bundle)
+    /// when it is not a valid bundle. The message starts with `path`.
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
         if store::is_folder(path)? {
@@ -110,12 +110,13 @@ impl Bundle {
         self.manifest.graphs.get(kind).is_some()
     }
 
-    /// Where one graph's bytes are, after checking their number and their SHA-256. Nothing but a small buffer is held in memory.
+    /// Where one graph's bytes are, after checking their number and their SHA-256. Nothing but a small buffer is held
+    /// in memory.
     ///
     /// # Errors
     ///
-    /// Kind [`Bundle`](maskgit_core::ErrorKind::Bundle) when there is no such graph or it is not what the manifest says,
-    /// [`Io`](maskgit_core::ErrorKind::Io) when it cannot be read.
+    /// Kind [`Bundle`](maskgit_core::ErrorKind::Bundle) when there is no such graph or it is not what the manifest
+    /// says, [`Io`](maskgit_core::ErrorKind::Io) when it cannot be read.
     pub fn source(&self, kind: GraphKind) -> Result<Source> {
         let source = self.unchecked_source(kind)?;
         self.check_source(kind, &source)?;

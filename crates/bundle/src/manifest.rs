@@ -23,7 +23,8 @@ pub struct Manifest {
     pub source: String,
     /// The size of the image the decoder draws and the encoder reads, each side 1 to 4096.
     pub image: ImageSize,
-    /// The size of the token grid, each side 1 to 128. Its rows divide the image's height, its columns the image's width.
+    /// The size of the token grid, each side 1 to 128. Its rows divide the image's height, its columns the image's
+    /// width.
     pub grid: GridSize,
     /// K, the number of codes: the tokens of a finished image are in `0..codes`.
     pub codes: usize,
@@ -127,8 +128,8 @@ impl Manifest {
     ///
     /// # Errors
     ///
-    /// An error of kind [`Bundle`](maskgit_core::ErrorKind::Bundle) that names the field at fault: not JSON, another format
-    /// version, a field missing or unknown or of the wrong type, or a value out of its range.
+    /// An error of kind [`Bundle`](maskgit_core::ErrorKind::Bundle) that names the field at fault: not JSON, another
+    /// format version, a field missing or unknown or of the wrong type, or a value out of its range.
     pub fn parse(json: &[u8]) -> Result<Self> {
         if json.len() > super::validate::MAX_MANIFEST_BYTES {
             return Err(Error::bundle(format!(

@@ -99,8 +99,8 @@ pub(super) fn manifest_length(header: &[u8; HEADER_BYTES]) -> Result<usize> {
 ///
 /// # Errors
 ///
-/// Kind [`Bundle`](maskgit_core::ErrorKind::Bundle) when the folder is not a valid bundle, [`Io`](maskgit_core::ErrorKind::Io) when
-/// a file cannot be read or written.
+/// Kind [`Bundle`](maskgit_core::ErrorKind::Bundle) when the folder is not a valid bundle,
+/// [`Io`](maskgit_core::ErrorKind::Io) when a file cannot be read or written.
 pub fn pack(dir: &Path, out: &Path) -> Result<()> {
     let bundle = Bundle::open_folder(dir)?;
     let mut file = PendingFile::create(out)?;

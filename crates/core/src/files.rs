@@ -10,8 +10,8 @@ use crate::error::{Error, ErrorKind, Result};
 
 /// A file that will appear under its name, replacing what is there, when it is committed; dropped, it leaves nothing.
 ///
-/// It is written beside its final place, so committing is one rename. A link is followed: what it names is replaced, not the
-/// link. A device or a pipe cannot be replaced by a rename: it is written to when the file is committed.
+/// It is written beside its final place, so committing is one rename. A link is followed: what it names is replaced,
+/// not the link. A device or a pipe cannot be replaced by a rename: it is written to when the file is committed.
 pub struct PendingFile {
     /// As the caller named it.
     shown: PathBuf,
@@ -31,7 +31,8 @@ impl PendingFile {
     ///
     /// # Errors
     ///
-    /// Kind [`Io`](crate::ErrorKind::Io) when `path` is a folder, its folder does not exist, or nothing can be written there.
+    /// Kind [`Io`](crate::ErrorKind::Io) when `path` is a folder, its folder does not exist, or nothing can be written
+    /// there.
     pub fn create(path: &Path) -> Result<Self> {
         let failed = |e| Error::io(format!("cannot write {}", path.display()), e);
         let shown = path.to_path_buf();

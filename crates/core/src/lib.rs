@@ -1,4 +1,5 @@
-//! What the parts of maskgit have in common. This crate knows of no model, graph or pixel; every other crate may use it.
+//! What the parts of maskgit have in common. This crate knows of no model, graph or pixel; every other crate may use
+//! it.
 //!
 //! An app uses the crate `maskgit`, which promises an interface for years; this one may change with every version.
 

@@ -2,8 +2,8 @@
 
 use crate::error::{Error, Result};
 
-/// `length` copies of `value`; an error of kind [`Request`](crate::ErrorKind::Request) that names `what` when there is no
-/// memory for them.
+/// `length` copies of `value`; an error of kind [`Request`](crate::ErrorKind::Request) that names `what` when there is
+/// no memory for them.
 ///
 /// # Errors
 ///

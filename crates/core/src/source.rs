@@ -71,8 +71,8 @@ impl Source {
     ///
     /// # Errors
     ///
-    /// Kind [`Bundle`](crate::ErrorKind::Bundle) when they are not all there, [`Io`](crate::ErrorKind::Io) when they cannot be
-    /// read.
+    /// Kind [`Bundle`](crate::ErrorKind::Bundle) when they are not all there, [`Io`](crate::ErrorKind::Io) when they
+    /// cannot be read.
     pub fn read_into(&self, start: u64, bytes: &mut [u8]) -> Result<()> {
         self.check(start, bytes.len())?;
         match &self.0 {

@@ -192,15 +192,9 @@ pub trait Session: Send {
     /// # Errors
     ///
     /// As [`Session::run_rows`]; kind [`Engine`](maskgit_core::ErrorKind::Engine) when the output has another shape.
-    fn run_into(&mut self, rows: &[&[Input<'_>]], wanted: &[&[bool]], mut out: ArrayViewMut3<'_, f32>) -> Result<()> {
+    fn run_into(&mut self, rows: &[&[Input<'_>]], wanted: &[&[bool]], out: ArrayViewMut3<'_, f32>) -> Result<()> {
         let _ = wanted;
-        for (outputs, mut out) in self.run_rows(rows)?.into_iter().zip(out.outer_iter_mut()) {
-            let output = outputs.into_iter().next().ok_or_else(|| Error::engine("a graph gave no output"))?;
-            let output = output.into_f32()?;
-            let output = output.to_shape(out.raw_dim()).map_err(|_| wrong_shape(output.shape(), out.shape()))?;
-            out.assign(&output);
-        }
-        Ok(())
+        write_rows(self.run_rows(rows)?, out)
     }
 
     /// How many rows the device runs at the same time: more at once are no faster.
@@ -222,6 +216,17 @@ pub struct OperatorCount {
     pub detail: Option<String>,
     /// How many there are.
     pub count: usize,
+}
+
+/// Writes the only output of each row, `[1, N, K]`, to its place in `out`, `[rows, N, K]`.
+fn write_rows(rows: Vec<Vec<Output>>, mut out: ArrayViewMut3<'_, f32>) -> Result<()> {
+    for (outputs, mut out) in rows.into_iter().zip(out.outer_iter_mut()) {
+        let output = outputs.into_iter().next().ok_or_else(|| Error::engine("a graph gave no output"))?;
+        let output = output.into_f32()?;
+        let output = output.to_shape(out.raw_dim()).map_err(|_| wrong_shape(output.shape(), out.shape()))?;
+        out.assign(&output);
+    }
+    Ok(())
 }
 
 /// An output that does not fit its place.

@@ -263,7 +263,7 @@ fn a_panic_that_was_caught_is_seen() {
     let (result, panics) = watched(|| catch_unwind(|| panic!("of the test")));
     assert!(result.is_err() && panics.len() == 1, "{panics:?}");
     assert!(panics.iter().all(|place| is_ours(&place)), "{panics:?}");
-    let tracts = "/root/.cargo/registry/src/index/tract-core-0.23.9/src/model.rs:1:1".to_owned();
+    let tracts = "/somewhere/registry/src/index/tract-core-0.23.9/src/model.rs:1:1".to_owned();
     assert!(!is_ours(&&tracts));
     let of_the_library = "/rustc/abc/library/alloc/src/raw_vec.rs:1:1  12: tract_core::model::run".to_owned();
     assert!(!is_ours(&&of_the_library));

@@ -27,10 +27,11 @@ impl Blend {
         Ok(Self { job, weights: Weights::new(feather, mask, job, &painted, shape)?, shape })
     }
 
-    /// Puts `decoded`, of the model's size, over the image. Pixels under the mask are replaced; unmasked ones change by the feather's
-    /// weight, and keep their bytes where it is 0; masked ones that another window will paint stay.
+    /// Puts `decoded`, of the model's size, over the image. Pixels under the mask are replaced; unmasked ones change by
+    /// the feather's weight, and keep their bytes where it is 0; masked ones that another window will paint stay.
     ///
-    /// Towards a window's edge inside the image weights fall to 0 over one token's cell, so that no edge of a window shows.
+    /// Towards a window's edge inside the image weights fall to 0 over one token's cell, so that no edge of a window
+    /// shows.
     ///
     /// # Errors
     ///

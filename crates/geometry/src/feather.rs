@@ -6,17 +6,17 @@ use maskgit_core::{Error, Result, Shape, filled};
 /// The widest feather in pixels.
 pub const MAX_FEATHER: u32 = 4096;
 
-/// How the edge of a result fades into the image: out = w · new + (1 - w) · old. Under the mask w is always 1, so that nothing of
-/// the old pixels shows through.
+/// How the edge of a result fades into the image: out = w · new + (1 - w) · old. Under the mask w is always 1, so that
+/// nothing of the old pixels shows through.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Feather {
-    /// Google's: the drawn tokens enlarged to pixels and blurred by a Gaussian with standard deviation s/16 - 1 of the model's pixels,
-    /// s being the shorter side of the model's image; cut off at three standard deviations.
+    /// Google's: the drawn tokens enlarged to pixels and blurred by a Gaussian with standard deviation s/16 - 1 of the
+    /// model's pixels, s being the shorter side of the model's image; cut off at three standard deviations.
     #[default]
     Gaussian,
-    /// Falls from 1 at the mask to 0 just beyond this many pixels of the image, 0 to [`MAX_FEATHER`]: with d the distance between
-    /// pixel centres and t = 1 - d / (n + 1), w = t²(3 - 2t). 0 is a hard edge.
+    /// Falls from 1 at the mask to 0 just beyond this many pixels of the image, 0 to [`MAX_FEATHER`]: with d the
+    /// distance between pixel centres and t = 1 - d / (n + 1), w = t²(3 - 2t). 0 is a hard edge.
     Pixels(u32),
 }
 
@@ -35,11 +35,11 @@ impl Feather {
         }
     }
 
-    /// How far from the mask, in pixels of the image along a row or a column, an edit through `window` may change anything. Pixels
-    /// farther than this keep their bytes.
+    /// How far from the mask, in pixels of the image along a row or a column, an edit through `window` may change
+    /// anything. Pixels farther than this keep their bytes.
     ///
-    /// For the Gaussian: the rest of the token's cell, `dilation` cells, and three standard deviations; where the window is scaled,
-    /// one pixel of interpolation more.
+    /// For the Gaussian: the rest of the token's cell, `dilation` cells, and three standard deviations; where the
+    /// window is scaled, one pixel of interpolation more.
     pub fn reach(self, shape: Shape, dilation: usize, window: Window) -> u32 {
         match self {
             Self::Pixels(pixels) => pixels,
@@ -172,7 +172,8 @@ fn grown(paint: Rect, reach: u32, window: Window, mask: &Mask) -> Rect {
     Rect { x, y, width: right.saturating_sub(x), height: bottom.saturating_sub(y) }
 }
 
-/// Per pixel of the region, the distance along its column to the nearest pixel that is painted; `reach + 1` where none is in reach.
+/// Per pixel of the region, the distance along its column to the nearest pixel that is painted; `reach + 1` where none
+/// is in reach.
 fn vertical_distances(mask: &Mask, paint: Rect, region: Rect, reach: u32) -> Result<Vec<u16>> {
     let width = region.width as usize;
     // MAX_FEATHER fits into 16 bits with room for the one more.
@@ -200,7 +201,8 @@ fn vertical_distances(mask: &Mask, paint: Rect, region: Rect, reach: u32) -> Res
     Ok(distances)
 }
 
-/// From distances along columns to squared Euclidean ones: the lower envelope of parabolas (Felzenszwalb & Huttenlocher 2012).
+/// From distances along columns to squared Euclidean ones: the lower envelope of parabolas (Felzenszwalb & Huttenlocher
+/// 2012).
 fn squared_distances(vertical: &[u16], reach: u32) -> Vec<f64> {
     let height = |i: usize| f64::from(vertical[i]).powi(2);
     // Where parabolas of the envelope stand, and from where on each is the lowest.
@@ -271,8 +273,8 @@ mod tests {
         let window = Window { x: 0, y: 0, width: 64, height: 64 };
         let tokens = TokenMask::touched(&mask, window, Rect::new(0, 0, 64, 64), SHAPE);
         let map = blurred(&tokens, SHAPE).unwrap();
-        // An edge blurred by a Gaussian of deviation 3 is its cumulative distribution: at half a pixel from the edge 0.566, at
-        // 3.5 pixels 0.878.
+        // An edge blurred by a Gaussian of deviation 3 is its cumulative distribution: at half a pixel from the edge
+        // 0.566, at 3.5 pixels 0.878.
         for (x, expected) in [(32, 0.566), (31, 0.434), (35, 0.878), (28, 0.122), (22, 0.0), (63, 1.0), (0, 0.0)] {
             assert!((map[20 * 64 + x][0] - expected).abs() < 4e-3, "{x}: {}", map[20 * 64 + x][0]);
         }

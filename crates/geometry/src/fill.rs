@@ -3,11 +3,11 @@
 use super::Planes;
 
 impl Planes {
-    /// Fills unknown pixels from known ones, ring by ring: a pixel is the mean of its eight neighbours that were known before its
-    /// ring. With nothing known, everything is mid-grey.
+    /// Fills unknown pixels from known ones, ring by ring: a pixel is the mean of its eight neighbours that were known
+    /// before its ring. With nothing known, everything is mid-grey.
     ///
-    /// An encoder looks beyond a token's cell, so what stands in the hole changes the tokens around it: a smooth continuation of the
-    /// surroundings changes them least, and says nothing of the pixels that are masked.
+    /// An encoder looks beyond a token's cell, so what stands in the hole changes the tokens around it: a smooth
+    /// continuation of the surroundings changes them least, and says nothing of the pixels that are masked.
     pub(super) fn fill(&mut self) {
         if !self.known.contains(&true) {
             self.pixels.fill([127.5; 3]);

@@ -1,7 +1,8 @@
-//! Geometry of editing: pixel masks and token masks, windows on an image, filling, resampling, compositing and the plan of
-//! an outpainting.
+//! Geometry of editing: pixel masks and token masks, windows on an image, filling, resampling, compositing and the plan
+//! of an outpainting.
 //!
-//! Plain Rust over pixels and grids: nothing here knows of a model, a graph or a seed. `docs/editing.md` draws each step.
+//! Plain Rust over pixels and grids: nothing here knows of a model, a graph or a seed. `docs/editing.md` draws each
+//! step.
 //!
 //! An app uses the crate `maskgit`; this one may change with every version.
 

@@ -1,6 +1,6 @@
 //! Which pixels are repainted.
 
-use image::GrayImage;
+use image::{GrayImage, RgbImage};
 
 use super::check_size;
 use maskgit_core::{Error, Result, filled};
@@ -163,6 +163,24 @@ impl Mask {
     /// Height in pixels.
     pub fn height(&self) -> u32 {
         self.height
+    }
+
+    /// Checks that an image has the mask's size.
+    ///
+    /// # Errors
+    ///
+    /// Kind [`Request`](maskgit_core::ErrorKind::Request).
+    pub fn check_size_of(&self, image: &RgbImage) -> Result<()> {
+        if image.dimensions() == (self.width, self.height) {
+            return Ok(());
+        }
+        Err(Error::request(format!(
+            "the mask is {}x{} pixels, and the image {}x{}: they must have one size",
+            self.width,
+            self.height,
+            image.width(),
+            image.height()
+        )))
     }
 
     /// Whether the pixel is repainted; false outside the image.

@@ -24,8 +24,8 @@ pub struct Outpaint {
     pub top: u32,
     /// Pixels to add below.
     pub bottom: u32,
-    /// The shorter side of a window in pixels of the image, at least 1; never more than shows the whole extended image. `None`: the image's shorter side, measured against the
-    /// model's image, but at least a quarter of the model's.
+    /// The shorter side of a window in pixels of the image, at least 1; never more than shows the whole extended image.
+    /// `None`: the image's shorter side, measured against the model's image, but at least a quarter of the model's.
     pub window: Option<u32>,
     /// The part of a window, in the direction of growth, that shows what is there already: 0.1 to 0.9.
     pub overlap: f32,
@@ -42,8 +42,9 @@ impl Outpaint {
     ///
     /// # Errors
     ///
-    /// Kind [`Request`](maskgit_core::ErrorKind::Request) when the image has no pixels, nothing is added, or an option is out of range,
-    /// [`Image`](maskgit_core::ErrorKind::Image) when the result is larger than [`MAX_SIDE`](crate::MAX_SIDE).
+    /// Kind [`Request`](maskgit_core::ErrorKind::Request) when the image has no pixels, nothing is added, or an option
+    /// is out of range, [`Image`](maskgit_core::ErrorKind::Image) when the result is larger than
+    /// [`MAX_SIDE`](crate::MAX_SIDE).
     pub fn extent(&self, width: u32, height: u32) -> Result<((u32, u32), Rect)> {
         if width == 0 || height == 0 {
             return Err(Error::request(format!("an image of {width}x{height} has no pixels to extend")));
@@ -93,14 +94,15 @@ impl Outpaint {
 
 /// The windows that extend an image, in the order in which they are painted, and the mask of the new pixels.
 ///
-/// All windows have one size. On the left, then on the right, they go outwards over the old image's rows; then above and below,
-/// outwards over the whole new width. Each shows `overlap` of itself of what is there and adds the rest; the last of a
-/// direction is moved back to end where the image ends. Side by side they overlap by as much. A window paints every new pixel that it
-/// shows and that is not painted yet; one that would paint nothing is left out.
+/// All windows have one size. On the left, then on the right, they go outwards over the old image's rows; then above
+/// and below, outwards over the whole new width. Each shows `overlap` of itself of what is there and adds the rest; the
+/// last of a direction is moved back to end where the image ends. Side by side they overlap by as much. A window paints
+/// every new pixel that it shows and that is not painted yet; one that would paint nothing is left out.
 ///
 /// # Errors
 ///
-/// As [`Outpaint::extent`]; kind [`Request`](maskgit_core::ErrorKind::Request) when it would take more than 4096 windows or there is no memory.
+/// As [`Outpaint::extent`]; kind [`Request`](maskgit_core::ErrorKind::Request) when it would take more than 4096
+/// windows or there is no memory.
 pub fn outpaint(width: u32, height: u32, request: &Outpaint, shape: Shape) -> Result<(Vec<Job>, Mask)> {
     shape.check()?;
     let ((full_width, full_height), old) = request.extent(width, height)?;
@@ -131,7 +133,8 @@ pub fn outpaint(width: u32, height: u32, request: &Outpaint, shape: Shape) -> Re
     add(&columns, &outward(old.bottom(), full_height, size.1, down_step), false);
     if starts.len() > MAX_WINDOWS {
         return Err(Error::request(format!(
-            "extending {width}x{height} pixels to {full_width}x{full_height} takes {} windows of {}x{}, more than {MAX_WINDOWS}: \
+            "extending {width}x{height} pixels to {full_width}x{full_height} takes {} windows of {}x{}, \
+             more than {MAX_WINDOWS}: \
              give a larger window, or add less at once",
             starts.len(),
             size.0,

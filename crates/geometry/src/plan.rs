@@ -14,7 +14,8 @@ pub const MAX_CONTEXT: f32 = 1e6;
 /// The parts of a mask are found on a grid of at most this many blocks a side: a cell of it is where two holes are one.
 const BLOCKS: u32 = 128;
 
-/// A rectangle that is brought to the model's size. It may reach beyond the image, whose border pixels are then repeated.
+/// A rectangle that is brought to the model's size. It may reach beyond the image, whose border pixels are then
+/// repeated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Window {
     /// Left column in the image, negative when it starts left of it.
@@ -33,8 +34,8 @@ impl Window {
         Self::centred(Rect::new(0, 0, width, height), cover(width, height, shape), width, height, shape)
     }
 
-    /// The window of scale `scale` (pixels of the picture for one of the model) with `hole` in its middle, moved into the picture where
-    /// it fits in.
+    /// The window of scale `scale` (pixels of the picture for one of the model) with `hole` in its middle, moved into
+    /// the picture where it fits in.
     fn centred(hole: Rect, scale: f64, width: u32, height: u32, shape: Shape) -> Self {
         let (across, down) = (side(shape.image.width, scale), side(shape.image.height, scale));
         let place = |start: u32, length: u32, size: u32, limit: u32| {
@@ -116,15 +117,16 @@ pub struct Job {
 
 /// The windows of an inpainting, in the order in which they are painted: top to bottom, then left to right.
 ///
-/// Each part of the mask gets a window with the part in its middle, moved into the image. A window's scale (pixels of the image
-/// for one of the model) is the largest of: 1; what makes the part, times `context`, fill the window; what
-/// shows the part with its feather; but never more than shows the whole image. So a hole larger than the model is painted in one window,
-/// more coarsely, and an image smaller than the model is enlarged. Parts are merged when they overlap, or when one window shows both
-/// at no larger a scale.
+/// Each part of the mask gets a window with the part in its middle, moved into the image. A window's scale (pixels of
+/// the image for one of the model) is the largest of: 1; what makes the part, times `context`, fill the window; what
+/// shows the part with its feather; but never more than shows the whole image. So a hole larger than the model is
+/// painted in one window, more coarsely, and an image smaller than the model is enlarged. Parts are merged when they
+/// overlap, or when one window shows both at no larger a scale.
 ///
 /// # Errors
 ///
-/// Kind [`Request`](maskgit_core::ErrorKind::Request) when `context` is not 1 to [`MAX_CONTEXT`] or the feather is too wide.
+/// Kind [`Request`](maskgit_core::ErrorKind::Request) when `context` is not 1 to [`MAX_CONTEXT`] or the feather is too
+/// wide.
 pub fn inpaint(mask: &Mask, shape: Shape, context: f32, feather: Feather) -> Result<Vec<Job>> {
     shape.check()?;
     feather.check()?;
@@ -156,8 +158,8 @@ pub fn inpaint(mask: &Mask, shape: Shape, context: f32, feather: Feather) -> Res
         .collect())
 }
 
-/// The rectangles around the connected parts of a mask, seen through square blocks: marks in the same or in adjacent blocks, diagonal
-/// ones too, are connected.
+/// The rectangles around the connected parts of a mask, seen through square blocks: marks in the same or in adjacent
+/// blocks, diagonal ones too, are connected.
 fn components(mask: &Mask, block: u32) -> Vec<Rect> {
     let (cols, rows) = (mask.width().div_ceil(block) as usize, mask.height().div_ceil(block) as usize);
     let mut blocks: Vec<Option<Rect>> = vec![None; cols * rows];

@@ -1,9 +1,9 @@
 //! Between a window of the image and the model's image.
 //!
-//! Reducing takes a tent as wide as two target pixels, enlarging a Catmull-Rom spline (a bilinear tent where weights may be missing):
-//! the filters of the `image` crate by these names. They are here because ours must leave masked pixels out of every average, and
-//! because a window of a large image is read row by row, without a copy. They work on sRGB values as stored, as
-//! the images that models were trained on were resized.
+//! Reducing takes a tent as wide as two target pixels, enlarging a Catmull-Rom spline (a bilinear tent where weights
+//! may be missing): the filters of the `image` crate by these names. They are here because ours must leave masked
+//! pixels out of every average, and because a window of a large image is read row by row, without a copy. They work on
+//! sRGB values as stored, as the images that models were trained on were resized.
 
 use image::RgbImage;
 
@@ -18,7 +18,8 @@ struct Taps {
 }
 
 impl Taps {
-    /// Weights to bring `source` pixels to `target`; they sum to 1. `smooth` takes Catmull-Rom where the row is enlarged.
+    /// Weights to bring `source` pixels to `target`; they sum to 1. `smooth` takes Catmull-Rom where the row is
+    /// enlarged.
     fn new(source: u32, target: u32, smooth: bool) -> Self {
         let ratio = f64::from(source) / f64::from(target);
         let scale = ratio.max(1.0);
@@ -74,23 +75,16 @@ pub struct Planes {
 }
 
 impl Planes {
-    /// Reads a window of an image at the model's size. Each pixel is the filter's average over the **unmasked** pixels in its reach;
-    /// what has none in reach is filled from its surroundings ([`Planes`] never holds anything of a masked pixel). Where the
-    /// window reaches beyond the image, the border pixels are repeated.
+    /// Reads a window of an image at the model's size. Each pixel is the filter's average over the **unmasked** pixels
+    /// in its reach; what has none in reach is filled from its surroundings ([`Planes`] never holds anything of a
+    /// masked pixel). Where the window reaches beyond the image, the border pixels are repeated.
     ///
     /// # Errors
     ///
-    /// Kind [`Request`](maskgit_core::ErrorKind::Request) when the mask has another size than the image, or there is no memory.
+    /// Kind [`Request`](maskgit_core::ErrorKind::Request) when the mask has another size than the image, or there is no
+    /// memory.
     pub fn read(image: &RgbImage, mask: &Mask, window: Window, shape: Shape) -> Result<Self> {
-        if image.dimensions() != (mask.width(), mask.height()) {
-            return Err(Error::request(format!(
-                "the mask is {}x{} pixels, and the image {}x{}: they must have one size",
-                mask.width(),
-                mask.height(),
-                image.width(),
-                image.height()
-            )));
-        }
+        mask.check_size_of(image)?;
         let (across, down) =
             (Taps::new(window.width, shape.image.width, false), Taps::new(window.height, shape.image.height, false));
         let (width, height) = (shape.image.width as usize, shape.image.height as usize);
@@ -157,7 +151,8 @@ pub struct Resampler {
 }
 
 impl Resampler {
-    /// From `from` to `to`, each width and height, at least 1. `smooth`: enlarge by Catmull-Rom, which may overshoot; else bilinearly.
+    /// From `from` to `to`, each width and height, at least 1. `smooth`: enlarge by Catmull-Rom, which may overshoot;
+    /// else bilinearly.
     pub fn new(from: (u32, u32), to: (u32, u32), smooth: bool) -> Self {
         Self { across: Taps::new(from.0, to.0, smooth), down: Taps::new(from.1, to.1, smooth) }
     }
@@ -188,7 +183,8 @@ impl Resampler {
 ///
 /// # Errors
 ///
-/// Kind [`Request`](maskgit_core::ErrorKind::Request) when there is no memory, [`Internal`](maskgit_core::ErrorKind::Internal) never in practice.
+/// Kind [`Request`](maskgit_core::ErrorKind::Request) when there is no memory,
+/// [`Internal`](maskgit_core::ErrorKind::Internal) never in practice.
 pub fn enlarge(decoded: &RgbImage, window: Window, width: u32, height: u32) -> Result<RgbImage> {
     let mut image = RgbImage::from_raw(width, height, filled(width as usize * height as usize * 3, 0, "an image")?)
         .ok_or_else(|| Error::internal("an image's buffer does not have its size"))?;

@@ -11,18 +11,20 @@ pub struct StagedJob {
     pub index: usize,
     /// The window and what it paints.
     pub job: Job,
-    /// Whether it sees nothing that another window has painted, so that it shows the same in every result of the request.
+    /// Whether it sees nothing that another window has painted, so that it shows the same in every result of the
+    /// request.
     pub shared: bool,
 }
 
-/// The windows of an edit in stages. The windows of a stage do not read what the others of the stage paint, so their tokens
-/// can be drawn together; painting them in their order gives what drawing and painting one after another gives, to the bit.
+/// The windows of an edit in stages. The windows of a stage do not read what the others of the stage paint, so their
+/// tokens can be drawn together; painting them in their order gives what drawing and painting one after another gives,
+/// to the bit.
 pub type Stages = Vec<Vec<StagedJob>>;
 
 /// Puts windows, in the order in which they are painted, into stages, each as early as it can be.
 ///
-/// Window j comes in a later stage than window i before it where i may change a pixel that j shows. It comes in no earlier
-/// stage than i where j may change a pixel that i shows, since i must not see it.
+/// Window j comes in a later stage than window i before it where i may change a pixel that j shows. It comes in no
+/// earlier stage than i where j may change a pixel that i shows, since i must not see it.
 pub fn stages(jobs: &[Job], feather: Feather, dilation: usize, shape: Shape, width: u32, height: u32) -> Stages {
     let seen: Vec<Rect> = jobs.iter().map(|job| job.window.inside(width, height)).collect();
     let changed: Vec<Rect> = jobs

@@ -13,8 +13,9 @@ pub struct TokenMask {
 }
 
 impl TokenMask {
-    /// The tokens whose cell the mask touches. A cell is the part of the window that a token stands for: the window cut into
-    /// `rows` by `cols` equal parts. A single masked pixel, even one that lies in the cell only in part, is enough.
+    /// The tokens whose cell the mask touches. A cell is the part of the window that a token stands for: the window cut
+    /// into `rows` by `cols` equal parts. A single masked pixel, even one that lies in the cell only in part, is
+    /// enough.
     ///
     /// Only masked pixels in `within` count. Where the window reaches beyond the image, the image's border pixels are
     /// repeated, and so are their marks.
@@ -44,8 +45,8 @@ impl TokenMask {
         Self { rows, cols, marks }
     }
 
-    /// Grown by `rings` tokens in all eight directions. Google's editing grows its box by one: tokens at the border of a hole carry
-    /// the hole.
+    /// Grown by `rings` tokens in all eight directions. Google's editing grows its box by one: tokens at the border of
+    /// a hole carry the hole.
     #[must_use]
     pub fn dilated(&self, rings: usize) -> Self {
         let grow = |marks: &[bool], length: usize, stride: usize, index: usize| {

@@ -18,8 +18,8 @@ pub const FORMATS: &str = "PNG, JPEG, WebP, GIF, BMP and PNM";
 pub struct Limits {
     /// The widest and the highest image in pixels; more than [`MAX_SIDE`] is as good as that.
     pub side: u32,
-    /// The most bytes of a file, and of the decoded image in the file's own channels and depth: 512 MiB by default. A decoder's own
-    /// buffers are bounded by the same number.
+    /// The most bytes of a file, and of the decoded image in the file's own channels and depth: 512 MiB by default. A
+    /// decoder's own buffers are bounded by the same number.
     pub bytes: u64,
 }
 
@@ -33,7 +33,8 @@ impl Default for Limits {
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct SourceImage {
-    /// The colours. Greyscale has three equal channels; 16 bits are rounded to 8; colours of transparent pixels are as stored.
+    /// The colours. Greyscale has three equal channels; 16 bits are rounded to 8; colours of transparent pixels are as
+    /// stored.
     pub rgb: RgbImage,
     /// The opacity, when any pixel is not opaque. Editing leaves it alone.
     pub alpha: Option<GrayImage>,
@@ -77,13 +78,13 @@ impl SourceImage {
 
 /// Reads an image of one of the [`FORMATS`]; of an animation the first frame.
 ///
-/// The orientation that a camera wrote (EXIF) is applied. Opacity is kept apart. CMYK JPEG is converted to RGB without a colour
-/// profile. What cannot be read is refused.
+/// The orientation that a camera wrote (EXIF) is applied. Opacity is kept apart. CMYK JPEG is converted to RGB without
+/// a colour profile. What cannot be read is refused.
 ///
 /// # Errors
 ///
-/// Kind [`Io`](maskgit_core::ErrorKind::Io) when the file cannot be read, [`Image`](maskgit_core::ErrorKind::Image) when it is of none of the
-/// formats, damaged, or above the limits.
+/// Kind [`Io`](maskgit_core::ErrorKind::Io) when the file cannot be read, [`Image`](maskgit_core::ErrorKind::Image)
+/// when it is of none of the formats, damaged, or above the limits.
 pub fn read_image(path: &Path, limits: &Limits) -> Result<SourceImage> {
     let (decoded, icc_profile, sha256) = decode(path, limits)?;
     let (rgb, alpha) = if decoded.color().has_alpha() {
@@ -100,7 +101,8 @@ pub fn read_image(path: &Path, limits: &Limits) -> Result<SourceImage> {
     Ok(SourceImage { rgb, alpha, icc_profile, sha256 })
 }
 
-/// Reads a mask: pixels whose brightness times opacity is at least half of white are repainted. Gives the file's SHA-256 too.
+/// Reads a mask: pixels whose brightness times opacity is at least half of white are repainted. Gives the file's
+/// SHA-256 too.
 ///
 /// # Errors
 ///

@@ -75,8 +75,8 @@ fn encode(
 ///
 /// # Errors
 ///
-/// Kind [`Io`](maskgit_core::ErrorKind::Io) when the file cannot be read, [`Image`](maskgit_core::ErrorKind::Image) when it is not a
-/// PNG or its text is damaged or longer than [`MAX_METADATA_BYTES`].
+/// Kind [`Io`](maskgit_core::ErrorKind::Io) when the file cannot be read, [`Image`](maskgit_core::ErrorKind::Image)
+/// when it is not a PNG or its text is damaged or longer than [`MAX_METADATA_BYTES`].
 pub fn read_metadata(path: &Path) -> Result<Option<String>> {
     let broken = |e: png::DecodingError| Error::image(format!("{} is not a valid PNG", path.display())).with_source(e);
     let mut decoder = png::Decoder::new_with_limits(
@@ -180,8 +180,8 @@ impl Sheet {
     ///
     /// # Errors
     ///
-    /// Kind [`Image`](maskgit_core::ErrorKind::Image) when there are no pictures, `columns` is 0, the sizes differ, or the
-    /// sheet is larger than [`MAX_SIDE`].
+    /// Kind [`Image`](maskgit_core::ErrorKind::Image) when there are no pictures, `columns` is 0, the sizes differ, or
+    /// the sheet is larger than [`MAX_SIDE`].
     pub fn draw(&self, images: &[&RgbImage]) -> Result<RgbImage> {
         let (Some(first), false) = (images.first(), self.columns == 0) else {
             return Err(Error::image("a sheet needs at least one image and one column"));

@@ -27,12 +27,13 @@ pub struct Categorical {
 
 impl Categorical {
     /// Draws from softmax(`logits` / `temperature`), restricted to the `top_k` largest logits (of equal ones the lower
-    /// index stays), by inverting the cumulative distribution at `uniform` in (0, 1). Temperature 0 takes the largest logit,
-    /// of equal ones the lowest index.
+    /// index stays), by inverting the cumulative distribution at `uniform` in (0, 1). Temperature 0 takes the largest
+    /// logit, of equal ones the lowest index.
     ///
     /// # Errors
     ///
-    /// Kind [`Engine`](maskgit_core::ErrorKind::Engine) when a logit is NaN or +infinity or all are -infinity: there is no distribution to draw from.
+    /// Kind [`Engine`](maskgit_core::ErrorKind::Engine) when a logit is NaN or +infinity or all are -infinity: there is
+    /// no distribution to draw from.
     pub fn draw(&mut self, logits: &[f32], temperature: f32, top_k: Option<usize>, uniform: f64) -> Result<Drawn> {
         let (max, total) = self.weigh(logits)?;
         let log_total = libm::log(total) as f32;
@@ -65,7 +66,8 @@ impl Categorical {
         Ok(logit - max - libm::log(total) as f32)
     }
 
-    /// H, the entropy of the softmax of the logits at temperature 1, over all K, in nats: 0 where one token is sure, ln K where all are equal.
+    /// H, the entropy of the softmax of the logits at temperature 1, over all K, in nats: 0 where one token is sure, ln
+    /// K where all are equal.
     ///
     /// # Errors
     ///
@@ -83,7 +85,8 @@ impl Categorical {
         let max = greatest(logits);
         if !max.is_finite() {
             return Err(Error::engine(
-                "the transformer gave logits that are no distribution (NaN or infinity); the model is damaged, its precision too low or the guidance too large",
+                "the transformer gave logits that are no distribution (NaN or infinity); the model is damaged, its \
+                 precision too low or the guidance too large",
             ));
         }
         self.weights.clear();
@@ -115,8 +118,8 @@ impl Categorical {
         }
     }
 
-    /// The sum of the weights in float64: eight parts of each block from its first weight to its last, added up in order,
-    /// then the blocks. The order is part of the result.
+    /// The sum of the weights in float64: eight parts of each block from its first weight to its last, added up in
+    /// order, then the blocks. The order is part of the result.
     fn sum(&mut self) -> f64 {
         self.blocks.clear();
         self.blocks.extend(self.weights.chunks(BLOCK).map(|block| {

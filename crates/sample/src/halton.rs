@@ -2,8 +2,8 @@
 
 use maskgit_core::GridSize;
 
-/// All positions of the grid in the order of the two-dimensional Halton sequence: base 2 for rows, base 3 for columns, scaled to
-/// the grid, each position at its first occurrence.
+/// All positions of the grid in the order of the two-dimensional Halton sequence: base 2 for rows, base 3 for columns,
+/// scaled to the grid, each position at its first occurrence.
 ///
 /// A 16 x 16 grid starts with (8, 5), (4, 10), (12, 1), (2, 7).
 pub fn order(grid: GridSize) -> Vec<usize> {

@@ -1,7 +1,8 @@
 //! Which tokens to draw: confidence sampling, Halton sampling, guidance and the decoding loop.
 //!
-//! Plain Rust over slices of logits and tokens, after *MaskGIT: Masked Generative Image Transformer* (Chang et al. 2022) and
-//! Google's `parallel_decode`. It knows nothing of graphs, files or pixels. `docs/sampler.md` states every step.
+//! Plain Rust over slices of logits and tokens, after *MaskGIT: Masked Generative Image Transformer* (Chang et al.
+//! 2022) and Google's `parallel_decode`. It knows nothing of graphs, files or pixels. `docs/sampler.md` states every
+//! step.
 //!
 //! An app uses the crate `maskgit`; this one may change with every version.
 

@@ -15,9 +15,9 @@ pub struct Draws {
 impl Draws {
     /// The draws of `position` in step `step` of the picture with this `seed`.
     ///
-    /// The generator is PCG-XSH-RR 64/32 (`rand_pcg::Pcg32`). Its state is the seed and its stream the step and the position
-    /// (`step · 2³² + position`), each passed through the SplitMix64 finaliser, since neighbouring states and streams of
-    /// a PCG are correlated. Each draw takes 32 bits: (bits + 1/2) / 2³².
+    /// The generator is PCG-XSH-RR 64/32 (`rand_pcg::Pcg32`). Its state is the seed and its stream the step and the
+    /// position (`step · 2³² + position`), each passed through the SplitMix64 finaliser, since neighbouring states and
+    /// streams of a PCG are correlated. Each draw takes 32 bits: (bits + 1/2) / 2³².
     pub fn new(seed: u64, step: usize, position: usize) -> Self {
         let place = ((step as u64) << 32) | position as u64;
         let mut generator = Pcg32::new(finalise(seed ^ finalise(place)), finalise(place));
@@ -31,9 +31,9 @@ impl Draws {
     }
 }
 
-/// The seed of window `window` of an image that is drawn in several: the image's own for window 0, so that an image of one
-/// window is the image of its seed; for others finalise(seed xor finalise(window)), unrelated to it and to the seeds beside
-/// it.
+/// The seed of window `window` of an image that is drawn in several: the image's own for window 0, so that an image of
+/// one window is the image of its seed; for others finalise(seed xor finalise(window)), unrelated to it and to the
+/// seeds beside it.
 pub fn window_seed(seed: u64, window: usize) -> u64 {
     if window == 0 { seed } else { finalise(seed ^ finalise(window as u64)) }
 }

@@ -9,15 +9,15 @@ use super::{Observe, Outcome, Predict, Row, StepReport, TokenGrid, TokenSpec, ha
 
 /// Draws every masked token of every token grid: Google's `parallel_decode`, or another sampler, with guidance.
 ///
-/// Each step predicts all masked tokens of a grid at once, draws them, keeps some and masks the rest; the last step keeps
-/// all. A grid does not depend on the others. A grid with nothing masked is left as it is.
+/// Each step predicts all masked tokens of a grid at once, draws them, keeps some and masks the rest; the last step
+/// keeps all. A grid does not depend on the others. A grid with nothing masked is left as it is.
 ///
 /// # Errors
 ///
 /// Kind [`Request`](maskgit_core::ErrorKind::Request) for settings or tokens out of range,
 /// [`Cancelled`](maskgit_core::ErrorKind::Cancelled) when `observe` says so,
-/// [`Engine`](maskgit_core::ErrorKind::Engine) when logits are no distribution, and whatever `predict` gives. The grids then
-/// hold what was known so far, and `mask_id` elsewhere.
+/// [`Engine`](maskgit_core::ErrorKind::Engine) when logits are no distribution, and whatever `predict` gives. The grids
+/// then hold what was known so far, and `mask_id` elsewhere.
 pub fn run(
     spec: &TokenSpec,
     grids: &mut [TokenGrid],

@@ -29,8 +29,8 @@ impl GridState {
         self.masked
     }
 
-    /// The guess so far: kept tokens, and the drawn ones that were masked again. After the first step there is no `mask_id`
-    /// in it.
+    /// The guess so far: kept tokens, and the drawn ones that were masked again. After the first step there is no
+    /// `mask_id` in it.
     pub fn guess(&self) -> &[i64] {
         &self.guess
     }
@@ -86,8 +86,9 @@ impl GridState {
         }
     }
 
-    /// Draws a token for each position that is wanted, but for those known whose token is only judged, and notes by what each
-    /// competes that does: ln p of its token, or, in a predictor step, minus the entropy; plus tau (1 - r) Gumbel.
+    /// Draws a token for each position that is wanted, but for those known whose token is only judged, and notes by
+    /// what each competes that does: ln p of its token, or, in a predictor step, minus the entropy; plus tau (1 - r)
+    /// Gumbel.
     fn draw(
         &mut self,
         plan: &StepPlan<'_>,
@@ -147,8 +148,8 @@ impl GridState {
         }
     }
 
-    /// What is known after a step of a Halton sampler: the first floor(U (1 - gamma(r))) masked positions of the order, at
-    /// least one more a step.
+    /// What is known after a step of a Halton sampler: the first floor(U (1 - gamma(r))) masked positions of the order,
+    /// at least one more a step.
     fn revealed(&self, plan: &StepPlan<'_>) -> Vec<bool> {
         let planned = self.unknown as f32 * (1.0 - plan.settings.schedule.mask_ratio(plan.r(), self.unknown));
         let mut known = self.known.clone();

@@ -7,13 +7,15 @@ use super::confidence::Categorical;
 /// What a step does.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) enum Kind {
-    /// Masked positions compete by the probability of the token drawn; where it `judges`, the tokens revealed so far do too.
+    /// Masked positions compete by the probability of the token drawn; where it `judges`, the tokens revealed so far do
+    /// too.
     Confidence { judges: bool },
     /// Masked positions compete by the entropy of their logits.
     Predictor,
     /// Masked positions are drawn and kept; the tokens revealed before compete by their probability.
     Corrector,
-    /// Positions are revealed in the order of a sequence; where it `redraws`, the tokens revealed so far are drawn again.
+    /// Positions are revealed in the order of a sequence; where it `redraws`, the tokens revealed so far are drawn
+    /// again.
     Halton { redraws: bool },
 }
 
@@ -114,7 +116,7 @@ mod tests {
     #[test]
     fn a_half_is_a_half() {
         for steps in [2, 3, 5, 8, 10, 16, 61, 64] {
-            let settings = Sampling::default().with(&serde_changes(steps));
+            let settings = Sampling::default().with(&corrected(steps));
             for step in 0..steps {
                 let plan = StepPlan::new(step, &settings);
                 if plan.kind == Kind::Corrector {
@@ -127,7 +129,7 @@ mod tests {
         }
     }
 
-    fn serde_changes(steps: usize) -> maskgit_core::SamplingChanges {
+    fn corrected(steps: usize) -> maskgit_core::SamplingChanges {
         let mut changes = maskgit_core::SamplingChanges::default();
         changes.steps = Some(steps);
         changes.sampler = Some(Sampler::PredictorCorrector);

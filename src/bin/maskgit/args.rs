@@ -13,8 +13,8 @@ use crate::{failure, model};
 pub struct Model {
     /// The model: a folder, or one packed file
     ///
-    /// Without it, the model is the one that MASKGIT_MODEL names, or models/avatars-128-int8 beside the program, above it, or
-    /// in the current folder.
+    /// Without it, the model is the one that MASKGIT_MODEL names, or models/avatars-128-int8 beside the program, above
+    /// it, or in the current folder.
     #[arg(long, value_name = "PATH")]
     pub model: Option<PathBuf>,
 }
@@ -25,7 +25,8 @@ pub struct Resources {
     /// Number of threads that compute [default: the number of cores]
     ///
     /// The tokens do not depend on it.
-    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = RangedU64ValueParser::<usize>::new().range(1..=1024))]
+    #[arg(long, value_name = "N", allow_negative_numbers = true,
+        value_parser = RangedU64ValueParser::<usize>::new().range(1..=1024))]
     pub threads: Option<usize>,
     /// Hold one of the model's graphs at a time, and load it again when it is needed again
     ///
@@ -79,9 +80,10 @@ pub struct Sampling {
     /// confidence, arccos for halton.
     #[arg(long, value_name = "S")]
     pub schedule: Option<Schedule>,
-    /// Which tokens a step keeps: the most confident (confidence; confidence-remask takes back tokens kept so far that became
-    /// unlikely given the rest), those where the model is surest, and then in three fifths of the steps all but the least likely
-    /// (predictor-corrector), or the next in a Halton sequence (halton; halton-redraw draws those kept so far again in each step)
+    /// Which tokens a step keeps: the most confident (confidence; confidence-remask takes back tokens kept so far that
+    /// became unlikely given the rest), those where the model is surest, and then in three fifths of the steps all but
+    /// the least likely (predictor-corrector), or the next in a Halton sequence (halton; halton-redraw draws those kept
+    /// so far again in each step)
     #[arg(long, value_name = "SAMPLER")]
     pub sampler: Option<Sampler>,
     /// Temperature of the noise on the confidence; 0 keeps the most confident tokens

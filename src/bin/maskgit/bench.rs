@@ -13,8 +13,8 @@ use crate::{args, cancel, memory, output};
 
 /// Measure loading, one step, decoding, and whole images
 ///
-/// Each time is the median over --runs runs, after one run that is not counted. A step is one run of the transformer; the
-/// sampler's own work is in the whole image only.
+/// Each time is the median over --runs runs, after one run that is not counted. A step is one run of the transformer;
+/// the sampler's own work is in the whole image only.
 #[derive(clap::Args)]
 pub struct Args {
     #[command(flatten)]

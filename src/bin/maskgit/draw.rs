@@ -23,7 +23,8 @@ pub const JSON_VERSION: u32 = 1;
 /// What to draw.
 #[derive(clap::Args)]
 pub struct Drawing {
-    /// The class to draw: its name, an unambiguous beginning of it, its index or its id (`maskgit info --labels`) [default: none]
+    /// The class to draw: its name, an unambiguous beginning of it, its index or its id (`maskgit info --labels`)
+    /// [default: none]
     #[arg(long, value_name = "NAME|INDEX")]
     pub class: Option<String>,
     /// Seed of the first image; image i has seed + i
@@ -33,8 +34,8 @@ pub struct Drawing {
     #[arg(long, value_name = "N", allow_negative_numbers = true, default_value_t = 1,
         value_parser = RangedU64ValueParser::<usize>::new().range(1..=MAX_COUNT as u64))]
     pub count: usize,
-    /// Write the image after each step to this folder: step-01.png and so on; with --count step-01-000.png, with an edit in
-    /// several stages stage-001-step-01.png
+    /// Write the image after each step to this folder: step-01.png and so on; with --count step-01-000.png, with an
+    /// edit in several stages stage-001-step-01.png
     #[arg(long, value_name = "FOLDER")]
     pub preview: Option<PathBuf>,
     #[command(flatten)]
@@ -63,8 +64,8 @@ impl Border {
 pub struct Source {
     /// The image: PNG, JPEG, WebP, GIF, BMP or PNM
     ///
-    /// It is turned as the camera says (EXIF). 16 bits become 8, CMYK and greyscale RGB. Opacity and an RGB colour profile go into
-    /// the result as they are.
+    /// It is turned as the camera says (EXIF). 16 bits become 8, CMYK and greyscale RGB. Opacity and an RGB colour
+    /// profile go into the result as they are.
     #[arg(long, value_name = "FILE")]
     pub image: PathBuf,
 }
@@ -77,7 +78,8 @@ pub struct Results {
     /// Each file appears whole, as soon as its image is finished, and replaces a file of the same name.
     #[arg(short, long, value_name = "FILE")]
     pub output: PathBuf,
-    /// Print one JSON object: every parameter, the tokens as SHA-256, times in seconds, peak memory in bytes (docs/command.md)
+    /// Print one JSON object: every parameter, the tokens as SHA-256, times in seconds, peak memory in bytes
+    /// (docs/command.md)
     #[arg(long)]
     pub json: bool,
     /// Show no progress, and say nothing but errors
@@ -181,7 +183,7 @@ pub fn editing(
 ) -> Result<(Request, (SourceImage, Edit))> {
     let mut inputs = Inputs::read(&source.image, mask)?;
     let operation = operation(inputs.mask_id.take());
-    let mut request = operation.request(&inputs)?;
+    let mut request = operation.request(&mut inputs)?;
     if let Some(drawing) = drawing {
         request = drawing.apply(request);
     }
@@ -210,9 +212,9 @@ pub fn run(task: Task<'_>) -> Result<()> {
         Ok(resolved) => resolved,
         Err(error) => return Err(model::with_hint(error, task.request.class.as_deref(), &model_path)),
     };
-    let layout = Layout::new(if task.sheet.grid { count } else { 1 }, task.sheet);
+    let in_a_file = if task.sheet.grid { count } else { 1 };
+    let layout = Layout::new(in_a_file, task.sheet);
     if task.edit.is_none() {
-        let in_a_file = if task.sheet.grid { count } else { 1 };
         layout.check(in_a_file, generator.manifest()).map_err(|e| Usage(e.to_string()))?;
     }
     let (source, edit) = task.edit.map_or((None, None), |(source, edit)| (Some(source), Some(edit)));

@@ -11,9 +11,9 @@ use crate::operation::Operation;
 
 /// Repaint a part of an image
 ///
-/// Repaints what the mask or the boxes cover, from what is around it, as the class that is given or as none. The image may have any
-/// size: each part of the mask is painted in a window around it. Pixels farther from the mask than the feather keep their values.
-/// `maskgit reproduce` makes the result again from its PNG and the same image.
+/// Repaints what the mask or the boxes cover, from what is around it, as the class that is given or as none. The image
+/// may have any size: each part of the mask is painted in a window around it. Pixels farther from the mask than the
+/// feather keep their values. `maskgit reproduce` makes the result again from its PNG and the same image.
 #[derive(clap::Args)]
 #[command(after_help = "Example: maskgit edit --image face.png --box 8,0,48,20 --class lorelei -o hair.png")]
 pub struct Args {

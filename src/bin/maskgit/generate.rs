@@ -12,8 +12,8 @@ use crate::failure::Usage;
 /// The same model, class, seed and sampling settings draw the same image, whatever the number of threads. Image i of
 /// --count is the image of seed + i. The PNG carries the parameters: `maskgit reproduce` draws it again.
 ///
-/// Each file appears whole as soon as its image is finished, and replaces a file of the same name; Ctrl-C keeps those that are
-/// finished.
+/// Each file appears whole as soon as its image is finished, and replaces a file of the same name; Ctrl-C keeps those
+/// that are finished.
 #[derive(clap::Args)]
 #[command(after_help = "Example: maskgit generate --class lorelei --seed 7 -o lorelei.png")]
 pub struct Args {

@@ -18,7 +18,8 @@ pub struct Args {
     /// List the classes only: index, tab, name; a tab and its id (a WordNet synset, say) where it has one
     #[arg(long, conflicts_with = "json")]
     labels: bool,
-    /// List the operators of each graph as the engine runs them, with how many there are: ours say what they compute, others are tract's
+    /// List the operators of each graph as the engine runs them, with how many there are: ours say what they compute,
+    /// others are tract's
     #[arg(long, conflicts_with = "labels")]
     graph: bool,
     /// List the devices of this machine, and why one cannot be used; no model is needed

@@ -36,8 +36,8 @@ pub fn find(given: Option<&Path>) -> Result<PathBuf> {
     }
 }
 
-/// The error of a request to the model at `path`; where the class is the fault, with what helps: the command that lists the
-/// classes, and a model beside this one that has it.
+/// The error of a request to the model at `path`; where the class is the fault, with what helps: the command that lists
+/// the classes, and a model beside this one that has it.
 pub fn with_hint(error: Error, class: Option<&str>, path: &Path) -> anyhow::Error {
     let Some(class) = class else { return error.into() };
     let knows = |path: &Path| Bundle::open(path).is_ok_and(|bundle| find_label(bundle.manifest(), class).is_ok());

@@ -88,13 +88,14 @@ pub fn name(path: &Path) -> String {
 }
 
 impl Operation {
-    /// The request that does it to an image.
-    pub fn request(&self, inputs: &Inputs) -> maskgit::Result<Request> {
-        let image = inputs.source.rgb.clone();
+    /// The request that does it to an image: takes the colours and the mask out of the inputs, as nobody else needs
+    /// them.
+    pub fn request(&self, inputs: &mut Inputs) -> maskgit::Result<Request> {
+        let image = std::mem::take(&mut inputs.source.rgb);
         Ok(match self {
             Self::Edit { boxes, context, edge, .. } => {
-                let mut mask = match &inputs.mask {
-                    Some(mask) => mask.clone(),
+                let mut mask = match inputs.mask.take() {
+                    Some(mask) => mask,
                     None => Mask::none(image.width(), image.height())?,
                 };
                 // Of a mask of another size the library says so.
@@ -137,8 +138,8 @@ impl Edge {
 }
 
 impl Edit {
-    /// Finds the files that went in: the ones given, else those of the recorded names beside the result or in the current folder.
-    /// They must be the same files.
+    /// Finds the files that went in: the ones given, else those of the recorded names beside the result or in the
+    /// current folder. They must be the same files.
     pub fn inputs(&self, result: &Path, image: Option<&Path>, mask: Option<&Path>) -> Result<Inputs> {
         let image = find(&self.image, result, image, "--image")?;
         let mask_id = if let Operation::Edit { mask, .. } = &self.operation { mask.as_ref() } else { None };

@@ -8,8 +8,8 @@ use crate::operation::Operation;
 
 /// Extend an image
 ///
-/// Adds pixels on any sides, as many as you like, in windows that overlap, each drawn from what is there already: first on the left and
-/// the right, then above and below.
+/// Adds pixels on any sides, as many as you like, in windows that overlap, each drawn from what is there already: first
+/// on the left and the right, then above and below.
 #[derive(clap::Args)]
 #[command(after_help = "Example: maskgit outpaint --image face.png --left 64 --right 64 --class personas -o wide.png")]
 pub struct Args {

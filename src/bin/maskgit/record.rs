@@ -146,8 +146,8 @@ impl Record {
         Ok(record)
     }
 
-    /// Puts what the record says of the class, the seeds and the sampling into a request. An error of a wrong model says so
-    /// first.
+    /// Puts what the record says of the class, the seeds and the sampling into a request. An error of a wrong model
+    /// says so first.
     pub fn apply(&self, request: Request, manifest: &Manifest) -> Result<Request> {
         let here = ModelId::new(manifest);
         if here != self.model {
@@ -162,7 +162,8 @@ impl Record {
                 _ => "only their names or precisions differ".into(),
             };
             bail!(
-                "it was drawn by another model: by '{}' ({}), and this is '{}' ({}); {what}; give that model with --model",
+                "it was drawn by another model: by '{}' ({}), and this is '{}' ({}); {what}; \
+                 give that model with --model",
                 self.model.name,
                 self.model.precision,
                 here.name,

@@ -14,10 +14,10 @@ use crate::{args, cancel, memory, output, watch};
 
 /// Draw an image again from the parameters in its PNG
 ///
-/// Draws the images of FILE again with the parameters that `maskgit generate`, `edit`, `outpaint`, `vary` or `reconstruct` put
-/// into it, and checks that their tokens
-/// are the same, by SHA-256. It fails when they differ, and refuses a model that is not the one that drew FILE. Pixels
-/// may differ by rounding between machines; the result says whether they do.
+/// Draws the images of FILE again with the parameters that `maskgit generate`, `edit`, `outpaint`, `vary` or
+/// `reconstruct` put into it, and checks that their tokens are the same, by SHA-256. It fails when they differ, and
+/// refuses a model that is not the one that drew FILE. Pixels may differ by rounding between machines; the result says
+/// whether they do.
 #[derive(clap::Args)]
 pub struct Args {
     /// A PNG that this program drew
@@ -121,9 +121,9 @@ fn draw(args: &Args, record: &Record, generator: &mut Generator) -> Result<Repro
                     record.count
                 );
             }
-            let inputs =
+            let mut inputs =
                 edit.inputs(&args.file, args.image.as_deref(), args.mask.as_deref()).with_context(|| again(args))?;
-            let request = edit.operation.request(&inputs).map_err(invalid)?;
+            let request = edit.operation.request(&mut inputs).map_err(invalid)?;
             (request, Some(edit.operation.source(inputs.source)?))
         }
     };

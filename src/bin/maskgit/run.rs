@@ -17,9 +17,9 @@ const MAX_BYTES: u64 = 1 << 30;
 
 /// Run one graph on raw numbers, to compare with another runtime
 ///
-/// Files are raw little-endian numbers in row-major order without a header: tokens as 64-bit integers (B x N), images as
-/// 32-bit floating point (B x 3 x height x width, 0 to 1), logits as 32-bit floating point (B x N x K). B, the number of rows, follows
-/// from the file's size.
+/// Files are raw little-endian numbers in row-major order without a header: tokens as 64-bit integers (B x N), images
+/// as 32-bit floating point (B x 3 x height x width, 0 to 1), logits as 32-bit floating point (B x N x K). B, the
+/// number of rows, follows from the file's size.
 #[derive(clap::Args)]
 pub struct Args {
     #[command(flatten)]

@@ -8,8 +8,8 @@ use crate::operation::Operation;
 
 /// Draw variations of an image
 ///
-/// Keeps a part of the image's tokens, chosen by the seed, and draws the others anew. The whole image is brought to the model's size
-/// and back.
+/// Keeps a part of the image's tokens, chosen by the seed, and draws the others anew. The whole image is brought to the
+/// model's size and back.
 #[derive(clap::Args)]
 #[command(after_help = "Example: maskgit vary --image face.png --strength 0.6 --class lorelei --count 8 -o other.png")]
 pub struct Args {

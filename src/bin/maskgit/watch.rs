@@ -20,8 +20,8 @@ pub struct Previews<'a> {
     pub count: usize,
 }
 
-/// Does `work` with a progress bar on stderr, where that is a terminal and `show` says so, stopping on Ctrl-C. Each finished
-/// image goes to `take`.
+/// Does `work` with a progress bar on stderr, where that is a terminal and `show` says so, stopping on Ctrl-C. Each
+/// finished image goes to `take`.
 pub fn watched<T>(
     show: bool,
     previews: Option<Previews<'_>>,

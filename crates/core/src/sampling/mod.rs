@@ -35,8 +35,8 @@ pub struct Sampling {
     /// Divides the logits before a token is drawn; 1 is the model's own distribution, 0 takes the likeliest token.
     pub temperature: f32,
     /// The temperature of the last step; from `temperature` in the first, it changes linearly
-    /// ([`temperature_at`](Self::temperature_at)). One that falls draws what an image is to be from more possibilities, and
-    /// its details from fewer. `None`: it stays `temperature`.
+    /// ([`temperature_at`](Self::temperature_at)). One that falls draws what an image is to be from more possibilities,
+    /// and its details from fewer. `None`: it stays `temperature`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub final_temperature: Option<f32>,
     /// Draws from this many of the likeliest tokens only, at least 1. `None`: from all.
@@ -46,14 +46,15 @@ pub struct Sampling {
     pub guidance: f32,
     /// Whether guidance grows linearly over the steps.
     pub guidance_ramp: bool,
-    /// The first step that is run, less than `steps`: r still counts from the whole schedule. Google's editing uses 2 of 12.
+    /// The first step that is run, less than `steps`: r still counts from the whole schedule. Google's editing uses 2
+    /// of 12.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub start_iter: usize,
     /// [`Sampler::PredictorCorrector`]: the share of the steps that are corrector steps, rounded down; 0 to below 1.
     #[serde(default = "corrector_share", skip_serializing_if = "is_corrector_share")]
     pub corrector_share: f32,
-    /// [`Sampler::PredictorCorrector`]: the share of the drawn tokens that the first corrector step masks again, times 1 - r;
-    /// above 0, at most 1.
+    /// [`Sampler::PredictorCorrector`]: the share of the drawn tokens that the first corrector step masks again, times
+    /// 1 - r; above 0, at most 1.
     #[serde(default = "corrector_first", skip_serializing_if = "is_corrector_first")]
     pub corrector_first: f32,
 }
@@ -79,7 +80,8 @@ fn is_corrector_first(value: &f32) -> bool {
 }
 
 impl Default for Sampling {
-    /// Google's published configuration: 12 steps of [`Sampler::Confidence`] on the cosine schedule, choice temperature 4.5.
+    /// Google's published configuration: 12 steps of [`Sampler::Confidence`] on the cosine schedule, choice temperature
+    /// 4.5.
     fn default() -> Self {
         Self {
             steps: 12,
@@ -159,8 +161,8 @@ impl Sampling {
 
     /// These settings with some changed.
     ///
-    /// A setting that belongs to another one comes with it unless it is given too: another `sampler` brings the schedule that
-    /// it was published with, and `temperature` alone is the temperature of all steps.
+    /// A setting that belongs to another one comes with it unless it is given too: another `sampler` brings the
+    /// schedule that it was published with, and `temperature` alone is the temperature of all steps.
     #[must_use]
     pub fn with(mut self, changes: &SamplingChanges) -> Self {
         fn set<T: Copy>(to: &mut T, from: Option<T>) {
@@ -215,7 +217,8 @@ impl Sampling {
         if self.guidance == 0.0 { 1 } else { 2 }
     }
 
-    /// How many of the steps are corrector steps, the last ones; 0 for other samplers than [`Sampler::PredictorCorrector`].
+    /// How many of the steps are corrector steps, the last ones; 0 for other samplers than
+    /// [`Sampler::PredictorCorrector`].
     pub fn corrector_steps(&self) -> usize {
         match self.sampler {
             Sampler::PredictorCorrector => {
@@ -287,8 +290,8 @@ impl From<Sampling> for SamplingChanges {
     }
 }
 
-/// Classifier-free guidance (Ho & Salimans 2022): logits = c + w (c - u), where c are the logits for the label and u those
-/// for the null label.
+/// Classifier-free guidance (Ho & Salimans 2022): logits = c + w (c - u), where c are the logits for the label and u
+/// those for the null label.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Guidance {
     /// w, at least 0; 0 is no guidance and costs nothing, anything else runs the transformer twice a step.

@@ -17,17 +17,17 @@ use crate::error::{Error, Result};
 pub enum Sampler {
     /// The most confident predictions stay (Chang et al. 2022).
     Confidence,
-    /// As [`Sampler::Confidence`], but the tokens revealed so far compete too, each with the probability that it has under logits that
-    /// saw it: one that became unlikely given the rest is masked again (remasking: Wang et al. 2025).
+    /// As [`Sampler::Confidence`], but the tokens revealed so far compete too, each with the probability that it has
+    /// under logits that saw it: one that became unlikely given the rest is masked again (remasking: Wang et al. 2025).
     ConfidenceRemask,
-    /// First predictor steps: the positions stay where the model is surest, by the entropy of their logits, whatever token was drawn
-    /// there. Then corrector steps: all is there, and the tokens that the others bear out least are masked again and drawn anew
-    /// (discrete predictor-corrector: Lezama et al. 2023). `docs/sampler.md` has both.
+    /// First predictor steps: the positions stay where the model is surest, by the entropy of their logits, whatever
+    /// token was drawn there. Then corrector steps: all is there, and the tokens that the others bear out least are
+    /// masked again and drawn anew (discrete predictor-corrector: Lezama et al. 2023). `docs/sampler.md` has both.
     PredictorCorrector,
     /// Positions stay in the order of a Halton sequence, whatever the confidence (Besnier et al. 2025).
     Halton,
-    /// As [`Sampler::Halton`], and every position revealed so far is drawn again in each step, from logits that saw its present
-    /// token: the loop of the method's published code.
+    /// As [`Sampler::Halton`], and every position revealed so far is drawn again in each step, from logits that saw its
+    /// present token: the loop of the method's published code.
     HaltonRedraw,
 }
 
@@ -57,7 +57,8 @@ impl FromStr for Sampler {
             "halton" => Ok(Self::Halton),
             "halton-redraw" => Ok(Self::HaltonRedraw),
             _ => Err(Error::request(format!(
-                "unknown sampler '{text}'; choose confidence, confidence-remask, predictor-corrector, halton or halton-redraw"
+                "unknown sampler '{text}'; choose confidence, confidence-remask, predictor-corrector, \
+                 halton or halton-redraw"
             ))),
         }
     }

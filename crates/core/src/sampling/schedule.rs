@@ -7,8 +7,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
 
-/// A mask scheduling function gamma(r) (Chang et al. 2022, section 3.3): the part of the tokens that is still masked when
-/// the part r of the steps is done. Decreasing, gamma(0) = 1 and gamma(1) = 0.
+/// A mask scheduling function gamma(r) (Chang et al. 2022, section 3.3): the part of the tokens that is still masked
+/// when the part r of the steps is done. Decreasing, gamma(0) = 1 and gamma(1) = 0.
 ///
 /// Written and read as `linear`, `square`, `cubic`, `sqrt`, `power:X`, `cosine`, `log`, `exp`, `arccos`.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -57,9 +57,9 @@ impl Schedule {
         ratio.clamp(RATIO_MIN, 1.0)
     }
 
-    /// How many tokens are masked after step `step` (0-based) of `steps`: max(1, min(`now` - 1, floor(U gamma(r)))) with
-    /// r = (step + 1) / steps, where `unknown` is U and `now` the number masked before the step. The last step of a
-    /// decode keeps every token whatever this says.
+    /// How many tokens are masked after step `step` (0-based) of `steps`: max(1, min(`now` - 1, floor(U gamma(r))))
+    /// with r = (step + 1) / steps, where `unknown` is U and `now` the number masked before the step. The last step of
+    /// a decode keeps every token whatever this says.
     pub fn masked_after(self, step: usize, steps: usize, unknown: usize, now: usize) -> usize {
         let r = (step + 1) as f32 / steps as f32;
         let planned = (unknown as f32 * self.mask_ratio(r, unknown)) as usize;
@@ -84,7 +84,8 @@ impl FromStr for Schedule {
                 Some(x) if x.is_finite() && x > 0.0 => Self::Power(x),
                 _ => {
                     return Err(Error::request(format!(
-                        "unknown mask schedule '{text}'; choose linear, square, cubic, sqrt, power:X (X > 0), cosine, log, exp or arccos"
+                        "unknown mask schedule '{text}'; choose linear, square, cubic, sqrt, power:X (X > 0), \
+                         cosine, log, exp or arccos"
                     )));
                 }
             },

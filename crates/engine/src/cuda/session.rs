@@ -4,7 +4,7 @@ use super::device::Device;
 use super::plan::{IoBinding, Plan};
 use crate::import::check_inputs;
 use crate::wanted::{self, Row, picked};
-use crate::{DType, Input, OperatorCount, Output, Port, Session, wrong_shape};
+use crate::{DType, Input, OperatorCount, Output, Port, Session, write_rows};
 use maskgit_core::{Error, Result};
 use ndarray::{ArrayD, ArrayViewMut3};
 
@@ -197,15 +197,8 @@ impl Session for CudaSession {
         self.rows(&wanted::rows(rows, &[]))
     }
 
-    fn run_into(&mut self, rows: &[&[Input<'_>]], wanted: &[&[bool]], mut out: ArrayViewMut3<'_, f32>) -> Result<()> {
-        let results = self.rows(&wanted::rows(rows, wanted))?;
-        for (outputs, mut out) in results.into_iter().zip(out.outer_iter_mut()) {
-            let output = outputs.into_iter().next().ok_or_else(|| Error::engine("a graph gave no output"))?;
-            let output = output.into_f32()?;
-            let output = output.to_shape(out.raw_dim()).map_err(|_| wrong_shape(output.shape(), out.shape()))?;
-            out.assign(&output);
-        }
-        Ok(())
+    fn run_into(&mut self, rows: &[&[Input<'_>]], wanted: &[&[bool]], out: ArrayViewMut3<'_, f32>) -> Result<()> {
+        write_rows(self.rows(&wanted::rows(rows, wanted))?, out)
     }
 
     fn rows_at_once(&self) -> usize {

@@ -51,7 +51,10 @@ impl Predict for Mixing {
 }
 
 fn options(steps: usize) -> Sampling {
-    changed!(Sampling::default(); steps: steps, schedule: Schedule::Cosine, sampler: Sampler::Confidence, choice_temperature: 4.5, temperature: 1.0, final_temperature: None, top_k: None, guidance: 0.0, guidance_ramp: false, start_iter: 0)
+    changed!(Sampling::default();
+        steps: steps, schedule: Schedule::Cosine, sampler: Sampler::Confidence, choice_temperature: 4.5,
+        temperature: 1.0, final_temperature: None, top_k: None, guidance: 0.0, guidance_ramp: false, start_iter: 0
+    )
 }
 
 fn spec(rows: usize, cols: usize, codes: usize) -> TokenSpec {
@@ -68,8 +71,8 @@ fn run(spec: &TokenSpec, grids: &mut [TokenGrid], options: &Sampling) -> Vec<Vec
     outcome.expect("a valid request").masked
 }
 
-/// The reference, straight from the description in `docs/sampler.md`, in float64 with the standard library's functions and without
-/// any of the code under test but the noise and the schedule's ratio.
+/// The reference, straight from the description in `docs/sampler.md`, in float64 with the standard library's functions
+/// and without any of the code under test but the noise and the schedule's ratio.
 fn reference(spec: &TokenSpec, grid: &TokenGrid, options: &Sampling) -> Vec<i64> {
     let n = spec.grid.len();
     let model = Mixing::new(spec.codes);
@@ -129,7 +132,9 @@ fn equals_the_reference() {
         for (rows, cols, codes, steps) in [(8, 8, 17, 8), (5, 7, 40, 12), (1, 9, 3, 4), (16, 16, 32, 6)] {
             for (scale, ramp, start_iter) in [(0.0, false, 0), (1.5, false, 1), (2.0, true, 0)] {
                 let spec = spec(rows, cols, codes);
-                let options = changed!(options(steps); schedule: schedule, guidance: scale, guidance_ramp: ramp, start_iter: start_iter);
+                let options = changed!(options(steps);
+                    schedule: schedule, guidance: scale, guidance_ramp: ramp, start_iter: start_iter
+                );
                 let mut grid = blank(spec.grid.len(), case as u64 * 100 + steps as u64);
                 for p in (0..grid.tokens.len()).step_by(3 + case) {
                     grid.tokens[p] = (p % codes) as i64;
@@ -200,7 +205,8 @@ fn redraw_goes_on_after_all_are_revealed_and_leaves_given_tokens() {
     assert!(seen.len() > 1, "the tokens are drawn again: {seen:?}");
 }
 
-/// Everything is 1, and surely so; but position 3 is taken for a 2, by `at_three`, until so many of the others are `seen`.
+/// Everything is 1, and surely so; but position 3 is taken for a 2, by `at_three`, until so many of the others are
+/// `seen`.
 struct Critic {
     seen: usize,
     at_three: f32,
@@ -229,7 +235,9 @@ fn remasking_takes_back_what_the_rest_does_not_bear_out() {
         (Sampler::Confidence, [true; 8], 2),
         (Sampler::ConfidenceRemask, [true, true, true, true, true, false, true, true], 1),
     ] {
-        let options = changed!(options(8); sampler: sampler, choice_temperature: 0.0, temperature: 0.0, schedule: Schedule::Linear);
+        let options = changed!(options(8);
+            sampler: sampler, choice_temperature: 0.0, temperature: 0.0, schedule: Schedule::Linear
+        );
         let (mut grids, mut known) = ([blank(8, 1)], Vec::new());
         let mut critic = Critic { seen: 4, at_three: 9.0 };
         let mut observe = |report: &StepReport<'_>| {
@@ -243,8 +251,9 @@ fn remasking_takes_back_what_the_rest_does_not_bear_out() {
     }
 }
 
-/// 12 steps of 64 tokens are five of the predictor, with the cosine schedule's counts for five, and seven of the corrector, which take
-/// back 64/2 times 6/7, 5/7 ... 1/7, rounded down; of 8 that are unknown 8/2 times that, so that the last two have nothing to do.
+/// 12 steps of 64 tokens are five of the predictor, with the cosine schedule's counts for five, and seven of the
+/// corrector, which take back 64/2 times 6/7, 5/7 ... 1/7, rounded down; of 8 that are unknown 8/2 times that, so that
+/// the last two have nothing to do.
 #[test]
 fn predictor_then_corrector() {
     let spec = spec(8, 8, 11);
@@ -258,7 +267,8 @@ fn predictor_then_corrector() {
     assert_eq!(model.calls.borrow().len(), 11, "nothing is asked of the model where nothing can change");
 }
 
-/// As the test of remasking above: the corrector takes back the token that the others do not bear out, with two of the right ones, which are drawn again as they were.
+/// As the test of remasking above: the corrector takes back the token that the others do not bear out, with two of the
+/// right ones, which are drawn again as they were.
 #[test]
 fn the_corrector_takes_back_what_the_rest_does_not_bear_out() {
     let sampler = Sampler::PredictorCorrector;
@@ -271,13 +281,15 @@ fn the_corrector_takes_back_what_the_rest_does_not_bear_out() {
         ControlFlow::Continue(())
     };
     maskgit_sample::run(&spec(2, 4, 4), &mut grids, &options, &mut critic, &mut observe).expect("valid");
-    // The predictor keeps the 2; the first corrector step, which sees six others, masks it, the second, which sees five, draws it.
+    // The predictor keeps the 2; the first corrector step, which sees six others, masks it, the second, which sees
+    // five, draws it.
     assert_eq!(steps[3..], [(2, 1, true), (2, 3, false), (1, 2, true), (1, 1, true), (1, 0, true)]);
     assert_eq!(grids[0].tokens, [1; 8]);
 }
 
-/// One token of probability 0.4 and thirty of 0.02 each, everywhere, of which those that are seen are found right. Where the token drawn
-/// decides what is kept, the likely one is drawn again and again until it is there; the predictor keeps the proportion.
+/// One token of probability 0.4 and thirty of 0.02 each, everywhere, of which those that are seen are found right.
+/// Where the token drawn decides what is kept, the likely one is drawn again and again until it is there; the predictor
+/// keeps the proportion.
 #[test]
 fn the_predictor_prefers_no_token() {
     struct Independent;
@@ -519,8 +531,8 @@ impl Predict for Constant {
     }
 }
 
-/// c + w (c - u) by hand for one position: c = (2, 1, 0), u = (2, 0, -4). w = 0.5 gives (2, 1.5, 2), w = 0.25 (2, 1.25, 1),
-/// w = 1 (2, 2, 4).
+/// c + w (c - u) by hand for one position: c = (2, 1, 0), u = (2, 0, -4). w = 0.5 gives (2, 1.5, 2), w = 0.25 (2, 1.25,
+/// 1), w = 1 (2, 2, 4).
 #[test]
 fn guidance_equals_hand_computation() {
     let mut model = Constant(vec![2.0, 1.0, 0.0], vec![2.0, 0.0, -4.0]);

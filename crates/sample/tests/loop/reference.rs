@@ -1,5 +1,5 @@
-//! The loop against a second one, written straight from the papers and `docs/sampler.md`: slow, in float64, one position at a
-//! time. They share the noise and nothing else, not even the schedule.
+//! The loop against a second one, written straight from the papers and `docs/sampler.md`: slow, in float64, one
+//! position at a time. They share the noise and nothing else, not even the schedule.
 
 use std::f64::consts::FRAC_PI_2;
 use std::ops::ControlFlow;
@@ -204,7 +204,11 @@ fn equals_a_loop_written_from_the_papers() {
                     (Sampler::Halton, 4.5, 0.8, false),
                     (Sampler::HaltonRedraw, 0.0, 0.8, false),
                 ] {
-                    let options = changed!(Sampling::default(); steps: steps, schedule: schedule, sampler: sampler, choice_temperature: choice_temperature, temperature: temperature, final_temperature: final_temperature, top_k: top_k, guidance: scale, guidance_ramp: ramp, start_iter: start_iter);
+                    let options = changed!(Sampling::default();
+                        steps: steps, schedule: schedule, sampler: sampler, choice_temperature: choice_temperature,
+                        temperature: temperature, final_temperature: final_temperature, top_k: top_k, guidance: scale,
+                        guidance_ramp: ramp, start_iter: start_iter
+                    );
                     let spec = TokenSpec { grid: GridSize { rows, cols }, codes, mask_id: MASK };
                     let mut tokens = vec![MASK; (rows * cols) as usize];
                     tokens.iter_mut().step_by(4 + number).for_each(|token| *token = 2);
@@ -226,8 +230,8 @@ fn equals_a_loop_written_from_the_papers() {
     assert!(failures.is_empty(), "{} of {cases}: {failures:#?}", failures.len());
 }
 
-/// The tokens of a whole decode, one step, follow the softmax of the guided logits: Pearson's statistic over all positions
-/// and codes stays under its 99.99% quantile (12 positions of 5 degrees of freedom each: 60, quantile 107).
+/// The tokens of a whole decode, one step, follow the softmax of the guided logits: Pearson's statistic over all
+/// positions and codes stays under its 99.99% quantile (12 positions of 5 degrees of freedom each: 60, quantile 107).
 #[test]
 fn decoded_tokens_follow_the_guided_softmax() {
     const N: usize = 12;
@@ -235,7 +239,10 @@ fn decoded_tokens_follow_the_guided_softmax() {
     let mut model = Random { spread: 1.2 };
     let w = 0.5;
     let (with, without) = (model.row(&[MASK; N], false, N * K), model.row(&[MASK; N], true, N * K));
-    let options = changed!(Sampling::default(); steps: 1, schedule: Schedule::Cosine, sampler: Sampler::Confidence, choice_temperature: 4.5, temperature: 1.0, final_temperature: None, top_k: None, guidance: w, guidance_ramp: false, start_iter: 0);
+    let options = changed!(Sampling::default();
+        steps: 1, schedule: Schedule::Cosine, sampler: Sampler::Confidence, choice_temperature: 4.5, temperature: 1.0,
+        final_temperature: None, top_k: None, guidance: w, guidance_ramp: false, start_iter: 0
+    );
     let spec = TokenSpec { grid: GridSize { rows: 3, cols: 4 }, codes: K, mask_id: MASK };
     let pictures = 40_000;
     let mut grids: Vec<TokenGrid> = (0..pictures).map(|seed| TokenGrid { seed, tokens: vec![MASK; N] }).collect();
