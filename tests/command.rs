@@ -200,6 +200,9 @@ fn json_objects_have_a_version() {
         assert!(text.starts_with("{\n  \"json_version\": 1,\n"), "{line}: {text}");
     }
     assert_eq!(desk.json(&["info", "--devices", "--json"])["json_version"], 1);
+    let operators = desk.json(&["info", "--graph", "--json"]);
+    assert_eq!(operators["json_version"], 1);
+    assert!(operators["graphs"]["decoder"][0]["count"].as_u64().is_some_and(|count| count > 0), "{operators}");
 }
 
 #[test]

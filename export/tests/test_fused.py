@@ -52,7 +52,7 @@ def operators(folder):
         [PROGRAM, "info", "--graph", "--json", "--model", str(folder)], check=True, capture_output=True
     )
     counts = {}
-    for graph, found in json.loads(told.stdout).items():
+    for graph, found in json.loads(told.stdout)["graphs"].items():
         counts[graph] = Counter()
         for operator in found:
             counts[graph][operator["name"]] += operator["count"]

@@ -115,7 +115,7 @@ def test_a_head_shares_the_numbers_of_its_table(bundle_of, tmp_path, monkeypatch
                 capture_output=True,
             ).stdout
         )
-        details = [(o["name"], o["detail"]) for o in told["transformer"]]
+        details = [(o["name"], o["detail"]) for o in told["graphs"]["transformer"]]
         assert ("Embedding", f"{len(rows)} of {width}, int8") in details
         assert any(name == "Linear" and detail.startswith(f"{width} to {codes}, int8") for name, detail in details)
 

@@ -87,7 +87,6 @@ fn devices(json: bool) -> Result<()> {
 struct Graphs {
     json_version: u32,
     /// The operators of each graph, by its kind.
-    #[serde(flatten)]
     graphs: std::collections::BTreeMap<&'static str, Vec<serde_json::Value>>,
 }
 
