@@ -2,7 +2,7 @@
 //! engine, one thread.
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use maskgit_core::Source;
+use maskgit_core::{LoadLimits, Source};
 use maskgit_engine::{CpuEngine, DType, Engine, Port, Session, Signature};
 use ndarray::ArrayView;
 use prost::Message;
@@ -96,7 +96,7 @@ impl Graph {
         let model =
             ModelProto { ir_version: 9, opset_import: vec![opset], graph: Some(self.graph), ..Default::default() };
         CpuEngine::new(1)
-            .and_then(|engine| engine.load(&Source::from(model.encode_to_vec()), &signature))
+            .and_then(|engine| engine.load(&Source::from(model.encode_to_vec()), &signature, &LoadLimits::default()))
             .unwrap_or_else(|e| panic!("{e:#}"))
     }
 }

@@ -47,7 +47,9 @@ mod pipeline;
 
 pub use image;
 pub use maskgit_bundle::{Bundle, GraphFile, GraphFiles, GraphKind, Manifest, Precision, pack};
-pub use maskgit_core::{Error, ErrorKind, GridSize, ImageSize, Result, Sampler, Sampling, SamplingChanges, Schedule};
+pub use maskgit_core::{
+    Cancel, Error, ErrorKind, GridSize, ImageSize, LoadLimits, Result, Sampler, Sampling, SamplingChanges, Schedule,
+};
 pub use maskgit_engine::OperatorCount;
 pub use maskgit_geometry::{Feather, Mask, Outpaint, Rect, Window};
 pub use maskgit_image::{Limits, SourceImage, read_image, read_mask};

@@ -30,10 +30,10 @@ impl Engine for Counting {
         "counting"
     }
 
-    fn load(&self, graph: &Source, signature: &Signature) -> Result<Box<dyn Session>> {
+    fn load(&self, graph: &Source, signature: &Signature, limits: &LoadLimits) -> Result<Box<dyn Session>> {
         let (name, calls) = (signature.outputs[0].name.clone(), Arc::clone(&self.calls));
         calls.lock().unwrap().push(Call::Load(name.clone()));
-        Ok(Box::new(Counted { session: self.engine.load(graph, signature)?, name, calls }))
+        Ok(Box::new(Counted { session: self.engine.load(graph, signature, limits)?, name, calls }))
     }
 }
 

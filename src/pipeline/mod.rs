@@ -22,7 +22,7 @@ pub use events::{Generated, Image, Observer, Preview, Progress, Summary, Timings
 use image::RgbImage;
 pub use label::find_label;
 use maskgit_bundle::{Bundle, Manifest};
-use maskgit_core::{Error, ErrorKind, Result, Sha256};
+use maskgit_core::{Error, ErrorKind, LoadLimits, Result, Sha256};
 #[cfg(feature = "unstable")]
 use maskgit_engine::Engine;
 use ndarray::ArrayViewMut3;
@@ -51,12 +51,14 @@ pub struct GeneratorBuilder {
     logits_bytes: usize,
     memory: MemoryUse,
     device: Device,
+    limits: LoadLimits,
 }
 
 impl Default for GeneratorBuilder {
     fn default() -> Self {
         let threads = std::thread::available_parallelism().map_or(1, usize::from);
-        Self { threads, logits_bytes: 64 << 20, memory: MemoryUse::KeepAll, device: Device::Cpu }
+        let (memory, device) = (MemoryUse::KeepAll, Device::Cpu);
+        Self { threads, logits_bytes: 64 << 20, memory, device, limits: LoadLimits::default() }
     }
 }
 
@@ -86,6 +88,12 @@ impl GeneratorBuilder {
         self
     }
 
+    /// Within these bounds for each graph that is loaded, now or later: a longest time, and a handle that stops it.
+    pub fn load_limits(mut self, limits: LoadLimits) -> Self {
+        self.limits = limits;
+        self
+    }
+
     /// Opens a model, a folder or one packed file.
     ///
     /// # Errors
@@ -112,7 +120,8 @@ impl GeneratorBuilder {
     ///
     /// Kind [`Request`](crate::ErrorKind::Request) for an impossible number of threads,
     /// [`Bundle`](crate::ErrorKind::Bundle) when a graph is damaged or not as the manifest says,
-    /// [`Engine`](crate::ErrorKind::Engine) when the device is not there or cannot run it.
+    /// [`Engine`](crate::ErrorKind::Engine) when the device is not there or cannot run it or a graph takes more than
+    /// the [`LoadLimits`] allow, [`Cancelled`](crate::ErrorKind::Cancelled) when their handle was pulled.
     pub fn open_bundle(&self, bundle: Bundle) -> Result<Generator> {
         self.load(bundle, Instant::now())
     }
@@ -125,14 +134,14 @@ impl GeneratorBuilder {
     #[cfg(feature = "unstable")]
     pub fn open_on(&self, bundle: Bundle, engine: Box<dyn Engine>) -> Result<Generator> {
         let start = Instant::now();
-        let sessions = Sessions::new(bundle, engine, self.memory);
+        let sessions = Sessions::new(bundle, engine, self.memory, self.limits.clone());
         sessions.load()?;
         Ok(self.around(sessions, None, start))
     }
 
     fn load(&self, bundle: Bundle, start: Instant) -> Result<Generator> {
         let (engine, mut refused) = device::engine(self.device, self.threads)?;
-        let mut sessions = Sessions::new(bundle, engine, self.memory);
+        let mut sessions = Sessions::new(bundle, engine, self.memory, self.limits.clone());
         if let Err(error) = sessions.load() {
             let may_change = self.device == Device::Auto && refused.is_none() && error.kind() == ErrorKind::Engine;
             if !may_change {

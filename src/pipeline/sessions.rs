@@ -4,7 +4,7 @@ use std::cell::{Cell, RefCell};
 
 use image::RgbImage;
 use maskgit_bundle::{Bundle, GraphKind, Manifest};
-use maskgit_core::{Error, Result};
+use maskgit_core::{Error, LoadLimits, Result};
 use maskgit_engine::{CpuEngine, DType, Engine, Input, OperatorCount, Output, Port, Session, Signature};
 use ndarray::{ArrayD, ArrayView1, ArrayView4, ArrayViewD, ArrayViewMut3, Axis, Ix4};
 
@@ -64,6 +64,7 @@ pub(super) struct Sessions {
     pub(super) bundle: Bundle,
     pub(super) engine: Box<dyn Engine>,
     memory: MemoryUse,
+    limits: LoadLimits,
     /// In the order of [`GraphKind::ALL`].
     sessions: RefCell<[Option<Box<dyn Session>>; 3]>,
     /// How many rows the transformer runs at the same time, once it is loaded.
@@ -71,8 +72,8 @@ pub(super) struct Sessions {
 }
 
 impl Sessions {
-    pub(super) fn new(bundle: Bundle, engine: Box<dyn Engine>, memory: MemoryUse) -> Self {
-        Self { bundle, engine, memory, sessions: RefCell::default(), rows_at_once: Cell::new(1) }
+    pub(super) fn new(bundle: Bundle, engine: Box<dyn Engine>, memory: MemoryUse, limits: LoadLimits) -> Self {
+        Self { bundle, engine, memory, limits, sessions: RefCell::default(), rows_at_once: Cell::new(1) }
     }
 
     /// Loads the decoder and the transformer, both to see that they are sound.
@@ -121,7 +122,7 @@ impl Sessions {
         let slot = wanted.ok_or_else(|| Error::internal("a graph of an unknown kind"))?;
         let session = match slot {
             Some(session) => session,
-            none => none.insert(load(&self.bundle, self.engine.as_ref(), kind)?),
+            none => none.insert(load(&self.bundle, self.engine.as_ref(), kind, &self.limits)?),
         };
         work(session.as_mut())
     }
@@ -169,11 +170,11 @@ impl Sessions {
 ///
 /// Where there is a second core, the hash is computed while the graph is prepared: an engine takes any bytes, and what
 /// it makes of damaged ones is thrown away.
-fn load(bundle: &Bundle, engine: &dyn Engine, kind: GraphKind) -> Result<Box<dyn Session>> {
+fn load(bundle: &Bundle, engine: &dyn Engine, kind: GraphKind, limits: &LoadLimits) -> Result<Box<dyn Session>> {
     let graph = bundle.unchecked_source(kind)?;
     let prepare = || {
         engine
-            .load(&graph, &signature(bundle.manifest(), kind))
+            .load(&graph, &signature(bundle.manifest(), kind), limits)
             .map_err(|e| e.context(format!("{}, the {kind} graph", bundle.manifest().name)))
     };
     let check = || bundle.check_source(kind, &graph);
@@ -200,7 +201,7 @@ fn load(bundle: &Bundle, engine: &dyn Engine, kind: GraphKind) -> Result<Box<dyn
 pub fn operators(bundle: &Bundle) -> Result<Vec<(GraphKind, Vec<OperatorCount>)>> {
     let engine = CpuEngine::new(1)?;
     let kinds = GraphKind::ALL.into_iter().filter(|&kind| bundle.has_graph(kind));
-    kinds.map(|kind| Ok((kind, load(bundle, &engine, kind)?.describe()))).collect()
+    kinds.map(|kind| Ok((kind, load(bundle, &engine, kind, &LoadLimits::default())?.describe()))).collect()
 }
 
 /// The only output of a graph.

@@ -8,6 +8,7 @@
 
 mod error;
 pub mod files;
+mod limits;
 mod math;
 mod memory;
 pub mod sampling;
@@ -16,6 +17,7 @@ mod shape;
 mod source;
 
 pub use error::{Error, ErrorKind, Result};
+pub use limits::{Cancel, LoadLimits};
 pub use math::exp;
 pub use memory::{copied, filled};
 pub use sampling::{Guidance, Sampler, Sampling, SamplingChanges, Schedule};

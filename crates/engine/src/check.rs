@@ -9,11 +9,14 @@ use tract_onnx::pb::tensor_shape_proto::dimension::Value as DimValue;
 use tract_onnx::pb::type_proto::Value as TypeValue;
 use tract_onnx::pb::{GraphProto, ModelProto, NodeProto, ValueInfoProto};
 
-use super::{DType, Port, Signature};
+use super::{DType, Port, Signature, rules};
 use maskgit_core::{Error, Result};
 
 /// The largest published model of the family has some 3,000 nodes.
 const MAX_NODES: usize = 1 << 16;
+
+/// The versions of ONNX's operators that the importer knows.
+const OPSETS: std::ops::RangeInclusive<i64> = 7..=25;
 
 /// Where the signature's ports are in the graph: for each port, the index of the graph's input or output.
 #[derive(Debug)]
@@ -30,6 +33,7 @@ pub(super) fn check(model: &ModelProto, signature: &Signature, operators: &OnnxO
     if !model.functions.is_empty() {
         return Err(Error::engine("the model has functions of its own, which are not supported"));
     }
+    opset(model)?;
     structure(graph, operators)?;
     let initialized: HashSet<&str> = graph.initializer.iter().map(|t| t.name.as_str()).collect();
     // Old files list the weights among the inputs.
@@ -39,6 +43,22 @@ pub(super) fn check(model: &ModelProto, signature: &Signature, operators: &OnnxO
         inputs: ports("input", &signature.inputs, &inputs)?,
         outputs: ports("output", &signature.outputs, &outputs)?,
     })
+}
+
+/// The version of the operators is one whose meaning is known.
+fn opset(model: &ModelProto) -> Result<()> {
+    let main = model.opset_import.iter().filter(|opset| matches!(opset.domain.as_str(), "" | "ai.onnx"));
+    let versions: Vec<i64> = main.map(|opset| opset.version).collect();
+    match versions.as_slice() {
+        [version] if OPSETS.contains(version) => Ok(()),
+        [version] => Err(Error::engine(format!(
+            "the graph is written for version {version} of ONNX's operators; {} to {} are known: export it for one of \
+             them",
+            OPSETS.start(),
+            OPSETS.end()
+        ))),
+        _ => Err(Error::engine(format!("the graph names {} versions of ONNX's operators; it must be one", versions.len()))),
+    }
 }
 
 /// Every value is defined once, and before it is used; every operator is known; there is no control flow.
@@ -85,10 +105,10 @@ fn operator(node: &NodeProto, operators: &OnnxOpRegister) -> std::result::Result
     if !matches!(node.domain.as_str(), "" | "ai.onnx") {
         return Err(format!(" is of the domain \"{}\", which is not supported", clip(&node.domain)));
     }
-    if !operators.0.contains_key(&node.op_type) {
+    if !rules::is_known(&node.op_type) || !operators.0.contains_key(&node.op_type) {
         return Err(": the operator is not supported".to_owned());
     }
-    Ok(())
+    rules::check(node)
 }
 
 /// Checks a node's inputs and adds its outputs; the error goes on after the node's name.

@@ -5,10 +5,10 @@ use std::sync::{Arc, Mutex};
 use tract_onnx::prelude::*;
 
 use super::fuse::{self, Target};
-use super::import::{check_inputs, failed, guarded, import};
+use super::import::{Imported, check_inputs, failed, guarded, import};
 use super::wanted::{self, Row};
 use super::{DType, Engine, Input, Isa, OperatorCount, Output, Port, Session, Signature, Source, wrong_shape};
-use maskgit_core::{Error, Result};
+use maskgit_core::{Error, LoadLimits, Result};
 use maskgit_kernels::pool;
 use ndarray::{ArrayD, ArrayView2, ArrayViewMut3};
 
@@ -69,11 +69,12 @@ impl Engine for CpuEngine {
         "cpu"
     }
 
-    fn load(&self, graph: &Source, signature: &Signature) -> Result<Box<dyn Session>> {
+    fn load(&self, graph: &Source, signature: &Signature, limits: &LoadLimits) -> Result<Box<dyn Session>> {
         let plan = guarded(&self.pool, "load the graph", || {
-            let imported = import(graph, signature, Target::Cpu(self.isa))?;
-            let plan = imported.model.into_optimized().and_then(|m| m.into_runnable());
-            plan.map_err(|e| failed("cannot prepare the graph", &e))
+            let Imported { mut model, budget, .. } = import(graph, signature, Target::Cpu(self.isa), limits)?;
+            let cannot = |e| budget.error(failed("cannot prepare the graph", &e));
+            budget.declutter(&mut model).and_then(|()| budget.codegen(&mut model)).map_err(cannot)?;
+            model.into_runnable().map_err(cannot)
         })?;
         let (pool, signature) = (self.pool.clone(), signature.clone());
         Ok(Box::new(CpuSession { pool, signature, plan, states: Vec::new() }))

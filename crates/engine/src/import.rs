@@ -3,12 +3,12 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use tract_onnx::prelude::*;
-use tract_onnx::tract_hir::internal::{DimLike, Factoid};
 
 use super::fuse::{self, Target};
 use super::{DType, Input, Port, Signature, Source};
-use super::{check, lazy, skeleton};
-use maskgit_core::{Error, Result};
+use super::budget::Budget;
+use super::{check, guard, lazy, rules, skeleton};
+use maskgit_core::{Error, LoadLimits, Result};
 use maskgit_kernels::pool;
 
 /// The largest tensor inside a graph, in elements. A file of a hundred bytes can ask for any size.
@@ -42,10 +42,17 @@ pub(super) struct Imported {
     /// fp32.
     #[cfg_attr(not(feature = "cuda"), allow(dead_code))]
     pub(super) narrow: bool,
+    /// What is left of the time and steps that the load may take.
+    pub(super) budget: Arc<Budget>,
 }
 
 /// From the bytes of an ONNX file to a graph for a device.
-pub(super) fn import(source: &Source, signature: &Signature, target: Target) -> Result<Imported> {
+pub(super) fn import(
+    source: &Source,
+    signature: &Signature,
+    target: Target,
+    limits: &LoadLimits,
+) -> Result<Imported> {
     // What the file says of the shapes inside is ignored: with concrete inputs, they all follow.
     let mut onnx = tract_onnx::onnx().with_ignore_value_info(true);
     let skeleton = skeleton::skeleton(source)?;
@@ -55,11 +62,14 @@ pub(super) fn import(source: &Source, signature: &Signature, target: Target) -> 
     lazy::take(&mut proto, &skeleton.raw, source)?;
     drop(skeleton);
     lazy::register(&mut onnx);
+    let nodes = proto.graph.as_ref().map_or(&[][..], |graph| graph.node.as_slice());
+    let budget = Arc::new(Budget::new(limits, nodes.len()));
+    let cannot = |e: TractError| budget.error(failed("cannot prepare the graph", &e));
     let mut model = onnx.model_for_proto_model(&proto).map_err(|e| failed("cannot import the graph", &e))?;
+    guard::guard(&mut model, nodes, &budget).map_err(cannot)?;
     // The weights are in the model now: do not hold them twice.
     drop(proto);
 
-    let cannot = |e: TractError| failed("cannot prepare the graph", &e);
     let inputs = permuted(model.input_outlets().map_err(cannot)?, &places.inputs)?;
     let outputs = permuted(model.output_outlets().map_err(cannot)?, &places.outputs)?;
     model.set_input_outlets(&inputs).map_err(cannot)?;
@@ -68,12 +78,7 @@ pub(super) fn import(source: &Source, signature: &Signature, target: Target) -> 
         let fact = InferenceFact::dt_shape(datum_type(port.dtype), port.shape.as_slice());
         model.set_input_fact(index, fact).map_err(cannot)?;
     }
-    // The sizes, first as the analysis has them, then all of them: before anything that large is computed.
     model.analyse(false).map_err(cannot)?;
-    for node in model.nodes() {
-        let mut shapes = node.outputs.iter().filter_map(|o| o.fact.shape.concretize());
-        shapes.try_for_each(|s| check_size(&node.name, &s))?;
-    }
     let typed = model.into_typed().map_err(cannot)?;
     for node in typed.nodes() {
         for output in &node.outputs {
@@ -83,15 +88,15 @@ pub(super) fn import(source: &Source, signature: &Signature, target: Target) -> 
     for (index, port) in signature.outputs.iter().enumerate() {
         check_output(port, typed.output_fact(index).map_err(cannot)?)?;
     }
-    let mut model = typed.into_decluttered().map_err(cannot)?;
-    let narrow = fuse::fuse(&mut model, target, source).map_err(cannot)?;
-    Ok(Imported { model, narrow })
+    let mut model = typed;
+    budget.declutter(&mut model).map_err(cannot)?;
+    let narrow = fuse::fuse(&mut model, target, source, &budget).map_err(cannot)?;
+    Ok(Imported { model, narrow, budget })
 }
 
-/// Refuses a tensor that is too large. A size that is not known before the run is taken for 1.
+/// Refuses a tensor that is too large, or whose size is not known before the run.
 fn check_size(name: &str, shape: &[TDim]) -> Result<()> {
-    let volume = shape.iter().map(|d| d.to_usize().unwrap_or(1)).try_fold(1usize, |a, d| a.checked_mul(d));
-    if volume.is_some_and(|v| v <= MAX_ELEMENTS) {
+    if rules::volume(shape).is_some_and(|volume| volume <= MAX_ELEMENTS) {
         return Ok(());
     }
     Err(Error::engine(format!(

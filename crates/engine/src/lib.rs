@@ -10,16 +10,19 @@
 #![deny(unsafe_code)]
 #![deny(missing_docs)]
 
+mod budget;
 mod check;
 mod cpu;
 #[cfg(feature = "cuda")]
 #[allow(unsafe_code)] // calls of the driver; each block says why it is sound
 mod cuda;
 mod fuse;
+mod guard;
 mod import;
 mod lazy;
 #[allow(unsafe_code)] // outputs that threads share; each block says why it is sound
 mod ops;
+mod rules;
 mod skeleton;
 mod wanted;
 
@@ -27,7 +30,7 @@ pub use cpu::CpuEngine;
 #[cfg(feature = "cuda")]
 pub use cuda::{CudaDevice, CudaEngine, cuda_devices};
 
-use maskgit_core::{Error, Result, Source};
+use maskgit_core::{Error, LoadLimits, Result, Source};
 pub use maskgit_kernels::Isa;
 use ndarray::{ArrayD, ArrayView, ArrayViewD, ArrayViewMut3, Dimension};
 
@@ -161,8 +164,10 @@ pub trait Engine: Send + Sync {
     /// # Errors
     ///
     /// Kind [`Engine`](maskgit_core::ErrorKind::Engine) when the bytes are not an ONNX model, its inputs or outputs are
-    /// not those of the signature, or it has an operator that the device cannot run. Never a panic, whatever the bytes.
-    fn load(&self, graph: &Source, signature: &Signature) -> Result<Box<dyn Session>>;
+    /// not those of the signature, it has an operator that the device cannot run, or it would take more than `limits`
+    /// allow; [`Cancelled`](maskgit_core::ErrorKind::Cancelled) when the limits' handle was pulled. Never a panic,
+    /// whatever the bytes.
+    fn load(&self, graph: &Source, signature: &Signature, limits: &LoadLimits) -> Result<Box<dyn Session>>;
 }
 
 /// A loaded graph.

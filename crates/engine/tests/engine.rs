@@ -6,7 +6,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Once;
 
-use maskgit_core::{ErrorKind, Source};
+use maskgit_core::{ErrorKind, LoadLimits, Source};
 use maskgit_engine::{CpuEngine, DType, Engine, Input, Output, Port, Session, Signature};
 use ndarray::{ArrayD, ArrayView2, aview1, aview2};
 use prost::Message;
@@ -36,7 +36,7 @@ fn plain() -> Signature {
 fn load(threads: usize, name: &str, signature: &Signature) -> Box<dyn Session> {
     CpuEngine::new(threads)
         .unwrap()
-        .load(&Source::from(graph(name)), signature)
+        .load(&Source::from(graph(name)), signature, &LoadLimits::default())
         .unwrap_or_else(|e| panic!("{name}: {e}"))
 }
 
@@ -243,7 +243,7 @@ fn is_ours(place: &&String) -> bool {
 /// The error of loading, or what is wrong with how it failed.
 fn refused(bytes: &[u8], want: &str) -> Result<(), String> {
     let engine = CpuEngine::new(1).unwrap();
-    let load = || engine.load(&Source::from(bytes.to_vec()), &plain()).map(|_| ());
+    let load = || engine.load(&Source::from(bytes.to_vec()), &plain(), &LoadLimits::default()).map(|_| ());
     let (result, panics) = watched(|| catch_unwind(AssertUnwindSafe(load)));
     if let Some(place) = panics.iter().find(is_ours) {
         return Err(format!("panicked at {place}"));
@@ -390,7 +390,7 @@ fn a_convolution_that_asks_for_a_huge_padded_picture_is_refused() {
     let engine = CpuEngine::new(1).unwrap();
     let load = |pads, strides, dilations, side| {
         let (bytes, signature) = convolution(pads, strides, dilations, side);
-        watched(|| engine.load(&Source::from(bytes), &signature))
+        watched(|| engine.load(&Source::from(bytes), &signature, &LoadLimits::default()))
     };
     let (session, _) = load(1, 2, 1, 4);
     let x = ArrayD::from_elem(vec![1, 1, 6, 6], 1f32);

@@ -28,7 +28,7 @@ use super::fuse::Target;
 use super::import::{Imported, guarded, import};
 use super::{Engine, Session, Signature, Source};
 use device::Precision;
-use maskgit_core::Result;
+use maskgit_core::{LoadLimits, Result};
 
 /// Runs graphs on an NVIDIA GPU.
 ///
@@ -57,16 +57,21 @@ impl Engine for CudaEngine {
         &self.name
     }
 
-    fn load(&self, graph: &Source, signature: &Signature) -> Result<Box<dyn Session>> {
-        let plan = prepare(graph, signature, None)?;
+    fn load(&self, graph: &Source, signature: &Signature, limits: &LoadLimits) -> Result<Box<dyn Session>> {
+        let plan = prepare(graph, signature, None, limits)?;
         Ok(Box::new(CudaSession::new(Box::new(Stream::new(&self.gpu)?), plan)?))
     }
 }
 
 /// A graph's plan, in the precision that its weights ask for, or in another.
-fn prepare(graph: &Source, signature: &Signature, precision: Option<Precision>) -> Result<session::Prepared> {
+fn prepare(
+    graph: &Source,
+    signature: &Signature,
+    precision: Option<Precision>,
+    limits: &LoadLimits,
+) -> Result<session::Prepared> {
     guarded(&None, "load the graph", || {
-        let Imported { model, narrow } = import(graph, signature, Target::Gpu)?;
+        let Imported { model, narrow, .. } = import(graph, signature, Target::Gpu, limits)?;
         let precision = precision.unwrap_or(if narrow { Precision::F16 } else { Precision::F32 });
         let (plan, translated) = translate::translate(&model, signature, precision)?;
         Ok(session::Prepared { plan, translated, operators: super::fuse::count(&model) })

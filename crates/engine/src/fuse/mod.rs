@@ -26,6 +26,7 @@ use tract_core::ops::konst::Const;
 use tract_core::ops::nn::{RmsNorm, Softmax};
 use tract_core::ops::source::TypedSource;
 
+use super::budget::Budget;
 use super::ops::{Attention, Conv2d, Embedding, GroupNorm, Linear, RowNorm};
 use super::{Isa, OperatorCount, Source};
 
@@ -74,16 +75,21 @@ pub(crate) struct Context {
 
 /// Puts our operators into a simplified model. Says whether some weights of products have fewer than 32 bits in the
 /// file.
-pub(crate) fn fuse(model: &mut TypedModel, target: Target, source: &Source) -> TractResult<bool> {
+pub(crate) fn fuse(
+    model: &mut TypedModel,
+    target: Target,
+    source: &Source,
+    budget: &Arc<Budget>,
+) -> TractResult<bool> {
     let narrow = model.nodes().iter().any(|n| n.op_as::<LazyWeight>().is_some_and(LazyWeight::is_narrow));
     let fused = !model.nodes().iter().any(|n| n.op_as::<LazyWeight>().is_some_and(LazyWeight::is_int8));
     let context = Context { target, isa: target.isa(), fused, source: source.clone() };
     round(&context, model)?;
     // What tract simplifies once our operators are in place may match a rule that did not match before.
-    model.declutter()?;
+    budget.declutter(model)?;
     round(&context, model)?;
     Rewriter::default().with_rule_for::<Conv2d>("before a convolution", conv::before).rewrite(&context, model)?;
-    model.declutter()?;
+    budget.declutter(model)?;
     weight::materialize(&context, model)?;
     head::mark(model);
     Ok(narrow)

@@ -7,7 +7,7 @@ use crate::cuda::driver::{Gpu, Stream};
 use crate::cuda::prepare;
 use crate::cuda::session::CudaSession;
 use crate::{Engine, Session, Signature, Source};
-use maskgit_core::Result;
+use maskgit_core::{LoadLimits, Result};
 use std::sync::Arc;
 
 /// A real GPU in a precision of the test's choice.
@@ -27,8 +27,8 @@ impl Engine for OnGpu {
         "cuda"
     }
 
-    fn load(&self, graph: &Source, signature: &Signature) -> Result<Box<dyn Session>> {
-        let prepared = prepare(graph, signature, self.precision)?;
+    fn load(&self, graph: &Source, signature: &Signature, limits: &LoadLimits) -> Result<Box<dyn Session>> {
+        let prepared = prepare(graph, signature, self.precision, limits)?;
         Ok(Box::new(CudaSession::new(Box::new(Stream::new(&self.gpu)?), prepared)?))
     }
 }

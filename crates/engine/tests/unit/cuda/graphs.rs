@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use super::{Emulated, Random, compare};
 
 use maskgit_bundle::{Bundle, GraphKind, Manifest};
-use maskgit_core::{ErrorKind, Result};
+use maskgit_core::{ErrorKind, LoadLimits, Result};
 use maskgit_sample::{Predict, TokenGrid, TokenSpec};
 use ndarray::{Array3, ArrayD, ArrayView1, ArrayViewMut3, Axis, aview1, s};
 
@@ -81,7 +81,7 @@ fn no_node_is_left_for_the_cpu() {
     for name in SMALL.iter().chain(&BUNDLED) {
         for (what, bundle, kind, signature) in graphs(name) {
             let prepared =
-                prepare(&bundle.source(kind).unwrap(), &signature, None).unwrap_or_else(|e| panic!("{what}: {e}"));
+                prepare(&bundle.source(kind).unwrap(), &signature, None, &LoadLimits::default()).unwrap_or_else(|e| panic!("{what}: {e}"));
             let nodes: usize = prepared.operators.iter().map(|o| o.count).sum();
             assert_eq!(nodes - prepared.translated, 0, "{what}: nodes left on the CPU");
             assert!(nodes > 0 && !prepared.plan.launches.is_empty(), "{what}");
@@ -95,8 +95,8 @@ pub(super) fn beside_the_cpu(name: &str, engine: &dyn Engine, tokens: usize, jud
     for (what, bundle, kind, signature) in graphs(name) {
         let mut random = Random(7);
         let source = bundle.source(kind).unwrap();
-        let mut cpu = CpuEngine::new(1).unwrap().load(&source, &signature).unwrap();
-        let mut gpu = engine.load(&source, &signature).unwrap();
+        let mut cpu = CpuEngine::new(1).unwrap().load(&source, &signature, &LoadLimits::default()).unwrap();
+        let mut gpu = engine.load(&source, &signature, &LoadLimits::default()).unwrap();
         let data = data(&mut random, &bundle, &signature);
         let inputs = inputs(&data);
         for (a, b) in cpu.run(&inputs).unwrap().iter().zip(&gpu.run(&inputs).unwrap_or_else(|e| panic!("{what}: {e}")))
@@ -165,12 +165,12 @@ pub(super) fn steady(name: &str, engine: &dyn Engine, others: &[&dyn Engine]) {
         let data: Vec<Vec<Output>> = (0..3).map(|_| data(&mut random, &bundle, &signature)).collect();
         let rows: Vec<Vec<Input<'_>>> = data.iter().map(|d| inputs(d)).collect();
         let rows: Vec<&[Input<'_>]> = rows.iter().map(Vec::as_slice).collect();
-        let mut plain = engine.load(&source, &signature).unwrap();
+        let mut plain = engine.load(&source, &signature, &LoadLimits::default()).unwrap();
         let alone: Vec<Vec<Output>> = rows.iter().map(|row| plain.run(row).unwrap()).collect();
         assert_eq!(plain.run_rows(&rows).unwrap(), alone, "{what}: in a batch");
         assert_eq!(plain.run(rows[1]).unwrap(), alone[1], "{what}: again");
         for (i, other) in others.iter().enumerate() {
-            let mut other = other.load(&source, &signature).unwrap();
+            let mut other = other.load(&source, &signature, &LoadLimits::default()).unwrap();
             assert_eq!(other.run_rows(&rows).unwrap(), alone, "{what}: on engine {i}");
         }
     }
@@ -216,7 +216,7 @@ impl Predict for Transformer {
 /// Draws images of a bundle's first class, as the library does: their tokens, and what the decoder makes of each.
 fn draw(bundle: &Bundle, engine: &dyn Engine, count: u64, steps: usize) -> Vec<(Vec<i64>, ArrayD<f32>)> {
     let manifest = bundle.manifest();
-    let load = |kind| engine.load(&bundle.source(kind).unwrap(), &signature(manifest, kind)).unwrap();
+    let load = |kind| engine.load(&bundle.source(kind).unwrap(), &signature(manifest, kind), &LoadLimits::default()).unwrap();
     let spec = TokenSpec { grid: manifest.grid, codes: manifest.codes, mask_id: manifest.mask_id };
     let grid = |i| TokenGrid { seed: 5 + i, tokens: vec![manifest.mask_id; manifest.tokens()] };
     let mut grids: Vec<TokenGrid> = (0..count).map(grid).collect();
@@ -259,7 +259,7 @@ fn tokens_of_whole_pictures_are_the_cpus() {
 #[test]
 fn a_token_outside_its_table_is_an_error_and_the_session_lives_on() {
     let (_, bundle, kind, signature) = graphs(SMALL[0]).swap_remove(0);
-    let mut session = Emulated::new(Precision::F32).load(&bundle.source(kind).unwrap(), &signature).unwrap();
+    let mut session = Emulated::new(Precision::F32).load(&bundle.source(kind).unwrap(), &signature, &LoadLimits::default()).unwrap();
     let data = data(&mut Random(3), &bundle, &signature);
     let good = session.run(&inputs(&data)).unwrap();
     let mut bad = data.clone();
@@ -280,7 +280,7 @@ fn only_wanted_logits_come_back() {
             let signature = signature(bundle.manifest(), GraphKind::Transformer);
             let (n, k) = (signature.outputs[0].shape[1], signature.outputs[0].shape[2]);
             let source = bundle.source(GraphKind::Transformer).unwrap();
-            let mut session = Emulated::new(precision).load(&source, &signature).unwrap();
+            let mut session = Emulated::new(precision).load(&source, &signature, &LoadLimits::default()).unwrap();
             let mut random = Random(3);
             let data: Vec<Vec<Output>> = (0..count).map(|_| data(&mut random, &bundle, &signature)).collect();
             let rows: Vec<Vec<Input<'_>>> = data.iter().map(|data| inputs(data)).collect();

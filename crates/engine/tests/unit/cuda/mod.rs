@@ -10,7 +10,7 @@ use super::emulator::Emulator;
 use super::prepare;
 use super::session::CudaSession;
 use crate::{Engine, Session, Signature, Source};
-use maskgit_core::Result;
+use maskgit_core::{LoadLimits, Result};
 
 /// An engine that runs its kernels on the CPU.
 struct Emulated {
@@ -36,8 +36,8 @@ impl Engine for Emulated {
         "emulated"
     }
 
-    fn load(&self, graph: &Source, signature: &Signature) -> Result<Box<dyn Session>> {
-        Ok(Box::new(CudaSession::new(self.device(), prepare(graph, signature, self.precision)?)?))
+    fn load(&self, graph: &Source, signature: &Signature, limits: &LoadLimits) -> Result<Box<dyn Session>> {
+        Ok(Box::new(CudaSession::new(self.device(), prepare(graph, signature, self.precision, limits)?)?))
     }
 }
 
