@@ -98,6 +98,19 @@ fn fits(what: &str, start: usize, length: u64, bytes: &[u8]) -> Checked<usize> {
     Err(format!("is damaged: its {what} declares {length} bytes, and the file has {left} more"))
 }
 
+/// Refuses a canvas of more than 16 million pixels of which the first frame fills next to nothing: it would be memory for
+/// nothing that is in the file.
+fn check_canvas(canvas: (u32, u32), frame: (u32, u32)) -> Checked<()> {
+    let area = |(width, height): (u32, u32)| u64::from(width) * u64::from(height);
+    if area(canvas) <= 1 << 24 || area(frame) >= area(canvas) / 64 {
+        return Ok(());
+    }
+    Err(format!(
+        "declares {}x{} pixels, and its first frame has {}x{}: there is no image of that size in it",
+        canvas.0, canvas.1, frame.0, frame.1
+    ))
+}
+
 /// Why pixels that take `needed` bytes at least cannot be in a file, where they cannot.
 fn too_little(needed: u64, found: u64) -> Option<String> {
     (needed > found).then(|| format!("it has {found} bytes of image data, and its size needs {needed} at least"))
@@ -314,6 +327,7 @@ fn gif(bytes: &[u8]) -> Checked<Contents> {
     else {
         return Err(none());
     };
+    check_canvas((le16(bytes, 6).unwrap_or(0), le16(bytes, 8).unwrap_or(0)), (width, height))?;
     let data = at + 10 + table(flags) + 1;
     let Some((_, length)) = sub_blocks(bytes, data) else {
         return Err("is damaged: it ends in the middle of the image".into());
@@ -401,7 +415,9 @@ fn webp_frame(data: &[u8], canvas: Option<(u32, u32)>, contents: &mut Contents) 
     let Some((width, height)) = le24(data, 6).zip(le24(data, 9)).map(|(w, h)| (w + 1, h + 1)) else {
         return Err("is damaged: its first frame is cut off".into());
     };
-    if canvas.is_none_or(|canvas| width > canvas.0 || height > canvas.1) {
+    let canvas = canvas.unwrap_or_default();
+    check_canvas(canvas, (width, height))?;
+    if width > canvas.0 || height > canvas.1 {
         return Err(format!("is damaged: its first frame has {width}x{height} pixels, more than the image"));
     }
     let mut at = 16;

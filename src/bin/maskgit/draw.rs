@@ -68,6 +68,9 @@ pub struct Source {
     /// profile go into the result as they are.
     #[arg(long, value_name = "FILE")]
     pub image: PathBuf,
+    /// Read an image that is damaged, a JPEG that ends too early for example, as far as it goes, with a warning
+    #[arg(long)]
+    pub allow_damaged: bool,
 }
 
 /// Where results go, and what is said of them.
@@ -179,16 +182,18 @@ pub fn editing(
     source: &Source,
     mask: Option<&Path>,
     drawing: Option<&Drawing>,
+    quiet: bool,
     operation: impl FnOnce(Option<FileId>) -> Operation,
 ) -> Result<(Request, (SourceImage, Edit))> {
-    let mut inputs = Inputs::read(&source.image, mask)?;
+    let mut inputs = Inputs::read(&source.image, mask, source.allow_damaged, quiet)?;
     let operation = operation(inputs.mask_id.take());
-    let mut request = operation.request(&mut inputs)?;
+    let mut request = operation.request(&mut inputs, true)?;
+    let transparency = request.unknown.is_some();
     if let Some(drawing) = drawing {
         request = drawing.apply(request);
     }
     let image = FileId { name: name(&source.image), sha256: inputs.source.sha256.clone() };
-    Ok((request, (operation.source(inputs.source)?, Edit { image, operation })))
+    Ok((request, (operation.source(inputs.source)?, Edit { image, operation, transparency })))
 }
 
 impl Drawing {
