@@ -4,6 +4,7 @@ use image::metadata::Orientation;
 use image::{DynamicImage, GrayImage, RgbImage};
 use maskgit_core::{Error, Result};
 use zune_jpeg::JpegDecoder;
+use zune_jpeg::errors::DecodeErrors;
 use zune_jpeg::zune_core::bytestream::ZCursor;
 use zune_jpeg::zune_core::colorspace::ColorSpace;
 use zune_jpeg::zune_core::options::DecoderOptions;
@@ -25,7 +26,7 @@ impl<'a> Jpeg<'a> {
     /// Reads the headers. `broken` makes an error of what is wrong with them.
     pub fn new(bytes: &'a [u8], broken: impl Fn(String) -> Error) -> Result<Self> {
         let mut decoder = decoder(bytes, ColorSpace::RGB);
-        decoder.decode_headers().map_err(|e| broken(e.to_string()))?;
+        decoder.decode_headers().map_err(|e| broken(told(&e)))?;
         let (Some(info), Some(colors)) = (decoder.info(), decoder.input_colorspace()) else {
             return Err(broken("it has no frame".into()));
         };
@@ -111,19 +112,24 @@ impl<'a> Jpeg<'a> {
         let mut pixels = maskgit_core::filled(length, 0, "the image")?;
         let mut strict = decoder(self.bytes, output);
         // Headers may have bytes between them; the codes may not.
-        strict.decode_headers().map_err(|e| broken(e.to_string()))?;
+        strict.decode_headers().map_err(|e| broken(told(&e)))?;
         strict.set_options(strict.options().set_strict_mode(true));
         let Err(fault) = strict.decode_into(&mut pixels) else { return Ok((pixels, None)) };
         drop(strict);
         pixels.fill(0);
-        decoder(self.bytes, output).decode_into(&mut pixels).map_err(|e| broken(e.to_string()))?;
-        Ok((pixels, Some(fault.to_string())))
+        decoder(self.bytes, output).decode_into(&mut pixels).map_err(|e| broken(told(&e)))?;
+        Ok((pixels, Some(told(&fault))))
     }
 }
 
 /// The error of a file that is damaged, which may be read nevertheless.
 pub(super) fn damaged(damage: &str, broken: impl Fn(String) -> Error) -> Error {
     broken(format!("the JPEG is damaged: {damage}; --allow-damaged (allow_damaged in the library) reads what is there"))
+}
+
+/// What is wrong, without the quotation marks that some of the decoder's errors have.
+fn told(error: &DecodeErrors) -> String {
+    error.to_string().replace('"', "")
 }
 
 fn decoder(bytes: &[u8], output: ColorSpace) -> JpegDecoder<ZCursor<&[u8]>> {
