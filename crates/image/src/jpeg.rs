@@ -124,7 +124,10 @@ impl<'a> Jpeg<'a> {
 
 /// The error of a file that is damaged, which may be read nevertheless.
 pub(super) fn damaged(damage: &str, broken: impl Fn(String) -> Error) -> Error {
-    broken(format!("the JPEG is damaged: {damage}; --allow-damaged (allow_damaged in the library) reads what is there"))
+    broken(format!(
+        "the JPEG is damaged: {damage}; with --allow-damaged (allow_damaged in the library) what is there of an image, not \
+         of a mask, is read"
+    ))
 }
 
 /// What is wrong, without the quotation marks that some of the decoder's errors have.

@@ -178,7 +178,7 @@ fn nothing_is_allocated_by_a_declared_size() {
         (exif(b"EXIF"), "chunk EXIF declares 4294967280 bytes"),
         (exif(b"ICCP"), "chunk ICCP declares"),
         (riff(&[vp8x(0x20, 4, 4), riff_chunk(b"ICCP", &vec![7; 5 << 20]), vp8l(4, 4)]), "4 MiB"),
-        (exif(b"XMP "), "chunk XMP  declares"),
+        (exif(b"XMP "), "chunk XMP? declares"),
         (exif(b"junk"), "chunk junk declares"),
         (png(9_000, 9_000, &[], &[0; 99]), "bytes of image data"),
         (png(9, 9, &[huge_png_chunk], &[0; 99]), "chunk tEXt declares 2147483647 bytes"),
