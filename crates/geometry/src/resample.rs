@@ -126,8 +126,8 @@ impl Planes {
     }
 }
 
-/// Brings one row of the window to the model's width: sums of colours and of their weights, over pixels that are not marked
-/// in either mask.
+/// Brings one row of the window to the model's width: sums of colours and of their weights, over pixels that are not
+/// marked in either mask.
 fn read_row(
     image: &RgbImage,
     (mask, unknown): (&Mask, Option<&Mask>),

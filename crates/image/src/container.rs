@@ -98,8 +98,8 @@ fn fits(what: &str, start: usize, length: u64, bytes: &[u8]) -> Checked<usize> {
     Err(format!("is damaged: its {what} declares {length} bytes, and the file has {left} more"))
 }
 
-/// Refuses a canvas of more than 16 million pixels of which the first frame fills next to nothing: it would be memory for
-/// nothing that is in the file.
+/// Refuses a canvas of more than 16 million pixels of which the first frame fills next to nothing: it would be memory
+/// for nothing that is in the file.
 fn check_canvas(canvas: (u32, u32), frame: (u32, u32)) -> Checked<()> {
     let area = |(width, height): (u32, u32)| u64::from(width) * u64::from(height);
     if area(canvas) <= 1 << 24 || area(frame) >= area(canvas) / 64 {
@@ -443,7 +443,8 @@ fn bitstream(kind: &[u8; 4], data: &[u8], holder: Option<(u32, u32)>, contents: 
     if holder.is_some_and(|holder| holder != (width, height)) {
         return Err(format!("is damaged: its chunk {} has {width}x{height} pixels, unlike the image", name(*kind)));
     }
-    // Brightness and two quarters of colour, in whole blocks of 16; four channels and the predictors; those and opacity.
+    // Brightness and two quarters of colour, in whole blocks of 16; four channels and the predictors; those and
+    // opacity.
     let side = |length: u32| u64::from(length.next_multiple_of(16));
     contents.own_bytes += side(width) * side(height) * sixths / 6;
     Ok(())

@@ -115,8 +115,8 @@ pub fn transparent(alpha: &GrayImage) -> Result<Option<Mask>> {
 
 /// Reads an image of one of the [`FORMATS`]; of an animation the first frame.
 ///
-/// The orientation that a camera wrote (EXIF) is applied. Opacity is kept apart. CMYK is converted to sRGB by the file's
-/// colour profile; without a usable one by the plain formula, and a note says so. What cannot be read is refused.
+/// The orientation that a camera wrote (EXIF) is applied. Opacity is kept apart. CMYK is converted to sRGB by the
+/// file's colour profile; without a usable one by the plain formula, and a note says so. What cannot be read is refused.
 ///
 /// # Errors
 ///
@@ -321,7 +321,8 @@ impl Needs {
 }
 
 /// Tries whether memory can be had, and gives it back: decoders abort the program where theirs cannot be had. So a
-/// limited address space (`ulimit -v`, a 32-bit machine, a container that counts what is reserved) is an error in words.
+/// limited address space (`ulimit -v`, a 32-bit machine, a container that counts what is reserved) is an error in
+/// words.
 /// It is no promise: other threads may take the memory between, small buffers are not counted, and a system that
 /// promises more than it has kills a program when it touches the memory.
 fn room(pixels: u64, others: u64) -> Checked<()> {

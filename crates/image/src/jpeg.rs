@@ -125,8 +125,8 @@ impl<'a> Jpeg<'a> {
 /// The error of a file that is damaged, which may be read nevertheless.
 pub(super) fn damaged(damage: &str, broken: impl Fn(String) -> Error) -> Error {
     broken(format!(
-        "the JPEG is damaged: {damage}; with --allow-damaged (allow_damaged in the library) what is there of an image, not \
-         of a mask, is read"
+        "the JPEG is damaged: {damage}; with --allow-damaged (allow_damaged in the library) what is there of an image, \
+         not of a mask, is read"
     ))
 }
 

@@ -65,10 +65,10 @@ pub struct Source {
     /// The image: PNG, JPEG, WebP, GIF, BMP or PNM
     ///
     /// It is turned as the camera says (EXIF). 16 bits become 8, CMYK and greyscale RGB. Opacity and an RGB colour
-    /// profile go into the result as they are.
+    /// profile go into the result as they are. The colour of pixels of opacity 0 is unknown to the model.
     #[arg(long, value_name = "FILE")]
     pub image: PathBuf,
-    /// Read an image that is damaged, a JPEG that ends too early for example, as far as it goes, with a warning
+    /// Read a JPEG that is damaged, one that ends too early for example, as far as it goes, with a warning
     #[arg(long)]
     pub allow_damaged: bool,
 }
@@ -85,7 +85,7 @@ pub struct Results {
     /// (docs/command.md)
     #[arg(long)]
     pub json: bool,
-    /// Show no progress, and say nothing but errors
+    /// Show no progress, and say nothing but errors and warnings
     #[arg(short, long)]
     pub quiet: bool,
 }
