@@ -536,7 +536,7 @@ maskgit_code maskgit_generate(struct maskgit_generator *generator,
 
 // Repaints a part of an image of any size: the bright pixels of `mask`, a GRAY8 image of the same size, and
 // `box_count` boxes. Either may be NULL, not both. Pixels farther from them than the feather keep their bytes, and
-// opacity is kept.
+// opacity is kept. In this and the next three functions the colour of pixels of opacity 0 is unknown to the model.
 maskgit_code maskgit_edit(struct maskgit_generator *generator,
                           const struct maskgit_pixels *image,
                           const struct maskgit_pixels *mask,

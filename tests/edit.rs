@@ -73,6 +73,56 @@ fn nothing_depends_on_the_pixels_under_the_mask() {
     }
 }
 
+/// Of two images that differ where the colour is unknown, each keeps what it has there, and all else is the same.
+#[test]
+fn the_colour_of_unknown_pixels_is_not_seen() {
+    for model in models() {
+        let mut generator = open(model, 2);
+        // Under the mask, under its feather, in the window and outside of it.
+        let unknown = boxes(150, 90, &[(30, 0, 40, 40), (0, 20, 12, 9), (140, 80, 10, 10)]);
+        let mask = boxes(150, 90, &[(10, 10, 30, 29)]);
+        let image = noise(150, 90, 1);
+        let mut other = image.clone();
+        for (x, y, pixel) in other.enumerate_pixels_mut().filter(|(x, y, _)| unknown.contains(*x, *y)) {
+            pixel.0 = [255 * u8::from(x > 60), 255, y as u8];
+        }
+        let sides = Outpaint { left: 9, bottom: 20, ..Outpaint::default() };
+        let requests = |image: &RgbImage| {
+            [
+                Request::edit(image.clone(), mask.clone()),
+                Request::outpaint(image.clone(), sides),
+                Request::vary(image.clone(), 0.5),
+                Request::reconstruct(image.clone()),
+            ]
+        };
+        for (i, (one, two)) in requests(&image).into_iter().zip(requests(&other)).enumerate() {
+            let mut draw = |request: Request| generator.generate(&set(request, &generator)).unwrap().images.remove(0);
+            // The tiny model draws all that they touch in an edit.
+            if i > 0 || *model != TINY {
+                assert_ne!(draw(one.clone()).tokens, draw(two.clone()).tokens, "{i}: known, they are seen");
+            }
+            let (one, two) = (draw(one.with_unknown(unknown.clone())), draw(two.with_unknown(unknown.clone())));
+            assert_eq!(one.tokens, two.tokens, "{model}, {i}");
+            let (left, top) = [(0, 0), (9, 0), (0, 0), (0, 0)][i];
+            for (x, y, pixel) in one.pixels.enumerate_pixels() {
+                let (u, v) = (x.wrapping_sub(left), y.wrapping_sub(top));
+                if i < 2 && unknown.contains(u, v) && !(i == 0 && mask.contains(u, v)) {
+                    assert_eq!((pixel, two.pixels.get_pixel(x, y)), (image.get_pixel(u, v), other.get_pixel(u, v)));
+                } else {
+                    assert_eq!(pixel, two.pixels.get_pixel(x, y), "{model}, {i}: ({x},{y})");
+                }
+            }
+        }
+        let wrong = Request::edit(image, mask).with_unknown(boxes(150, 91, &[(0, 0, 1, 1)]));
+        assert_eq!(generator.generate(&wrong).unwrap_err().kind(), ErrorKind::Request);
+        // With all of it known, or nothing unknown, nothing changes.
+        let request = set(Request::edit(other, boxes(150, 90, &[(10, 10, 30, 29)])), &generator);
+        let plain = generator.generate(&request).unwrap().images;
+        let none = Mask::none(150, 90).unwrap();
+        assert_eq!(plain, generator.generate(&request.with_unknown(none)).unwrap().images);
+    }
+}
+
 #[test]
 fn pixels_beyond_the_feather_keep_their_bytes() {
     for model in models() {

@@ -13,6 +13,7 @@ use tempfile::TempDir;
 
 use crate::program::program;
 
+const HOSTILE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/hostile");
 const TINY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/tiny");
 
 fn read_png(path: impl AsRef<Path>) -> maskgit::Result<image::RgbImage> {
@@ -171,6 +172,94 @@ fn unmasked_pixels_and_opacity_stay() {
     desk.ok("outpaint --image alpha.png --left 3 -o b.png");
     let wide = image::open(desk.path("b.png")).unwrap().into_rgba8();
     assert_eq!((wide.dimensions(), wide.get_pixel(0, 0).0[3], wide.get_pixel(3 + 7, 5).0[3]), ((43, 30), 255, 35));
+}
+
+/// Whatever is stored under opacity 0, the same is drawn; and a result of a program that looked at it is known as such.
+#[test]
+fn the_colour_of_transparent_pixels_is_unknown() {
+    let desk = Desk::new();
+    let save = |name: &str, hidden: [u8; 3]| {
+        let image = RgbaImage::from_fn(40, 30, |x, y| match x {
+            0..15 => Rgba([hidden[0], hidden[1], hidden[2], 0]),
+            _ => Rgba([x as u8 * 6, y as u8 * 8, 90, 255]),
+        });
+        image.save(desk.path(name)).unwrap();
+        image
+    };
+    let (black, _) = (save("black-there.png", [0; 3]), save("green-there.png", [9, 200, 9]));
+    let draw = |line: &str| desk.json(line)["images"][0]["tokens_sha256"].clone();
+    for (file, line) in EDITS.iter().filter(|(_, line)| !line.contains("--count")) {
+        let on = |image: &str, name: &str| {
+            line.replace("face.png", image).replace(&format!("-o {file}"), &format!("-o {name}"))
+        };
+        let one = draw(&on("black-there.png", "one.png"));
+        assert_eq!(one, draw(&on("green-there.png", "two.png")), "{line}");
+        assert!(desk.ok("reproduce one.png").contains("the same tokens, the same pixels"));
+    }
+    desk.ok("edit --image black-there.png --box 10,4,12,9 --class warm -o a.png");
+    let result = image::open(desk.path("a.png")).unwrap().into_rgba8();
+    let outside = |x: u32, y: u32| x < 15 && !((10..22).contains(&x) && (4..13).contains(&y));
+    assert!(result.enumerate_pixels().filter(|(x, y, _)| outside(*x, *y)).all(|(x, y, p)| p == black.get_pixel(x, y)));
+
+    desk.ok("reconstruct --image black-there.png -o c.png");
+    let record = read_metadata(&desk.path("c.png")).unwrap().unwrap();
+    let mut old: Value = serde_json::from_str(&record).unwrap();
+    assert_eq!(old["edit"]["transparency"], json!(true));
+    old["edit"].as_object_mut().unwrap().remove("transparency");
+    fs::write(desk.path("old.png"), encode_png(&desk.image("c.png"), Some(&old.to_string())).unwrap()).unwrap();
+    assert!(desk.fails(1, "reproduce old.png").contains("other tokens"));
+}
+
+#[test]
+fn a_damaged_image_is_an_error_or_a_warning() {
+    let desk = Desk::new();
+    fs::copy(HOSTILE.to_owned() + "/trunc-30-p1.jpg", desk.path("cut.jpg")).unwrap();
+    let said = desk.fails(1, "edit --image cut.jpg --box 1,1,9,9 -o a.png");
+    assert!(said.contains("damaged") && said.contains("--allow-damaged"), "{said}");
+    assert!(!desk.path("a.png").exists());
+    for quiet in ["", "--quiet"] {
+        let output = desk.run(&format!("edit --image cut.jpg --box 1,1,9,9 --allow-damaged {quiet} -o a.png"));
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success() && stderr.lines().count() == 1, "{stderr}");
+        assert!(stderr.starts_with("maskgit: warning: cut.jpg: the image is damaged"), "{stderr}");
+    }
+    assert!(desk.run("reproduce a.png").status.success());
+    // A mask is never read so.
+    assert!(desk.fails(1, "edit --image face.png --mask cut.jpg --allow-damaged -o b.png").contains("not of a mask"));
+
+    fs::copy(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/inputs/cmyk.jpg"), desk.path("cmyk.jpg")).unwrap();
+    let said = desk.run("reconstruct --image cmyk.jpg -o c.png").stderr;
+    let expected = "maskgit: note: cmyk.jpg: the image's CMYK was converted to RGB without a colour profile";
+    assert!(String::from_utf8_lossy(&said).starts_with(expected));
+    assert_eq!(desk.ok("reconstruct --image cmyk.jpg --quiet -o c.png"), "");
+}
+
+/// Memory that cannot be had is an error in a line, never an abort.
+#[cfg(target_os = "linux")]
+#[test]
+fn hostile_images_in_little_memory() {
+    let desk = Desk::new();
+    for name in ["large-canvas.gif", "anim-11000.webp", "webp-exif-4g.webp"] {
+        fs::copy(format!("{HOSTILE}/{name}"), desk.path(name)).unwrap();
+    }
+    // A lossless WebP of one colour, which is legal: 10,200 by 10,200 pixels in 30 bytes.
+    let size: u32 = 10_199 | 10_199 << 14;
+    let webp = [b"RIFF\x16\0\0\0WEBPVP8L\x0A\0\0\0\x2F", &size.to_le_bytes()[..], &[0x88, 0x88, 0x08, 0, 0]].concat();
+    fs::write(desk.path("one-colour.webp"), webp).unwrap();
+    for (name, expected) in [
+        ("large-canvas.gif", "first frame has 1x1"),
+        ("anim-11000.webp", "first frame has 1x1"),
+        ("webp-exif-4g.webp", "chunk EXIF declares"),
+        ("one-colour.webp", "of memory to read, which cannot be had"),
+    ] {
+        let mut shell = std::process::Command::new("sh");
+        let line = format!("ulimit -v 600000; exec \"$0\" edit --image {name} --box 0,0,1,1 -o a.png");
+        shell.current_dir(desk.folder.path()).env("MASKGIT_MODEL", TINY);
+        let output = shell.args(["-c", &line, env!("CARGO_BIN_EXE_maskgit")]).output().unwrap();
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{name}: {stderr}");
+        assert!(stderr.lines().count() == 1 && stderr.contains(expected), "{name}: {stderr}");
+    }
 }
 
 #[test]

@@ -50,7 +50,7 @@ fn one_after_another(
     let everywhere = Rect::new(0, 0, image.width(), image.height());
     let mut all = Vec::new();
     for (index, &job) in jobs.iter().enumerate() {
-        let planes = Planes::read(&image, &left, job.window, shape).unwrap().to_planes();
+        let planes = Planes::read(&image, &left, None, job.window, shape).unwrap().to_planes();
         let mut tokens = generator.encode_planes(&planes).unwrap();
         let touched = TokenMask::touched(&left, job.window, everywhere, shape).dilated(settings.dilation);
         for (token, _) in tokens.iter_mut().zip(touched.marks()).filter(|(_, mark)| **mark) {

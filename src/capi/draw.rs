@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use image::GrayImage;
-use maskgit_image::SourceImage;
+use maskgit_image::{SourceImage, transparent};
 
 use super::argument;
 use super::cancel::maskgit_cancel;
@@ -132,6 +132,15 @@ impl Observer for Watch {
 /// What a call draws, and the opacity that its results have.
 type Drawing = (Request, Option<GrayImage>);
 
+/// A request for an image with this opacity: what is entirely transparent is of unknown colour.
+fn knowing(request: Request, alpha: Option<&GrayImage>) -> Result<Request, Fault> {
+    let unknown = alpha.map_or(Ok(None), transparent)?;
+    Ok(match unknown {
+        Some(unknown) => request.with_unknown(unknown),
+        None => request,
+    })
+}
+
 /// The frame of a function that draws: draws what `work` says as the options say, and hands it to C.
 ///
 /// # Safety
@@ -193,7 +202,7 @@ pub unsafe extern "C" fn maskgit_generate(
 
 /// Repaints a part of an image of any size: the bright pixels of `mask`, a GRAY8 image of the same size, and
 /// `box_count` boxes. Either may be NULL, not both. Pixels farther from them than the feather keep their bytes, and
-/// opacity is kept.
+/// opacity is kept. In this and the next three functions the colour of pixels of opacity 0 is unknown to the model.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn maskgit_edit(
     generator: *mut maskgit_generator,
@@ -210,7 +219,7 @@ pub unsafe extern "C" fn maskgit_edit(
         draw("edit", generator, options, (images, error), || {
             let (rgb, alpha) = pixels::image(image, "image")?;
             let mask = pixels::mask(rgb.dimensions(), mask, boxes, box_count)?;
-            Ok((Request::edit(rgb, mask), alpha))
+            Ok((knowing(Request::edit(rgb, mask), alpha.as_ref())?, alpha))
         })
     }
 }
@@ -230,8 +239,8 @@ pub unsafe extern "C" fn maskgit_outpaint(
         draw("outpaint", generator, options, (images, error), || {
             let sides = argument::read(outpaint)?.to_rust();
             let (rgb, alpha) = pixels::image(image, "image")?;
-            let alpha = alpha.map(|alpha| sides.extend_alpha(&alpha)).transpose()?;
-            Ok((Request::outpaint(rgb, sides), alpha))
+            let request = knowing(Request::outpaint(rgb, sides), alpha.as_ref())?;
+            Ok((request, alpha.map(|alpha| sides.extend_alpha(&alpha)).transpose()?))
         })
     }
 }
@@ -250,7 +259,7 @@ pub unsafe extern "C" fn maskgit_vary(
     unsafe {
         draw("vary", generator, options, (images, error), || {
             let (rgb, alpha) = pixels::image(image, "image")?;
-            Ok((Request::vary(rgb, strength), alpha))
+            Ok((knowing(Request::vary(rgb, strength), alpha.as_ref())?, alpha))
         })
     }
 }
@@ -268,7 +277,7 @@ pub unsafe extern "C" fn maskgit_reconstruct(
     unsafe {
         draw("reconstruct", generator, ptr::null(), (images, error), || {
             let (rgb, alpha) = pixels::image(image, "image")?;
-            Ok((Request::reconstruct(rgb), alpha))
+            Ok((knowing(Request::reconstruct(rgb), alpha.as_ref())?, alpha))
         })
     }
 }

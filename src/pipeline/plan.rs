@@ -16,6 +16,8 @@ const CHOICE: usize = u32::MAX as usize;
 pub(super) struct Plan {
     pub(super) stages: Stages,
     pub(super) work: Work,
+    /// Pixels that are never painted and whose colour nobody knows; of the size of what windows are painted over.
+    hidden: Option<Mask>,
     shape: Shape,
 }
 
@@ -58,7 +60,7 @@ impl Plan {
                 paint(sides.extend(image)?, mask, &jobs, edge, shape)
             }
         };
-        Ok(Self { stages, work, shape })
+        Ok(Self { stages, hidden: hidden(request, &work)?, work, shape })
     }
 
     /// Every window, in the order in which they are painted.
@@ -110,7 +112,17 @@ impl Plan {
             (Work::Vary { base, .. }, None) => base,
             (Work::Blank, None) => return Err(Error::internal("there is nothing to encode")),
         };
-        Ok(Planes::read(image, left, window, self.shape)?.to_planes())
+        Ok(Planes::read(image, left, self.hidden.as_ref(), window, self.shape)?.to_planes())
+    }
+
+    /// Gives hidden pixels of a window their stored colours again, where a feather went over them.
+    fn keep_hidden(&self, window: Window, image: &mut RgbImage, base: &RgbImage) {
+        let Some(hidden) = &self.hidden else { return };
+        for y in window.rows(base.height()) {
+            for x in window.columns(base.width()).filter(|&x| hidden.contains(x, y)) {
+                image.put_pixel(x, y, *base.get_pixel(x, y));
+            }
+        }
     }
 
     /// Prepares a stage: `left` is what is still to be painted.
@@ -126,6 +138,26 @@ impl Plan {
             }
         }
         Ok(Stage { plan: self, index, jobs, left, marks, blends })
+    }
+}
+
+/// The pixels of unknown colour that a request does not paint, at their places in what windows are painted over.
+fn hidden(request: &Request, work: &Work) -> Result<Option<Mask>> {
+    let Some(unknown) = &request.unknown else { return Ok(None) };
+    match (&request.subject, work) {
+        (_, Work::Blank) => Ok(None),
+        (_, Work::Vary { .. }) => unknown.try_clone().map(Some),
+        (subject, Work::Paint { base, mask, .. }) => {
+            let (left, top) = match subject {
+                Subject::Outpaint { sides, .. } => (sides.left, sides.top),
+                _ => (0, 0),
+            };
+            let hidden = |x: u32, y: u32| {
+                let place = x.checked_sub(left).zip(y.checked_sub(top));
+                place.is_some_and(|(x, y)| unknown.contains(x, y)) && !mask.contains(x, y)
+            };
+            Mask::from_fn(base.width(), base.height(), hidden).map(Some)
+        }
     }
 }
 
@@ -184,7 +216,10 @@ impl Stage<'_> {
             (Work::Vary { base, .. }, Some(window), ..) => {
                 *image = geometry::enlarge(&decoded, window, base.width(), base.height())?;
             }
-            (Work::Paint { .. }, Some(_), Some(blend), Some(left)) => blend.apply(image, left, &decoded)?,
+            (Work::Paint { base, .. }, Some(window), Some(blend), Some(left)) => {
+                blend.apply(image, left, &decoded)?;
+                self.plan.keep_hidden(window, image, base);
+            }
             _ => return Err(Error::internal("a window without a place")),
         }
         Ok(())

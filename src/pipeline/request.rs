@@ -99,6 +99,10 @@ pub struct Request {
     pub sampling: SamplingChanges,
     /// The border of what an edit draws.
     pub edge: Edge,
+    /// Pixels of the image whose colour nobody knows, of the image's size: those that are entirely transparent. The
+    /// model does not see them: like masked pixels they are filled from known ones before the image is encoded. Where
+    /// an edit or an outpainting does not mask them they keep their bytes. `None`: all are known.
+    pub unknown: Option<Arc<Mask>>,
 }
 
 impl Request {
@@ -111,6 +115,7 @@ impl Request {
             seeds: Seeds { first: 0, count: 1 },
             sampling: SamplingChanges::default(),
             edge: Edge::default(),
+            unknown: None,
         }
     }
 
@@ -205,14 +210,23 @@ impl Request {
         self
     }
 
+    /// With these pixels of unknown colour ([`Request::unknown`]), as [`SourceImage::transparent`] gives them.
+    ///
+    /// [`SourceImage::transparent`]: maskgit_image::SourceImage::transparent
+    #[must_use]
+    pub fn with_unknown(mut self, pixels: impl Into<Arc<Mask>>) -> Self {
+        self.unknown = Some(pixels.into());
+        self
+    }
+
     /// What the request means for a model; every value is checked.
     ///
     /// # Errors
     ///
     /// Kind [`Request`](maskgit_core::ErrorKind::Request): an unknown class, no class for a model that has no null
     /// label, a count, a sampling setting, a feather, a context or a strength out of range, guidance for a model
-    /// without a null label, an edit for a model without an encoder, a mask of another size than the image. The message
-    /// says which value is wrong and what it may be.
+    /// without a null label, an edit for a model without an encoder, a mask (of what is edited or unknown) of another
+    /// size than the image. The message says which value is wrong and what it may be.
     pub fn resolve(&self, manifest: &Manifest) -> Result<Resolved> {
         let label = self.class.as_deref().map(|class| find_label(manifest, class)).transpose()?;
         let Seeds { count, .. } = self.seeds;
@@ -250,6 +264,13 @@ impl Request {
     }
 
     fn check_subject(&self) -> Result<()> {
+        let image = match &self.subject {
+            Subject::Blank => None,
+            Subject::Edit { image, .. } | Subject::Outpaint { image, .. } | Subject::Vary { image, .. } => Some(image),
+        };
+        if let (Some(image), Some(unknown)) = (image, &self.unknown) {
+            unknown.check_size_of(image)?;
+        }
         match &self.subject {
             Subject::Blank => Ok(()),
             Subject::Edit { image, mask, context } => {

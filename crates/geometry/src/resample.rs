@@ -70,21 +70,23 @@ pub struct Planes {
     pub(super) height: usize,
     /// Per pixel red, green, blue, 0 to 255.
     pub(super) pixels: Vec<[f32; 3]>,
-    /// Whether any unmasked pixel went into it.
+    /// Whether any pixel of the image went into it.
     pub(super) known: Vec<bool>,
 }
 
 impl Planes {
-    /// Reads a window of an image at the model's size. Each pixel is the filter's average over the **unmasked** pixels
-    /// in its reach; what has none in reach is filled from its surroundings ([`Planes`] never holds anything of a
-    /// masked pixel). Where the window reaches beyond the image, the border pixels are repeated.
+    /// Reads a window of an image at the model's size. Each pixel is the filter's average over the pixels in its reach
+    /// that are neither masked nor **unknown**; what has none in reach is filled from its surroundings ([`Planes`]
+    /// never holds anything of such a pixel). Where the window reaches beyond the image, the border pixels are
+    /// repeated.
     ///
     /// # Errors
     ///
-    /// Kind [`Request`](maskgit_core::ErrorKind::Request) when the mask has another size than the image, or there is no
+    /// Kind [`Request`](maskgit_core::ErrorKind::Request) when a mask has another size than the image, or there is no
     /// memory.
-    pub fn read(image: &RgbImage, mask: &Mask, window: Window, shape: Shape) -> Result<Self> {
+    pub fn read(image: &RgbImage, mask: &Mask, unknown: Option<&Mask>, window: Window, shape: Shape) -> Result<Self> {
         mask.check_size_of(image)?;
+        unknown.map_or(Ok(()), |unknown| unknown.check_size_of(image))?;
         let (across, down) =
             (Taps::new(window.width, shape.image.width, false), Taps::new(window.height, shape.image.height, false));
         let (width, height) = (shape.image.width as usize, shape.image.height as usize);
@@ -96,7 +98,7 @@ impl Planes {
             while first_target < height && down.of(first_target).0 + down.of(first_target).1.len() <= y {
                 first_target += 1;
             }
-            read_row(image, mask, window, y as u32, &across, &mut line);
+            read_row(image, (mask, unknown), window, y as u32, &across, &mut line);
             for target in first_target..height {
                 let (first, weights) = down.of(target);
                 if first > y {
@@ -108,7 +110,7 @@ impl Planes {
                 }
             }
         }
-        // Weights of tents are not negative, so a sum of 0 says that no unmasked pixel is in reach.
+        // Weights of tents are not negative, so a sum of 0 says that no pixel that counts is in reach.
         let known: Vec<bool> = sums.iter().map(|sum| sum[3] > 1e-6).collect();
         let pixels = sums.iter().map(|s| if s[3] > 1e-6 { [s[0] / s[3], s[1] / s[3], s[2] / s[3]] } else { [0.0; 3] });
         let mut planes = Self { width, height, pixels: pixels.collect(), known };
@@ -124,16 +126,25 @@ impl Planes {
     }
 }
 
-/// Brings one row of the window to the model's width: sums of the unmasked pixels' colours and of their weights.
-fn read_row(image: &RgbImage, mask: &Mask, window: Window, y: u32, across: &Taps, line: &mut [[f32; 4]]) {
+/// Brings one row of the window to the model's width: sums of colours and of their weights, over pixels that are not
+/// marked in either mask.
+fn read_row(
+    image: &RgbImage,
+    (mask, unknown): (&Mask, Option<&Mask>),
+    window: Window,
+    y: u32,
+    across: &Taps,
+    line: &mut [[f32; 4]],
+) {
     let y = window.row_in(y, image.height());
     let marks = mask.row(y);
+    let unknown = unknown.map(|unknown| unknown.row(y));
     for (x, out) in line.iter_mut().enumerate() {
         let (first, weights) = across.of(x);
         *out = [0.0; 4];
         for (source, &weight) in (first..).zip(weights) {
             let column = window.column_in(source as u32, image.width());
-            if !marks[column as usize] {
+            if !marks[column as usize] && unknown.is_none_or(|marks| !marks[column as usize]) {
                 let pixel = image.get_pixel(column, y).0;
                 for (sum, value) in out.iter_mut().zip([pixel[0], pixel[1], pixel[2]]) {
                     *sum += weight * f32::from(value);
@@ -232,7 +243,7 @@ mod tests {
     fn equal_sizes_copy_exactly() {
         let image = noise(16, 12);
         let shape = Shape { image: ImageSize { width: 16, height: 12 }, grid: GridSize { rows: 4, cols: 4 } };
-        let planes = Planes::read(&image, &Mask::none(16, 12).unwrap(), whole(16, 12), shape).unwrap();
+        let planes = Planes::read(&image, &Mask::none(16, 12).unwrap(), None, whole(16, 12), shape).unwrap();
         let expected: Vec<f32> = (0..3).flat_map(|c| image.pixels().map(move |p| f32::from(p.0[c]) / 255.0)).collect();
         assert_eq!(planes.to_planes(), expected);
         assert_eq!(enlarge(&image, whole(16, 12), 16, 12).unwrap(), image);
@@ -243,7 +254,7 @@ mod tests {
     fn filters_are_the_image_crates() {
         let image = noise(37, 23);
         let shape = Shape { image: ImageSize { width: 8, height: 6 }, grid: GridSize { rows: 2, cols: 2 } };
-        let planes = Planes::read(&image, &Mask::none(37, 23).unwrap(), whole(37, 23), shape).unwrap();
+        let planes = Planes::read(&image, &Mask::none(37, 23).unwrap(), None, whole(37, 23), shape).unwrap();
         let reference = resize(&image, 8, 6, FilterType::Triangle);
         let far = |a: f32, b: u8| (a - f32::from(b)).abs();
         for (ours, theirs) in planes.pixels.iter().zip(reference.pixels()) {
@@ -266,20 +277,20 @@ mod tests {
             Window { x: -10, y: 10, width: 50, height: 50 },
             Window { x: 11, y: 17, width: 5, height: 5 },
         ] {
-            let before = Planes::read(&image, &mask, window, shape).unwrap();
+            let before = Planes::read(&image, &mask, None, window, shape).unwrap();
             for (x, y, pixel) in image.enumerate_pixels_mut() {
                 if mask.contains(x, y) {
                     pixel.0 = pixel.0.map(|v| v.wrapping_add(101));
                 }
             }
-            assert_eq!(Planes::read(&image, &mask, window, shape).unwrap(), before, "{window:?}");
+            assert_eq!(Planes::read(&image, &mask, None, window, shape).unwrap(), before, "{window:?}");
         }
     }
 
     #[test]
     fn a_mask_of_another_size_is_an_error() {
         let shape = Shape { image: ImageSize { width: 8, height: 8 }, grid: GridSize { rows: 2, cols: 2 } };
-        let error = Planes::read(&noise(8, 8), &Mask::none(8, 9).unwrap(), whole(8, 8), shape).unwrap_err();
+        let error = Planes::read(&noise(8, 8), &Mask::none(8, 9).unwrap(), None, whole(8, 8), shape).unwrap_err();
         assert!(error.to_string().contains("8x9") && error.to_string().contains("8x8"), "{error}");
     }
 
@@ -287,7 +298,7 @@ mod tests {
     fn one_pixel_becomes_any_size() {
         let image = RgbImage::from_pixel(1, 1, image::Rgb([9, 200, 31]));
         let shape = Shape { image: ImageSize { width: 16, height: 16 }, grid: GridSize { rows: 4, cols: 4 } };
-        let planes = Planes::read(&image, &Mask::none(1, 1).unwrap(), whole(1, 1), shape).unwrap();
+        let planes = Planes::read(&image, &Mask::none(1, 1).unwrap(), None, whole(1, 1), shape).unwrap();
         assert!(planes.pixels.iter().all(|p| *p == [9.0, 200.0, 31.0]));
         assert_eq!(enlarge(&noise(16, 16), whole(1, 1), 1, 1).unwrap().dimensions(), (1, 1));
     }

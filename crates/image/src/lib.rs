@@ -6,7 +6,10 @@
 #![forbid(unsafe_code)]
 #![deny(missing_docs)]
 
+mod color;
+mod container;
 mod input;
+mod jpeg;
 
 use std::fs::{self, File};
 use std::io::BufReader;
@@ -17,7 +20,7 @@ use maskgit_core::{Error, Result};
 pub use maskgit_geometry::MAX_SIDE;
 use maskgit_geometry::check_size;
 
-pub use input::{FORMATS, Limits, SourceImage, read_image, read_mask};
+pub use input::{FORMATS, Limits, SourceImage, read_image, read_mask, transparent};
 
 /// The keyword of the PNG text chunk (`iTXt`, not compressed, UTF-8) that holds the parameters as JSON.
 pub const METADATA_KEY: &str = "maskgit";
@@ -36,15 +39,23 @@ const MAX_BYTES: u64 = 1 << 30;
 /// Kind [`Image`](maskgit_core::ErrorKind::Image) when the picture is larger than [`MAX_SIDE`] or the metadata than
 /// [`MAX_METADATA_BYTES`].
 pub fn encode_png(image: &RgbImage, metadata: Option<&str>) -> Result<Vec<u8>> {
-    encode(image.as_raw(), png::ColorType::Rgb, image.dimensions(), None, metadata)
+    encode(image.as_raw(), png::ColorType::Rgb, image.dimensions(), ColorTags::default(), metadata)
 }
 
-/// Encodes the pixels of `color`, with a colour profile and metadata.
+/// What says what the colours of a PNG mean.
+#[derive(Clone, Copy, Default)]
+struct ColorTags<'a> {
+    icc_profile: Option<&'a [u8]>,
+    /// Chunks: type and data.
+    chunks: &'a [([u8; 4], Vec<u8>)],
+}
+
+/// Encodes the pixels of `color`, with what its colours mean and metadata.
 fn encode(
     pixels: &[u8],
     color: png::ColorType,
     (width, height): (u32, u32),
-    icc_profile: Option<&[u8]>,
+    tags: ColorTags<'_>,
     metadata: Option<&str>,
 ) -> Result<Vec<u8>> {
     check_size(width.into(), height.into())?;
@@ -53,7 +64,7 @@ fn encode(
     let mut info = png::Info::with_size(width, height);
     info.color_type = color;
     info.bit_depth = png::BitDepth::Eight;
-    info.icc_profile = icc_profile.map(Into::into);
+    info.icc_profile = tags.icc_profile.map(Into::into);
     let mut encoder = png::Encoder::with_info(&mut bytes, info).map_err(failed)?;
     if let Some(text) = metadata {
         if text.len() > MAX_METADATA_BYTES {
@@ -65,6 +76,9 @@ fn encode(
         encoder.add_itxt_chunk(METADATA_KEY.into(), text.into()).map_err(failed)?;
     }
     let mut writer = encoder.write_header().map_err(failed)?;
+    for (kind, data) in tags.chunks {
+        writer.write_chunk(png::chunk::ChunkType(*kind), data).map_err(failed)?;
+    }
     writer.write_image_data(pixels).map_err(failed)?;
     writer.finish().map_err(failed)?;
     Ok(bytes)

@@ -65,9 +65,12 @@ pub struct Source {
     /// The image: PNG, JPEG, WebP, GIF, BMP or PNM
     ///
     /// It is turned as the camera says (EXIF). 16 bits become 8, CMYK and greyscale RGB. Opacity and an RGB colour
-    /// profile go into the result as they are.
+    /// profile go into the result as they are. The colour of pixels of opacity 0 is unknown to the model.
     #[arg(long, value_name = "FILE")]
     pub image: PathBuf,
+    /// Read a JPEG that is damaged, one that ends too early for example, as far as it goes, with a warning
+    #[arg(long)]
+    pub allow_damaged: bool,
 }
 
 /// Where results go, and what is said of them.
@@ -82,7 +85,7 @@ pub struct Results {
     /// (docs/command.md)
     #[arg(long)]
     pub json: bool,
-    /// Show no progress, and say nothing but errors
+    /// Show no progress, and say nothing but errors and warnings
     #[arg(short, long)]
     pub quiet: bool,
 }
@@ -179,16 +182,18 @@ pub fn editing(
     source: &Source,
     mask: Option<&Path>,
     drawing: Option<&Drawing>,
+    quiet: bool,
     operation: impl FnOnce(Option<FileId>) -> Operation,
 ) -> Result<(Request, (SourceImage, Edit))> {
-    let mut inputs = Inputs::read(&source.image, mask)?;
+    let mut inputs = Inputs::read(&source.image, mask, source.allow_damaged, quiet)?;
     let operation = operation(inputs.mask_id.take());
-    let mut request = operation.request(&mut inputs)?;
+    let mut request = operation.request(&mut inputs, true)?;
+    let transparency = request.unknown.is_some();
     if let Some(drawing) = drawing {
         request = drawing.apply(request);
     }
     let image = FileId { name: name(&source.image), sha256: inputs.source.sha256.clone() };
-    Ok((request, (operation.source(inputs.source)?, Edit { image, operation })))
+    Ok((request, (operation.source(inputs.source)?, Edit { image, operation, transparency })))
 }
 
 impl Drawing {

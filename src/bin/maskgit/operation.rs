@@ -1,6 +1,7 @@
 //! What an edit does, as it stands in the metadata of its result and as it runs.
 
 use std::fs;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -13,6 +14,10 @@ use serde::{Deserialize, Serialize};
 pub struct Edit {
     pub image: FileId,
     pub operation: Operation,
+    /// Whether the image has pixels of opacity 0, whose colour the model did not see. Records of earlier programs
+    /// lack it: there the model saw what is stored.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub transparency: bool,
 }
 
 /// A file that went in. Its folder is nobody's business.
@@ -68,9 +73,18 @@ pub struct Inputs {
 }
 
 impl Inputs {
-    pub fn read(image: &Path, mask: Option<&Path>) -> Result<Self> {
-        let limits = Limits::default();
+    /// Reads the files, and says on stderr what is wrong with the image; and, unless `quiet`, what else is to be known.
+    pub fn read(image: &Path, mask: Option<&Path>, allow_damaged: bool, quiet: bool) -> Result<Self> {
+        let mut limits = Limits::default();
+        limits.allow_damaged = allow_damaged;
         let source = read_image(image, &limits)?;
+        let mut stderr = std::io::stderr();
+        for warning in &source.warnings {
+            let _ = writeln!(stderr, "maskgit: warning: {}: {warning}", image.display());
+        }
+        for note in source.notes.iter().filter(|_| !quiet) {
+            let _ = writeln!(stderr, "maskgit: note: {}: {note}", image.display());
+        }
         let (mask, mask_id) = match mask {
             Some(path) => {
                 let (mask, sha256) = read_mask(path, &limits)?;
@@ -90,9 +104,12 @@ pub fn name(path: &Path) -> String {
 impl Operation {
     /// The request that does it to an image: takes the colours and the mask out of the inputs, as nobody else needs
     /// them.
-    pub fn request(&self, inputs: &mut Inputs) -> maskgit::Result<Request> {
+    ///
+    /// With `transparency`, the colour of entirely transparent pixels is unknown.
+    pub fn request(&self, inputs: &mut Inputs, transparency: bool) -> maskgit::Result<Request> {
+        let unknown = if transparency { inputs.source.transparent()? } else { None };
         let image = std::mem::take(&mut inputs.source.rgb);
-        Ok(match self {
+        let request = match self {
             Self::Edit { boxes, context, edge, .. } => {
                 let mut mask = match inputs.mask.take() {
                     Some(mask) => mask,
@@ -109,6 +126,10 @@ impl Operation {
             Self::Outpaint { edge, .. } => edge.apply(Request::outpaint(image, self.sides().unwrap_or_default())),
             Self::Vary { strength } => Request::vary(image, *strength),
             Self::Reconstruct => Request::reconstruct(image),
+        };
+        Ok(match unknown {
+            Some(unknown) => request.with_unknown(unknown),
+            None => request,
         })
     }
 
@@ -140,7 +161,7 @@ impl Edge {
 impl Edit {
     /// Finds the files that went in: the ones given, else those of the recorded names beside the result or in the
     /// current folder. They must be the same files.
-    pub fn inputs(&self, result: &Path, image: Option<&Path>, mask: Option<&Path>) -> Result<Inputs> {
+    pub fn inputs(&self, result: &Path, image: Option<&Path>, mask: Option<&Path>, quiet: bool) -> Result<Inputs> {
         let image = find(&self.image, result, image, "--image")?;
         let mask_id = if let Operation::Edit { mask, .. } = &self.operation { mask.as_ref() } else { None };
         let mask = match (mask_id, mask) {
@@ -148,7 +169,8 @@ impl Edit {
             (None, Some(_)) => bail!("it was made without a mask file: leave --mask out"),
             (None, None) => None,
         };
-        let inputs = Inputs::read(&image, mask.as_deref())?;
+        // Whoever made it allowed what is damaged; other files are refused by their hash.
+        let inputs = Inputs::read(&image, mask.as_deref(), true, quiet)?;
         let same = |path: &Path, ours: &str, id: &FileId| {
             ensure!(
                 ours == id.sha256,

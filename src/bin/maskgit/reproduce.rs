@@ -121,9 +121,10 @@ fn draw(args: &Args, record: &Record, generator: &mut Generator) -> Result<Repro
                     record.count
                 );
             }
-            let mut inputs =
-                edit.inputs(&args.file, args.image.as_deref(), args.mask.as_deref()).with_context(|| again(args))?;
-            let request = edit.operation.request(&mut inputs).map_err(invalid)?;
+            let mut inputs = edit
+                .inputs(&args.file, args.image.as_deref(), args.mask.as_deref(), args.json)
+                .with_context(|| again(args))?;
+            let request = edit.operation.request(&mut inputs, edit.transparency).map_err(invalid)?;
             (request, Some(edit.operation.source(inputs.source)?))
         }
     };
