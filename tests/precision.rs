@@ -155,7 +155,8 @@ fn only_wanted_logits_are_computed() {
             (0..n as i64).map(|i| if i % 3 == 0 { bundle.manifest().mask_id } else { i % k as i64 }).collect();
         let row: [Input<'_>; 2] = [ArrayView::from_shape((1, n), &tokens).unwrap().into(), aview1(&[1]).into()];
         for threads in [1, 2] {
-            let mut session = CpuEngine::new(threads).unwrap().load(&graph, &signature, &LoadLimits::default()).unwrap();
+            let mut session =
+                CpuEngine::new(threads).unwrap().load(&graph, &signature, &LoadLimits::default()).unwrap();
             let all = session.run(&row).unwrap().remove(0).into_f32().unwrap();
             assert_eq!(all.shape(), [1, n, k]);
             // One row on all threads, and as many as there are threads.

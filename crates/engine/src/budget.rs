@@ -6,8 +6,8 @@ use std::time::Instant;
 
 use maskgit_core::{Error, LoadLimits};
 use tract_onnx::tract_core::internal::*;
-use tract_onnx::tract_core::optim::{OptimizerSession, TypedPass};
 use tract_onnx::tract_core::optim::Optimizer;
+use tract_onnx::tract_core::optim::{OptimizerSession, TypedPass};
 
 /// Steps of the import for each node of the graph. The graphs of the family take ten to thirty.
 const STEPS_PER_NODE: usize = 1000;

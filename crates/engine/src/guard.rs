@@ -109,11 +109,7 @@ impl InferenceOp for Guarded {
         self.op.observe_outlets(model, node)
     }
 
-    fn incorporate(
-        &self,
-        model: &InferenceModel,
-        node: &InferenceNode,
-    ) -> TractResult<Option<InferenceModelPatch>> {
+    fn incorporate(&self, model: &InferenceModel, node: &InferenceNode) -> TractResult<Option<InferenceModelPatch>> {
         self.op.incorporate(model, node)
     }
 
@@ -171,7 +167,9 @@ impl Guarded {
                 let facts = values.into_iter().map(|value| value.into_arc_tensor().try_into());
                 facts.collect::<TractResult<Facts>>().map(Some)
             }
-            Err(e) if e.root_cause().downcast_ref::<tract_onnx::tract_core::tract_data::TooEarly>().is_some() => Ok(None),
+            Err(e) if e.root_cause().downcast_ref::<tract_onnx::tract_core::tract_data::TooEarly>().is_some() => {
+                Ok(None)
+            }
             Err(e) => Err(e),
         }
     }
@@ -190,9 +188,9 @@ fn check_fact(fact: &InferenceFact) -> TractResult<()> {
         ensure!(rank <= MAX_RANK as i64, "a tensor has {rank} axes; at most {MAX_RANK} are allowed");
     }
     for dim in fact.shape.dims().filter_map(|dim| dim.concretize()) {
-        let size = dim.to_i64().map_err(|_| {
-            format_err!("a size is {}: it depends on what the graph computes", clip(&dim.to_string()))
-        })?;
+        let size = dim
+            .to_i64()
+            .map_err(|_| format_err!("a size is {}: it depends on what the graph computes", clip(&dim.to_string())))?;
         ensure!(size >= 0, "a size is {size}");
     }
     if let Some(shape) = fact.shape.concretize() {

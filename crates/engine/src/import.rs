@@ -4,9 +4,9 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use tract_onnx::prelude::*;
 
+use super::budget::Budget;
 use super::fuse::{self, Target};
 use super::{DType, Input, Port, Signature, Source};
-use super::budget::Budget;
 use super::{check, guard, lazy, rules, skeleton};
 use maskgit_core::{Error, LoadLimits, Result};
 use maskgit_kernels::pool;
@@ -47,12 +47,7 @@ pub(super) struct Imported {
 }
 
 /// From the bytes of an ONNX file to a graph for a device.
-pub(super) fn import(
-    source: &Source,
-    signature: &Signature,
-    target: Target,
-    limits: &LoadLimits,
-) -> Result<Imported> {
+pub(super) fn import(source: &Source, signature: &Signature, target: Target, limits: &LoadLimits) -> Result<Imported> {
     // What the file says of the shapes inside is ignored: with concrete inputs, they all follow.
     let mut onnx = tract_onnx::onnx().with_ignore_value_info(true);
     let skeleton = skeleton::skeleton(source)?;

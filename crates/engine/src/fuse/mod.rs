@@ -75,12 +75,7 @@ pub(crate) struct Context {
 
 /// Puts our operators into a simplified model. Says whether some weights of products have fewer than 32 bits in the
 /// file.
-pub(crate) fn fuse(
-    model: &mut TypedModel,
-    target: Target,
-    source: &Source,
-    budget: &Arc<Budget>,
-) -> TractResult<bool> {
+pub(crate) fn fuse(model: &mut TypedModel, target: Target, source: &Source, budget: &Arc<Budget>) -> TractResult<bool> {
     let narrow = model.nodes().iter().any(|n| n.op_as::<LazyWeight>().is_some_and(LazyWeight::is_narrow));
     let fused = !model.nodes().iter().any(|n| n.op_as::<LazyWeight>().is_some_and(LazyWeight::is_int8));
     let context = Context { target, isa: target.isa(), fused, source: source.clone() };

@@ -80,8 +80,8 @@ fn inputs(data: &[Output]) -> Vec<Input<'_>> {
 fn no_node_is_left_for_the_cpu() {
     for name in SMALL.iter().chain(&BUNDLED) {
         for (what, bundle, kind, signature) in graphs(name) {
-            let prepared =
-                prepare(&bundle.source(kind).unwrap(), &signature, None, &LoadLimits::default()).unwrap_or_else(|e| panic!("{what}: {e}"));
+            let prepared = prepare(&bundle.source(kind).unwrap(), &signature, None, &LoadLimits::default())
+                .unwrap_or_else(|e| panic!("{what}: {e}"));
             let nodes: usize = prepared.operators.iter().map(|o| o.count).sum();
             assert_eq!(nodes - prepared.translated, 0, "{what}: nodes left on the CPU");
             assert!(nodes > 0 && !prepared.plan.launches.is_empty(), "{what}");
@@ -216,7 +216,8 @@ impl Predict for Transformer {
 /// Draws images of a bundle's first class, as the library does: their tokens, and what the decoder makes of each.
 fn draw(bundle: &Bundle, engine: &dyn Engine, count: u64, steps: usize) -> Vec<(Vec<i64>, ArrayD<f32>)> {
     let manifest = bundle.manifest();
-    let load = |kind| engine.load(&bundle.source(kind).unwrap(), &signature(manifest, kind), &LoadLimits::default()).unwrap();
+    let load =
+        |kind| engine.load(&bundle.source(kind).unwrap(), &signature(manifest, kind), &LoadLimits::default()).unwrap();
     let spec = TokenSpec { grid: manifest.grid, codes: manifest.codes, mask_id: manifest.mask_id };
     let grid = |i| TokenGrid { seed: 5 + i, tokens: vec![manifest.mask_id; manifest.tokens()] };
     let mut grids: Vec<TokenGrid> = (0..count).map(grid).collect();
@@ -259,7 +260,8 @@ fn tokens_of_whole_pictures_are_the_cpus() {
 #[test]
 fn a_token_outside_its_table_is_an_error_and_the_session_lives_on() {
     let (_, bundle, kind, signature) = graphs(SMALL[0]).swap_remove(0);
-    let mut session = Emulated::new(Precision::F32).load(&bundle.source(kind).unwrap(), &signature, &LoadLimits::default()).unwrap();
+    let mut session =
+        Emulated::new(Precision::F32).load(&bundle.source(kind).unwrap(), &signature, &LoadLimits::default()).unwrap();
     let data = data(&mut Random(3), &bundle, &signature);
     let good = session.run(&inputs(&data)).unwrap();
     let mut bad = data.clone();
