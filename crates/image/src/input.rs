@@ -3,9 +3,9 @@
 use std::io::{Cursor, Read};
 use std::path::Path;
 
+use image::metadata::Orientation;
 use image::{DynamicImage, GrayImage, ImageDecoder, ImageReader, RgbImage};
 use maskgit_core::{Error, Result, sha256};
-use maskgit_geometry::Mask;
 
 use super::{MAX_SIDE, encode, open};
 
@@ -40,6 +40,8 @@ pub struct SourceImage {
     pub alpha: Option<GrayImage>,
     /// The colour profile, when it is one for RGB. The pixels are never converted by it.
     pub icc_profile: Option<Vec<u8>>,
+    /// How the file's pixels were turned to make the image upright (EXIF).
+    pub orientation: Orientation,
     /// The SHA-256 of the file, as 64 lower-case hexadecimal digits.
     pub sha256: String,
 }
@@ -47,7 +49,7 @@ pub struct SourceImage {
 impl SourceImage {
     /// An image that comes from no file.
     pub fn new(rgb: RgbImage, alpha: Option<GrayImage>) -> Self {
-        Self { rgb, alpha, icc_profile: None, sha256: String::new() }
+        Self { rgb, alpha, icc_profile: None, orientation: Orientation::NoTransforms, sha256: String::new() }
     }
 
     /// Encodes an image of the same size as PNG, with this one's opacity and colour profile, and `metadata` as
@@ -86,7 +88,7 @@ impl SourceImage {
 /// Kind [`Io`](maskgit_core::ErrorKind::Io) when the file cannot be read, [`Image`](maskgit_core::ErrorKind::Image)
 /// when it is of none of the formats, damaged, or above the limits.
 pub fn read_image(path: &Path, limits: &Limits) -> Result<SourceImage> {
-    let (decoded, icc_profile, sha256) = decode(path, limits)?;
+    let Decoded { image: decoded, orientation, icc_profile, sha256 } = decode(path, limits)?;
     let (rgb, alpha) = if decoded.color().has_alpha() {
         let rgba = decoded.into_rgba8();
         let (width, height) = rgba.dimensions();
@@ -98,27 +100,23 @@ pub fn read_image(path: &Path, limits: &Limits) -> Result<SourceImage> {
         (Some(decoded.into_rgb8()), None)
     };
     let rgb = rgb.ok_or_else(|| Error::internal("an image's buffer does not have its size"))?;
-    Ok(SourceImage { rgb, alpha, icc_profile, sha256 })
+    Ok(SourceImage { rgb, alpha, icc_profile, orientation, sha256 })
 }
 
-/// Reads a mask: pixels whose brightness times opacity is at least half of white are repainted. Gives the file's
-/// SHA-256 too.
-///
-/// # Errors
-///
-/// As [`read_image`] and [`Mask::from_image`].
-pub fn read_mask(path: &Path, limits: &Limits) -> Result<(Mask, String)> {
-    let (decoded, _, sha256) = decode(path, limits)?;
-    let image = decoded.into_luma_alpha8();
-    let white = |x: u32, y: u32| {
-        let [brightness, opacity] = image.get_pixel(x, y).0;
-        u32::from(brightness) * u32::from(opacity) >= 128 * 255
-    };
-    Ok((Mask::from_fn(image.width(), image.height(), white)?, sha256))
+/// A file that was read.
+pub(super) struct Decoded {
+    /// The image, upright.
+    pub(super) image: DynamicImage,
+    /// How it was turned for that.
+    pub(super) orientation: Orientation,
+    /// The colour profile, where it is for RGB.
+    pub(super) icc_profile: Option<Vec<u8>>,
+    /// The file's SHA-256.
+    pub(super) sha256: String,
 }
 
-/// The upright image, its colour profile where that is for RGB, and the file's SHA-256.
-fn decode(path: &Path, limits: &Limits) -> Result<(DynamicImage, Option<Vec<u8>>, String)> {
+/// Reads a file within limits.
+pub(super) fn decode(path: &Path, limits: &Limits) -> Result<Decoded> {
     let shown = path.display();
     let mut bytes = Vec::new();
     open(path)?
@@ -163,5 +161,5 @@ fn decode(path: &Path, limits: &Limits) -> Result<(DynamicImage, Option<Vec<u8>>
     let color = decoder.color_type();
     let mut image = DynamicImage::from_decoder(decoder).map_err(broken)?;
     image.apply_orientation(orientation);
-    Ok((image, icc.filter(|_| color.has_color()), sha256))
+    Ok(Decoded { image, orientation, icc_profile: icc.filter(|_| color.has_color()), sha256 })
 }
