@@ -6,7 +6,7 @@ use image::RgbImage;
 
 use super::feather::Weights;
 use super::resample::{Resampler, byte, floats};
-use super::{Feather, Job, Mask, Rect, TokenMask};
+use super::{Feather, Job, Mask, TokenMask};
 use maskgit_core::{Error, Result, Shape};
 
 /// How one window's result is put over the image.
@@ -92,7 +92,7 @@ fn taper(start: i64, length: u32, side: u32, cells: u32) -> Vec<f32> {
 mod tests {
     use image::Rgb;
 
-    use super::super::{Window, Windows, inpaint};
+    use super::super::{Rect, Window, Windows, inpaint};
     use maskgit_core::{GridSize, ImageSize};
 
     use super::*;

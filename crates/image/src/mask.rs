@@ -96,24 +96,25 @@ pub struct SourceMask {
     pub sha256: String,
 }
 
-impl fmt::Display for SourceMask {
-    /// Which pixels of the file are repainted, as in `white pixels`.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match (self.options.from, self.options.invert) {
+impl SourceMask {
+    /// Which pixels of the file, which is called `name`, are repainted, as in `white pixels of mask.png`.
+    pub fn describe(&self, name: &str) -> String {
+        let what = match (self.options.from, self.options.invert) {
             (MaskFrom::Alpha, false) => "opaque pixels",
             (MaskFrom::Alpha, true) => "transparent pixels",
             (MaskFrom::Any, false) => "coloured pixels",
             (MaskFrom::Any, true) => "black pixels",
             (_, false) => "white pixels",
             (_, true) => "black pixels",
-        })?;
+        };
+        let mut text = format!("{what} of {name}");
         if self.turned {
-            f.write_str(", turned as the image is by EXIF")?;
+            text.push_str(", turned as the image is by EXIF");
         }
         if (self.mask.width(), self.mask.height()) != if self.turned { swapped(self.size) } else { self.size } {
-            write!(f, ", resized from {}x{}", self.size.0, self.size.1)?;
+            text.push_str(&format!(", resized from {}x{}", self.size.0, self.size.1));
         }
-        Ok(())
+        text
     }
 }
 

@@ -59,7 +59,7 @@ fn with([red, green, blue]: [u8; 3], alpha: u8) -> [u8; 4] {
 fn is_inside(mask: &SourceMask, inside: impl Fn(u32, u32) -> bool) {
     for y in 0..mask.mask.height() {
         for x in 0..mask.mask.width() {
-            assert_eq!(mask.mask.contains(x, y), inside(x, y), "({x},{y}) of {mask}");
+            assert_eq!(mask.mask.contains(x, y), inside(x, y), "({x},{y}) of {}", mask.describe("m"));
         }
     }
 }
@@ -119,7 +119,11 @@ fn what_programs_write_is_read_as_it_is_meant() {
     ];
     for (what, image, from, invert, said) in cases {
         let read = desk.read(image, MaskOptions::new()).unwrap_or_else(|e| panic!("{what}: {e}"));
-        assert_eq!((read.options.from, read.options.invert, read.to_string()), (from, invert, said.into()), "{what}");
+        assert_eq!(
+            (read.options.from, read.options.invert, read.describe("m")),
+            (from, invert, format!("{said} of m")),
+            "{what}"
+        );
         is_inside(&read, inside);
         assert!(read.mask.count() > 200 && read.sha256.len() == 64, "{what}");
         // What the result says reads the same file again, and --invert-mask the rest.
@@ -202,10 +206,10 @@ fn a_mask_of_the_file_before_it_was_turned_is_turned() {
         desk.image.orientation = orientation;
         let read = desk.read(white(48, 64), MaskOptions::new()).unwrap();
         is_inside(&read, |x, y| upright.get_pixel(x, y).0[0] == 255);
-        assert!(read.turned && read.to_string().contains("turned"), "{read}");
+        assert!(read.turned && read.describe("m").contains("turned"), "{}", read.describe("m"));
         let half = image::imageops::resize(&white(48, 64), 24, 32, image::imageops::FilterType::Nearest);
         let read = desk.read(half, MaskOptions::new().with_resize(true)).unwrap();
-        assert!(read.turned && (read.mask.width(), read.mask.height()) == SIZE, "{read}");
+        assert!(read.turned && (read.mask.width(), read.mask.height()) == SIZE, "{}", read.describe("m"));
         // The upright image's own size is as it is.
         let read = desk.read(white(64, 48), MaskOptions::new()).unwrap();
         is_inside(&read, |x, y| white(64, 48).get_pixel(x, y).0[0] == 255);
@@ -228,7 +232,11 @@ fn another_size_is_brought_to_the_images_on_demand() {
         assert!(error.kind() == ErrorKind::Request && error.to_string().contains("--resize-mask"), "{error}");
         let read = desk.read(block(scale), MaskOptions::new().with_resize(true)).unwrap();
         is_inside(&read, |x, y| (4..12).contains(&x) && (4..8).contains(&y));
-        assert!(read.to_string().contains(&format!("resized from {}x{}", 16 * scale, 12 * scale)), "{read}");
+        assert!(
+            read.describe("m").contains(&format!("resized from {}x{}", 16 * scale, 12 * scale)),
+            "{}",
+            read.describe("m")
+        );
     }
     // A line of one pixel of a mask four times as large is a quarter of a pixel: it does not vanish, nor is it full.
     let line = GrayImage::from_fn(256, 192, |_, y| Luma([u8::from((100..102).contains(&y)) * 255]));
