@@ -191,7 +191,10 @@ fn unmasked_pixels_and_opacity_stay() {
 fn an_empty_mask_is_said() {
     let desk = Desk::new();
     let error = desk.fails(1, "edit --image face.png --mask black.png -o a.png");
-    assert!(error.contains("the mask is empty: white pixels of black.png") && error.contains("--allow-empty-mask"));
+    assert!(
+        error.contains("the mask is empty: it would be white pixels of black.png")
+            && error.contains("--allow-empty-mask")
+    );
     assert!(!desk.path("a.png").exists());
     let line = "edit --image face.png --mask black.png --allow-empty-mask -o a.png";
     let output = desk.run(line);
@@ -226,8 +229,9 @@ fn masks_are_read_as_they_are_meant_and_the_reading_is_said_and_recorded() {
     save("layer.png", &|x, y| [0, 0, 0, u8::from(inside(x, y)) * 255]);
     save("brush.png", &|x, y| [0, 0, u8::from(inside(x, y)) * 200, 255]);
     save("inverse.png", &|x, y| [[255, 255, 255, 255], [0, 0, 0, 255]][usize::from(inside(x, y))]);
-    let turned = RgbImage::from_fn(80, 60, |x, y| Rgb([u8::from(inside(x / 2, y / 2)) * 255; 3]));
-    desk.save("large.png", &turned);
+    let large = RgbImage::from_fn(80, 60, |x, y| Rgb([u8::from(inside(x / 2, y / 2)) * 255; 3]));
+    desk.save("large.png", &large);
+    desk.save("square.png", &RgbImage::new(30, 30));
     let edit = "edit --image face.png --class warm --feather 0 --steps 2";
     desk.ok(&format!("{edit} --mask mask.png -o plain.png"));
     for (mask, said, reading) in [
@@ -263,7 +267,7 @@ fn masks_are_read_as_they_are_meant_and_the_reading_is_said_and_recorded() {
     for (status, mask, expected) in [
         (1, "face.png", "--mask-from alpha"),
         (2, "large.png", "--resize-mask"),
-        (2, "small-mask.png --resize-mask", "proportions"),
+        (2, "square.png --resize-mask", "proportions"),
         (1, "face.png --mask-from alpha", "no transparent pixel"),
         (2, "mask.png --mask-from red", "--mask-from"),
     ] {

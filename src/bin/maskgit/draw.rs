@@ -13,7 +13,7 @@ use maskgit_core::files::PendingFile;
 use maskgit_image::encode_png;
 use serde::Serialize;
 
-use crate::failure::Usage;
+use crate::failure::{self, Usage};
 use crate::operation::{Auto, Edge, Edit, Fade, FileId, Inputs, MaskRead, Operation, name};
 use crate::record::{Layout, ModelId, Record};
 use crate::watch::{self, Previews};
@@ -23,7 +23,7 @@ use crate::{args, cancel, memory, model, output};
 pub const JSON_VERSION: u32 = 1;
 
 /// The [`Image::fit`] above which a note says that the model does not know the image: docs/editing.md has the figures.
-const FAR_OFF: f32 = 20.0;
+const FAR_OFF: f32 = 12.0;
 
 /// What to draw.
 #[derive(clap::Args)]
@@ -109,6 +109,8 @@ pub struct Task<'a> {
     pub request: Request,
     /// The image that is edited, and how the record names it.
     pub edit: Option<(SourceImage, Edit)>,
+    /// How the request was understood, for a line before it is drawn.
+    pub said: Option<String>,
     pub sheet: SheetOptions,
     pub preview: Option<&'a Path>,
 }
@@ -246,6 +248,9 @@ pub fn run(task: Task<'_>) -> Result<()> {
     };
     let mut writer = Writer { files: &files, record, source, held, reports, images, size, repainted, worst: None };
     let show = !task.results.quiet;
+    if let Some(said) = task.said.filter(|_| show) {
+        failure::line(&said);
+    }
     let summary = watch::watched(show, previews, &mut |image| writer.take(image, task.sheet.grid), |observer| {
         generator.generate_with(&task.request, observer)
     })?;

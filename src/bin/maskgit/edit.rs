@@ -9,7 +9,7 @@ use maskgit::{MaskFrom, MaskOptions, Request, Subject};
 
 use crate::args;
 use crate::draw::{self, Border, Drawing, Results, SheetOptions, Source, Task};
-use crate::failure::{self, Usage};
+use crate::failure::Usage;
 use crate::operation::{Auto, Fade, Layout, Operation};
 
 /// Repaint a part of an image
@@ -83,35 +83,32 @@ pub fn run(args: &Args) -> Result<()> {
         };
         Operation::Edit { mask, reading, boxes, context, windows: Layout::Shape, edge }
     })?;
-    if let Some(said) = said {
-        tell(args, &said, &request)?;
-    }
+    let said = said.map(|said| reading(args, &said, &request)).transpose()?;
     draw::run(Task {
         model: &args.model,
         resources: &args.resources,
         results: &args.results,
         request,
         edit: Some(edit),
+        said,
         sheet: SheetOptions::SINGLE,
         preview: args.drawing.preview.as_deref(),
     })
 }
 
-/// Says how the mask was read; an error where it is empty and must not be.
-fn tell(args: &Args, said: &str, request: &Request) -> Result<()> {
-    let Subject::Edit { mask, .. } = &request.subject else { return Ok(()) };
-    if mask.is_empty() && !args.allow_empty_mask {
-        bail!(
-            "the mask is empty: {said} would be repainted, and none is at least half so; --mask-from and --invert-mask \
-             read it otherwise, --allow-empty-mask gives the image back"
-        );
-    }
-    if !args.results.quiet {
-        let share = mask.share();
-        let rest = if share > 0.5 { "; --invert-mask repaints the rest instead" } else { "" };
-        failure::line(&format!("mask: {said}, {} of the image is repainted{rest}", percent(share)));
-    }
-    Ok(())
+/// What there is to say of a mask: which pixels of its file are repainted, and the share of the image. An error where it
+/// is empty and must not be.
+fn reading(args: &Args, said: &str, request: &Request) -> Result<String> {
+    let share = match &request.subject {
+        Subject::Edit { mask, .. } if mask.is_empty() && !args.allow_empty_mask => bail!(
+            "the mask is empty: it would be {said}, and none is at least half so; --mask-from and --invert-mask read it \
+             otherwise, --allow-empty-mask gives the image back"
+        ),
+        Subject::Edit { mask, .. } => mask.share(),
+        _ => 0.0,
+    };
+    let rest = if share > 0.5 { "; --invert-mask repaints the rest instead" } else { "" };
+    Ok(format!("mask: {said}, {} of the image is repainted{rest}", percent(share)))
 }
 
 /// A share as a percentage.
