@@ -163,6 +163,7 @@ fn what_may_mean_two_things_is_an_error_that_names_the_option() {
     let on = |x, y| u8::from(inside(x, y)) * 255;
     let cases: Vec<(&str, DynamicImage)> = vec![
         ("a photograph", rgb(photo).into()),
+        ("a photograph by night", rgb(|x, y| if y < 12 { [0; 3] } else { photo(x, y) }).into()),
         ("a red brush on white", rgb(|x, y| if inside(x, y) { [220, 20, 20] } else { [255; 3] }).into()),
         ("opaque white with a hole", rgba(|x, y| with([255; 3], 255 - on(x, y))).into()),
         ("a cut-out", rgba(|x, y| with(photo(x, y), on(x, y))).into()),
