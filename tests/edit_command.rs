@@ -191,7 +191,7 @@ fn an_empty_mask_is_said() {
     let desk = Desk::new();
     let error = desk.fails(1, "edit --image face.png --mask black.png -o a.png");
     assert!(
-        error.contains("the mask is empty: it would be white pixels of black.png")
+        error.contains("the mask is empty: it was read as white pixels of black.png")
             && error.contains("--allow-empty-mask")
     );
     assert!(!desk.path("a.png").exists());
