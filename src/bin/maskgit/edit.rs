@@ -101,8 +101,8 @@ pub fn run(args: &Args) -> Result<()> {
 fn reading(args: &Args, said: &str, request: &Request) -> Result<String> {
     let share = match &request.subject {
         Subject::Edit { mask, .. } if mask.is_empty() && !args.allow_empty_mask => bail!(
-            "the mask is empty: it was read as {said}, and no pixel is at least half that; --mask-from and --invert-mask read it \
-             otherwise, --allow-empty-mask gives the image back"
+            "the mask is empty: it was read as {said}, and no pixel is at least half that; --mask-from and --invert-mask \
+             read it otherwise, --allow-empty-mask gives the image back"
         ),
         Subject::Edit { mask, .. } => mask.share(),
         _ => 0.0,
