@@ -262,8 +262,8 @@ typedef struct maskgit_options {
     int64_t top_k;
     // Edits: rings of tokens that are drawn around those that the mask touches. Initially 1.
     uint32_t dilation;
-    // Edits: the pixels over which the edge fades, 0 to 4096. -1, the initial value: as many as the mask is thick, 2 to
-    // 8; of an outpainting as -2. -2: a Gaussian as in Google's code.
+    // Edits: the pixels over which the edge fades, 0 to 4096. -1, the initial value: as many as the mask is thick, 2
+    // to 8; of an outpainting as -2. -2: a Gaussian as in Google's code.
     int32_t feather;
     // Hears of progress; may be NULL.
     maskgit_progress_callback progress;

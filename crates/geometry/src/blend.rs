@@ -27,8 +27,8 @@ impl Blend {
         Ok(Self { job, weights: Weights::new(feather, mask, job, &painted, shape)?, shape })
     }
 
-    /// Puts `decoded`, of the model's size, over the image. Pixels of full weight are replaced; the job's others change by
-    /// their own weight or the feather's, whichever is larger, and keep their bytes where it is 0; masked ones that
+    /// Puts `decoded`, of the model's size, over the image. Pixels of full weight are replaced; the job's others change
+    /// by their own weight or the feather's, whichever is larger, and keep their bytes where it is 0; masked ones that
     /// another window will paint stay.
     ///
     /// Towards a window's edge inside the image weights fall to 0 over one token's cell, so that no edge of a window
@@ -162,8 +162,8 @@ mod tests {
     fn a_thin_mask_changes_a_thin_region() {
         let (width, height) = (320u32, 240u32);
         let from = |x: u32, y: u32| f64::hypot(f64::from(x) - 160.0, f64::from(y) - 120.0);
-        // What lies within two pixels of a line is five times the line, and a little at the corners of a slanting one; of
-        // a dot thirteen pixels are that near.
+        // What lies within two pixels of a line is five times the line, and a little at the corners of a slanting one;
+        // of a dot thirteen pixels are that near.
         for (what, mask, most) in [
             ("a line", Mask::from_boxes(width, height, &[Rect::new(0, 117, width, 1)]).unwrap(), 5.0),
             ("a slanting line", Mask::from_fn(width, height, |x, y| x * 3 / 4 == y).unwrap(), 7.0),

@@ -10,8 +10,8 @@ pub const MAX_FEATHER: u32 = 4096;
 const AUTO: std::ops::RangeInclusive<u32> = 2..=8;
 
 /// How the edge of a result fades into the image: out = w · new + (1 - w) · old. Where the mask has full weight w is
-/// always 1, so that nothing of the old pixels shows through; where it has less, w is the mask's weight or the feather's,
-/// whichever is larger.
+/// always 1, so that nothing of the old pixels shows through; where it has less, w is the mask's weight or the
+/// feather's, whichever is larger.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Feather {
@@ -23,8 +23,8 @@ pub enum Feather {
     /// Google's: the drawn tokens enlarged to pixels and blurred by a Gaussian with standard deviation s/16 - 1 of the
     /// model's pixels, s being the shorter side of the model's image; cut off at three standard deviations.
     Gaussian,
-    /// Falls from 1 where the mask has full weight to 0 just beyond this many pixels of the image, 0 to [`MAX_FEATHER`]: with d the
-    /// distance between pixel centres and t = 1 - d / (n + 1), w = t²(3 - 2t). 0 is a hard edge.
+    /// Falls from 1 where the mask has full weight to 0 just beyond this many pixels of the image, 0 to
+    /// [`MAX_FEATHER`]: with d the distance between pixel centres and t = 1 - d / (n + 1), w = t²(3 - 2t). 0 is a hard edge.
     Pixels(u32),
 }
 

@@ -133,8 +133,8 @@ impl Mask {
         Self::from_fn(width, height, |_, _| true)
     }
 
-    /// A mask from an image of the same size, whose brightness is the weight: white is repainted, black is not, and what
-    /// is between is mixed.
+    /// A mask from an image of the same size, whose brightness is the weight: white is repainted, black is not, and
+    /// what is between is mixed.
     ///
     /// # Errors
     ///

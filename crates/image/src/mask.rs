@@ -392,9 +392,7 @@ impl Counts {
         } else if few_colours && clear * 2 > all {
             Ok((MaskFrom::Alpha, false))
         } else if few_colours {
-            Err(
-                "at most half of it is transparent, and what is not has few colours: it may be paint, or what is to stay",
-            )
+            Err("at most half of it is transparent, and what is not has few colours: it may be paint, or what stays")
         } else if opaque * 2 > all {
             Ok((MaskFrom::Alpha, true))
         } else {

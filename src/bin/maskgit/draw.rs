@@ -331,8 +331,8 @@ impl Writer<'_> {
         }
         let worst = self.worst.filter(|&worst| worst > FAR_OFF)?;
         Some(format!(
-            "the model does not know images like this one: what it makes of the parts that it keeps is off by {worst:.0} \
-             of 255 on average (fit), where {FAR_OFF:.0} is much; what it draws will hardly match"
+            "the model does not know images like this one: what it makes of the parts that it keeps is off by \
+             {worst:.0} of 255 on average (fit), where {FAR_OFF:.0} is much; what it draws will hardly match"
         ))
     }
 

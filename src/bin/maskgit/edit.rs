@@ -96,13 +96,13 @@ pub fn run(args: &Args) -> Result<()> {
     })
 }
 
-/// What there is to say of a mask: which pixels of its file are repainted, and the share of the image. An error where it
-/// is empty and must not be.
+/// What there is to say of a mask: which pixels of its file are repainted, and the share of the image. An error where
+/// it is empty and must not be.
 fn reading(args: &Args, said: &str, request: &Request) -> Result<String> {
     let share = match &request.subject {
         Subject::Edit { mask, .. } if mask.is_empty() && !args.allow_empty_mask => bail!(
-            "the mask is empty: it was read as {said}, and no pixel is at least half that; --mask-from and --invert-mask \
-             read it otherwise, --allow-empty-mask gives the image back"
+            "the mask is empty: it was read as {said}, and no pixel is at least half that; --mask-from and \
+             --invert-mask read it otherwise, --allow-empty-mask gives the image back"
         ),
         Subject::Edit { mask, .. } => mask.share(),
         _ => 0.0,
