@@ -24,7 +24,8 @@ pub enum Feather {
     /// model's pixels, s being the shorter side of the model's image; cut off at three standard deviations.
     Gaussian,
     /// Falls from 1 where the mask has full weight to 0 just beyond this many pixels of the image, 0 to
-    /// [`MAX_FEATHER`]: with d the distance between pixel centres and t = 1 - d / (n + 1), w = t²(3 - 2t). 0 is a hard edge.
+    /// [`MAX_FEATHER`]: with d the distance between pixel centres and t = 1 - d / (n + 1), w = t²(3 - 2t). 0 is a hard
+    /// edge.
     Pixels(u32),
 }
 
