@@ -127,6 +127,11 @@ typedef struct maskgit_image {
     size_t index;
     // The opacity, which an edit has of its source: a byte for each pixel, without gaps. NULL: all is opaque.
     const uint8_t *opacity;
+    // Of an edit: how well the model knows the image that was edited. The mean absolute difference, 0 to 255, between
+    // the image and what the model makes of the parts that it keeps; small is good. Below 0 where there is none.
+    float fit;
+    // 0, for later versions.
+    uint32_t reserved;
 } maskgit_image;
 
 // A message of the library: its level, MASKGIT_LOG_*, and one line of UTF-8, valid during the call. Called on the
@@ -257,8 +262,8 @@ typedef struct maskgit_options {
     int64_t top_k;
     // Edits: rings of tokens that are drawn around those that the mask touches. Initially 1.
     uint32_t dilation;
-    // Edits: the pixels over which the edge fades, 0 to 4096; below 0, the initial value: a Gaussian as in Google's
-    // code.
+    // Edits: the pixels over which the edge fades, 0 to 4096. -1, the initial value: as many as the mask is thick, 2
+    // to 8; of an outpainting as -2. -2: a Gaussian as in Google's code.
     int32_t feather;
     // Hears of progress; may be NULL.
     maskgit_progress_callback progress;
@@ -534,7 +539,7 @@ maskgit_code maskgit_generate(struct maskgit_generator *generator,
                               struct maskgit_images **images,
                               struct maskgit_error **error);
 
-// Repaints a part of an image of any size: the bright pixels of `mask`, a GRAY8 image of the same size, and
+// Repaints a part of an image of any size: the white pixels of `mask`, a GRAY8 image of the same size, and
 // `box_count` boxes. Either may be NULL, not both. Pixels farther from them than the feather keep their bytes, and
 // opacity is kept. In this and the next three functions the colour of pixels of opacity 0 is unknown to the model.
 maskgit_code maskgit_edit(struct maskgit_generator *generator,

@@ -51,8 +51,10 @@ pub use maskgit_core::{
     Cancel, Error, ErrorKind, GridSize, ImageSize, LoadLimits, Result, Sampler, Sampling, SamplingChanges, Schedule,
 };
 pub use maskgit_engine::OperatorCount;
-pub use maskgit_geometry::{Feather, Mask, Outpaint, Rect, Window};
-pub use maskgit_image::{Limits, SourceImage, read_image, read_mask};
+pub use maskgit_geometry::{Feather, Mask, Outpaint, Rect, Window, Windows};
+pub use maskgit_image::{
+    Limits, MaskFrom, MaskOptions, SourceImage, SourceMask, read_hard_mask, read_image, read_mask,
+};
 pub use pipeline::{
     Device, DeviceInfo, Edge, Generated, Generator, GeneratorBuilder, Image, MAX_COUNT, MemoryUse, Observer, Preview,
     Progress, Request, Resolved, Seeds, Subject, Summary, Timings, devices, find_label, operators, tokens_sha256,

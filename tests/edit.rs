@@ -1,7 +1,7 @@
 //! The library's editing: on the tiny bundle, whose encoder undoes its decoder patch by patch, and on a bundled model.
 
 use image::{GrayImage, Rgb, RgbImage};
-use maskgit::{ErrorKind, Feather, Generated, Generator, Mask, Outpaint, Request, Window};
+use maskgit::{ErrorKind, Feather, Generated, Generator, Mask, Outpaint, Request, Window, Windows};
 use serde_json::Value;
 
 use crate::common::{AVATARS, TINY, Watch, boxes, copy_tiny, emulated, noise, open, tiny};
@@ -214,6 +214,57 @@ fn one_pixel_and_very_large_images() {
     let all = Request::edit(large, Mask::all(8000, 6000).unwrap());
     let all = generator.generate(&set(all, &generator)).unwrap();
     assert_eq!(all.summary.windows, [Window { x: 0, y: -1000, width: 8000, height: 8000 }]);
+}
+
+#[test]
+fn the_fit_is_the_mean_difference_where_tokens_were_kept() {
+    let mut generator = tiny(1);
+    let image = noise(16, 16, 41);
+    let mean = |a: &RgbImage, kept: &dyn Fn(u32, u32) -> bool| {
+        let off = |x: u32, y: u32| {
+            a.get_pixel(x, y).0.iter().zip(image.get_pixel(x, y).0).map(|(a, b)| f64::from(a.abs_diff(b))).sum::<f64>()
+        };
+        let places: Vec<(u32, u32)> = (0..256).map(|i| (i % 16, i / 16)).filter(|&(x, y)| kept(x, y)).collect();
+        places.iter().map(|&(x, y)| off(x, y)).sum::<f64>() / (3.0 * places.len() as f64)
+    };
+    let close = |fit: Option<f32>, expected: f64| (f64::from(fit.unwrap()) - expected).abs() < 1e-3;
+    let result = generator.generate(&Request::reconstruct(image.clone())).unwrap().images.remove(0);
+    assert!(close(result.fit, mean(&result.pixels, &|_, _| true)), "{:?}", result.fit);
+    // Cells of 4x4 pixels; without rings those that the box touches are drawn.
+    let request = Request::edit(image.clone(), boxes(16, 16, &[(5, 1, 6, 3)])).with_dilation(0).with_class("warm");
+    for result in generator.generate(&request.with_count(3).with_steps(3)).unwrap().images {
+        let decoded = generator.decode(&result.tokens).unwrap();
+        let kept = |x: u32, y: u32| !((4..12).contains(&x) && y < 4);
+        assert!(close(result.fit, mean(&decoded, &kept)), "{:?}", result.fit);
+    }
+    for request in [Request::generate(), Request::edit(image.clone(), Mask::all(16, 16).unwrap())] {
+        assert_eq!(generator.generate(&request.with_class("warm")).unwrap().images[0].fit, None, "nothing was kept");
+    }
+}
+
+#[test]
+fn a_thin_mask_changes_a_thin_region() {
+    let mut generator = tiny(2);
+    let image = noise(120, 90, 42);
+    let wire = Mask::from_fn(120, 90, |x, y| x * 3 / 4 == y).unwrap();
+    let far = |x: u32, y: u32| {
+        (0..120u32).map(|u| u.abs_diff(x).pow(2) + (u * 3 / 4).abs_diff(y).pow(2)).min().unwrap_or_default()
+    };
+    let mut changed = |request: Request| {
+        let drawn = generator.generate(&request.with_class("warm").with_steps(2)).unwrap();
+        let pixels = drawn.images[0].pixels.enumerate_pixels();
+        let changed: Vec<u32> =
+            pixels.filter(|(x, y, p)| *p != image.get_pixel(*x, *y)).map(|(x, y, _)| far(x, y)).collect();
+        (changed.len(), changed.into_iter().max().unwrap(), drawn.summary.windows)
+    };
+    let edit = Request::edit(image.clone(), wire.clone());
+    let (count, farthest, windows) = changed(edit.clone());
+    // The bound of docs/editing.md: two pixels to either side.
+    assert!(farthest <= 4 && count <= 7 * wire.count(), "{count} of {}, {farthest}", wire.count());
+    assert!(windows.len() > 8 && windows.iter().all(|window| window.width <= 24), "{windows:?}");
+    let before = edit.with_feather(Feather::Gaussian).with_windows(Windows::Parts);
+    let (wide, _, windows) = changed(before);
+    assert!(wide > 4 * count && windows.len() == 1, "{wide}");
 }
 
 #[test]

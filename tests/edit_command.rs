@@ -57,8 +57,22 @@ impl Desk {
     fn ok(&self, line: &str) -> String {
         let output = self.run(line);
         let stderr = String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success() && stderr.is_empty(), "{line}: {stderr}");
+        assert!(output.status.success(), "{line}: {stderr}");
+        // How a mask was read is said, and that the tiny model, which knows no images, does not know this one.
+        let expected =
+            |said: &str| said.starts_with("maskgit: mask: ") || said.contains("the model does not know images");
+        assert!(stderr.lines().all(expected), "{line}: {stderr}");
         String::from_utf8(output.stdout).unwrap()
+    }
+
+    /// What is said of the mask.
+    fn said(&self, line: &str) -> String {
+        let output = self.run(line);
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        assert!(output.status.success(), "{line}: {stderr}");
+        let said: Vec<&str> = stderr.lines().filter_map(|said| said.strip_prefix("maskgit: mask: ")).collect();
+        assert_eq!(said.len(), 1, "{line}: {stderr}");
+        said[0].to_owned()
     }
 
     fn json(&self, line: &str) -> Value {
@@ -131,7 +145,6 @@ fn results_and_reports() {
         ("seed", json!(8)),
         ("width", json!(40)),
         ("height", json!(30)),
-        ("note", Value::Null),
         ("windows", json!([[0, 0, 16, 16]])),
     ] {
         assert_eq!(report[key], value, "{key}");
@@ -265,17 +278,161 @@ fn hostile_images_in_little_memory() {
 #[test]
 fn an_empty_mask_is_said() {
     let desk = Desk::new();
-    let output = desk.run("edit --image face.png --mask black.png -o a.png");
+    let error = desk.fails(1, "edit --image face.png --mask black.png -o a.png");
+    assert!(
+        error.contains("the mask is empty: it was read as white pixels of black.png")
+            && error.contains("--allow-empty-mask")
+    );
+    assert!(!desk.path("a.png").exists());
+    let line = "edit --image face.png --mask black.png --allow-empty-mask -o a.png";
+    let output = desk.run(line);
     assert!(output.status.success());
     assert_eq!(
         String::from_utf8_lossy(&output.stderr),
-        "maskgit: note: the mask is empty: the result is the image as it was\n"
+        "maskgit: mask: white pixels of black.png, 0 % of the image is repainted\n\
+         maskgit: note: the mask is empty: the result is the image as it was\n"
     );
     assert_eq!(desk.image("a.png"), desk.image("face.png"));
-    let report = desk.json("edit --image face.png --mask black.png -o a.png");
-    assert_eq!((&report["windows"], report["note"].is_string()), (&json!([]), true));
-    desk.run("reproduce a.png");
-    assert_eq!(desk.ok("edit --image face.png --mask black.png --quiet -o a.png"), "", "--quiet leaves the note out");
+    let report = desk.json(line);
+    assert_eq!((&report["windows"], report["note"].is_string(), &report["repainted"]), (&json!([]), true, &json!(0.0)));
+    desk.ok("reproduce a.png");
+    let output = desk.run(&format!("{line} --quiet"));
+    assert!(output.status.success() && output.stderr.is_empty(), "--quiet leaves the lines out");
+    // A box beside it is something to repaint.
+    desk.ok("edit --image face.png --mask black.png --box 1,1,2,2 -o b.png");
+}
+
+#[test]
+fn masks_are_read_as_they_are_meant_and_the_reading_is_said_and_recorded() {
+    let desk = Desk::new();
+    let inside = |x: u32, y: u32| (5..12).contains(&x) && (4..9).contains(&y);
+    let face = desk.image("face.png");
+    let save = |name: &str, pixel: &dyn Fn(u32, u32) -> [u8; 4]| {
+        RgbaImage::from_fn(40, 30, |x, y| Rgba(pixel(x, y))).save(desk.path(name)).unwrap();
+    };
+    save("erased.png", &|x, y| {
+        let [r, g, b] = face.get_pixel(x, y).0;
+        if inside(x, y) { [0; 4] } else { [r, g, b, 255] }
+    });
+    save("layer.png", &|x, y| [0, 0, 0, u8::from(inside(x, y)) * 255]);
+    save("brush.png", &|x, y| [0, 0, u8::from(inside(x, y)) * 200, 255]);
+    save("inverse.png", &|x, y| [[255, 255, 255, 255], [0, 0, 0, 255]][usize::from(inside(x, y))]);
+    let large = RgbImage::from_fn(80, 60, |x, y| Rgb([u8::from(inside(x / 2, y / 2)) * 255; 3]));
+    desk.save("large.png", &large);
+    desk.save("square.png", &RgbImage::new(30, 30));
+    let edit = "edit --image face.png --class warm --feather 0 --steps 2";
+    desk.ok(&format!("{edit} --mask mask.png -o plain.png"));
+    for (mask, said, reading) in [
+        ("erased.png", "transparent pixels of erased.png", json!({"from": "alpha", "invert": true, "resize": false})),
+        ("layer.png", "opaque pixels of layer.png", json!({"from": "alpha", "invert": false, "resize": false})),
+        ("brush.png", "coloured pixels of brush.png", json!({"from": "any", "invert": false, "resize": false})),
+        (
+            "inverse.png --invert-mask",
+            "black pixels of inverse.png",
+            json!({"from": "luma", "invert": true, "resize": false}),
+        ),
+        (
+            "large.png --resize-mask",
+            "white pixels of large.png, resized from 80x60",
+            json!({"from": "luma", "invert": false, "resize": true}),
+        ),
+        ("layer.png --mask-from alpha", "opaque", json!({"from": "alpha", "invert": false, "resize": false})),
+    ] {
+        let line = format!("{edit} --mask {mask} -o a.png");
+        let found = desk.said(&line);
+        assert!(found.starts_with(said) && found.ends_with(", 2.9 % of the image is repainted"), "{mask}: {found}");
+        assert_eq!(desk.image("a.png"), desk.image("plain.png"), "{mask}");
+        let report = desk.json(&line);
+        assert_eq!(report["edit"]["operation"]["edit"]["reading"], reading, "{mask}");
+        assert!((report["repainted"].as_f64().unwrap() - 35.0 / 1200.0).abs() < 1e-9);
+        desk.ok("reproduce a.png");
+    }
+    let said = desk.said(&format!("{edit} --mask inverse.png -o a.png"));
+    assert_eq!(
+        said,
+        "white pixels of inverse.png, 97.1 % of the image is repainted; --invert-mask repaints the rest instead"
+    );
+    for (status, mask, expected) in [
+        (1, "face.png", "--mask-from alpha"),
+        (2, "large.png", "--resize-mask"),
+        (2, "square.png --resize-mask", "proportions"),
+        (1, "face.png --mask-from alpha", "no transparent pixel"),
+        (2, "mask.png --mask-from red", "--mask-from"),
+    ] {
+        let error = desk.fails(status, &format!("{edit} --mask {mask} -o b.png"));
+        assert!(error.contains(expected), "{mask}: {error}");
+    }
+    assert!(desk.fails(2, "edit --image face.png --box 1,1,2,2 --invert-mask -o b.png").contains("--mask"));
+    assert!(!desk.path("b.png").exists());
+}
+
+#[test]
+fn values_between_mix_the_old_and_the_new() {
+    let desk = Desk::new();
+    let grey = |x: u32, y: u32| (255 - 30 * (x.abs_diff(20).max(y.abs_diff(15)) as i32)).clamp(0, 255) as u8;
+    desk.save("soft.png", &RgbImage::from_fn(40, 30, |x, y| Rgb([grey(x, y); 3])));
+    desk.save("hard.png", &RgbImage::from_fn(40, 30, |x, y| Rgb([if grey(x, y) > 0 { 255 } else { 0 }; 3])));
+    let edit = "edit --image face.png --class warm --feather 0 --steps 2 -o";
+    let said = desk.said(&format!("{edit} soft.out.png --mask soft.png"));
+    assert!(said.starts_with("white pixels of soft.png"), "{said}");
+    desk.ok("reproduce soft.out.png");
+    let (old, soft) = (desk.image("face.png"), desk.image("soft.out.png"));
+    let mut between = 0;
+    for (x, y, pixel) in soft.enumerate_pixels() {
+        let weight = f32::from(grey(x, y)) / 255.0;
+        let most = pixel.0.iter().zip(old.get_pixel(x, y).0).map(|(a, b)| a.abs_diff(b)).max().unwrap();
+        assert!(f32::from(most) <= 255.0 * weight + 0.5, "({x},{y}): {most} of {weight}");
+        between += usize::from(weight > 0.0 && weight < 1.0 && most > 0);
+    }
+    assert!(between > 100, "{between}");
+}
+
+#[test]
+fn masks_of_old_records_are_read_and_painted_as_they_were() {
+    let desk = Desk::new();
+    let grey = |x: u32, y: u32| (255 - 30 * (x.abs_diff(20).max(y.abs_diff(15)) as i32)).clamp(0, 255) as u8;
+    desk.save("soft.png", &RgbImage::from_fn(40, 30, |x, y| Rgb([grey(x, y); 3])));
+    desk.save("half.png", &RgbImage::from_fn(40, 30, |x, y| Rgb([if grey(x, y) >= 128 { 255 } else { 0 }; 3])));
+    let edit = "edit --image face.png --class warm --feather blur --steps 2 -o";
+    let soft = desk.json(&format!("{edit} soft.out.png --mask soft.png"));
+    desk.ok(&format!("{edit} half.out.png --mask half.png"));
+    // Version 0.1 wrote neither `reading` nor `windows`, and read the soft mask as the hard one.
+    let mut record: Value = serde_json::from_str(&read_metadata(&desk.path("half.out.png")).unwrap().unwrap()).unwrap();
+    let operation = record.pointer_mut("/edit/operation/edit").unwrap().as_object_mut().unwrap();
+    assert_eq!(operation["edge"]["feather"], Value::Null);
+    assert!(operation.remove("reading").is_some() && operation.remove("windows").is_some());
+    operation.insert("mask".into(), soft["edit"]["operation"]["edit"]["mask"].clone());
+    let old = encode_png(&desk.image("half.out.png"), Some(&record.to_string())).unwrap();
+    fs::write(desk.path("old.png"), old).unwrap();
+    let again = desk.json("reproduce old.png");
+    assert_eq!((&again["same_tokens"], &again["same_pixels"]), (&json!(true), &json!(true)));
+    assert_ne!(desk.image("soft.out.png"), desk.image("half.out.png"));
+}
+
+#[test]
+fn an_image_that_the_model_does_not_know_is_said() {
+    let desk = Desk::new();
+    let model = |name: &str| Path::new(env!("CARGO_MANIFEST_DIR")).join(name);
+    fs::copy(model("tests/data/records/lorelei.png"), desk.path("drawing.png")).unwrap();
+    desk.save(
+        "photo.png",
+        &RgbImage::from_fn(96, 96, |x, y| {
+            let wave = |a: u32, b: u32| (127.0 + 120.0 * f64::from(a * x + b * y).to_radians().sin()) as u8;
+            Rgb([wave(31, 17), wave(11, 43), wave(29, 5)])
+        }),
+    );
+    let run = |image: &str| {
+        let line = format!("edit --image {image} --box 30,30,20,20 --steps 1 --context 9 -o a.png --json --model");
+        let output = desk.run(&format!("{line} {}", model("models/avatars-64-int8").display()));
+        let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+        // With --json the note is in the object.
+        assert!(output.stderr.is_empty());
+        (report["images"][0]["fit"].as_f64().unwrap(), report["note"].as_str().map(str::to_owned))
+    };
+    let (known, note) = run("drawing.png");
+    assert!(known < 6.0 && note.is_none(), "{known} {note:?}");
+    let (unknown, note) = run("photo.png");
+    assert!(unknown > 14.0 && note.as_ref().is_some_and(|note| note.contains("does not know")), "{unknown} {note:?}");
 }
 
 #[test]
@@ -318,6 +475,7 @@ fn wrong_usage_is_2_and_failure_is_1() {
         (2, "edit --image face.png --mask small-mask.png --box 1,1,2,2 -o a.png", "39x30"),
         (2, "edit --image face.png --mask mask.png --class wram -o a.png", "warm"),
         (2, "edit --image face.png --mask mask.png --feather 5000 -o a.png", "feather"),
+        (2, "edit --image face.png --mask mask.png --feather wide -o a.png", "blur"),
         (2, "edit --image face.png --mask mask.png --context 0.5 -o a.png", "context"),
         (2, "edit --image face.png --mask mask.png --start-iter 99 -o a.png", "start_iter"),
         (2, "edit --image face.png --mask mask.png --count 0 -o a.png", "--count"),
@@ -374,6 +532,9 @@ fn reproduce_survives_hostile_parameters() {
         ("/edit/operation/edit/boxes", json!([[0, 0, 1]])),
         ("/edit/operation/edit/context", json!(-1)),
         ("/edit/operation/edit/edge/feather", json!(u32::MAX)),
+        ("/edit/operation/edit/edge/feather", json!("wide")),
+        ("/edit/operation/edit/windows", json!("tiles")),
+        ("/edit/operation/edit/reading/from", json!("auto")),
         ("/edit/operation/edit/edge/dilation", json!(-1)),
     ] {
         bad("a.png", place, value);

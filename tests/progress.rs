@@ -1,7 +1,7 @@
 //! What an observer hears: totals that are right, images one by one.
 
 use maskgit::{ErrorKind, Feather, Generator, Outpaint, Progress, Request};
-use maskgit_geometry::{inpaint, stages};
+use maskgit_geometry::{Windows, inpaint, stages};
 
 use crate::common::{Event, TINY, Watch, boxes, noise, tiny};
 
@@ -81,7 +81,7 @@ fn windows_are_encoded_as_often_as_they_differ() {
         (&[(5, 5, 6, 6), (15, 20, 6, 6), (30, 8, 9, 9), (100, 10, 9, 4)], Feather::Gaussian),
     ] {
         let mask = boxes(120, 40, holes);
-        let jobs = inpaint(&mask, shape, 2.0, feather).unwrap();
+        let jobs = inpaint(&mask, shape, 2.0, feather, Windows::Shape).unwrap();
         let stages = stages(&jobs, feather, 1, shape, 120, 40);
         let shared = stages.iter().flatten().filter(|staged| staged.shared).count();
         let request = Request::edit(noise(120, 40, 33), mask).with_feather(feather).with_count(5);

@@ -124,7 +124,7 @@ fn seeds_and_subjects_are_as_given() {
     let image = noise(20, 30, 53);
     let request = Request::edit(image.clone(), Mask::all(20, 30).unwrap()).with_context(3.0).with_seed(u64::MAX);
     assert_eq!((request.seeds.at(0), request.seeds.at(1), request.seeds.count), (u64::MAX, 0, 1));
-    assert_eq!((request.edge.dilation, request.edge.feather), (1, Feather::Gaussian));
+    assert_eq!((request.edge.dilation, request.edge.feather), (1, Feather::Auto));
     assert!(matches!(request.subject, Subject::Edit { context: 3.0, .. }));
     let vary = Request::reconstruct(image).with_context(3.0);
     assert!(matches!(vary.subject, Subject::Vary { strength: 0.0, .. }), "other subjects have no context");

@@ -3,7 +3,7 @@
 
 use image::RgbImage;
 use maskgit::{Feather, Generator, Mask, Outpaint, Rect, Request, Sampling};
-use maskgit_geometry::{Blend, Job, Planes, TokenMask, inpaint, outpaint, stages};
+use maskgit_geometry::{Blend, Job, Planes, TokenMask, Windows, inpaint, outpaint, stages};
 use maskgit_sample::{Predict, Row, TokenGrid, TokenSpec, run, window_seed};
 use ndarray::{ArrayViewMut3, Axis};
 
@@ -113,7 +113,7 @@ fn an_inpainting_in_stages_is_that_of_one_window_after_another() {
         for (dilation, feather, context) in
             [(1, Feather::Gaussian, 2.0), (0, Feather::Pixels(0), 1.0), (2, Feather::Pixels(7), 3.0)]
         {
-            let jobs = inpaint(&mask, shape, context, feather).unwrap();
+            let jobs = inpaint(&mask, shape, context, feather, Windows::Shape).unwrap();
             let staged = stages(&jobs, feather, dilation, shape, width, height);
             several_stages += usize::from(staged.len() > 1);
             shared_stages += usize::from(staged.iter().any(|stage| stage.len() > 1));

@@ -3,9 +3,9 @@
 Writes edit.json; with ``--sheets`` also edit.png (columns: original, hole, repainted as its class, repainted without a
 class, drawn without the surroundings).
 
-- unmasked: with a hard edge, how many results keep every unmasked pixel (all must), and with the default feather, how
+- unmasked: with a hard edge, how many results keep every unmasked pixel (all must), and with Google's blur, how
   many pixels change beyond the feather's reach (none may);
-- classifier: part of results, repainted as their class with the default feather, whose style the independent classifier
+- classifier: part of results, repainted as their class with Google's blur, whose style the independent classifier
   names, by class too; and the same of the untouched originals;
 - error: mean absolute error (0..1) inside the hole against the original, of results as their class and without one;
   against that of fills that do not see the surroundings: pictures drawn from nothing with the same seeds, without a
@@ -176,8 +176,8 @@ def fills(box: tuple, label: int) -> dict[str, list[str]]:
     return {
         # Which pixels stay does not depend on what is drawn: one step is enough.
         "hard": ["--box", hole, "--class", str(label), "--feather", "0", "--steps", "1"],
-        "same": ["--box", hole, "--class", str(label)],
-        "free": ["--box", hole],
+        "same": ["--box", hole, "--class", str(label), "--feather", "blur"],
+        "free": ["--box", hole, "--feather", "blur"],
     }
 
 
@@ -215,7 +215,7 @@ def edit(args: argparse.Namespace, options: list[str], seed: int, count: int, sc
 
 
 def reach(metadata) -> int:
-    """How far the default feather reaches: the rest of a cell, a ring, three standard deviations (docs/editing.md)."""
+    """How far Google's blur reaches: the rest of a cell, a ring, three standard deviations (docs/editing.md)."""
     across, down = -(-metadata.image_width // metadata.grid_cols), -(-metadata.image_height // metadata.grid_rows)
     deviation = max(0.0, min(metadata.image_width, metadata.image_height) / 16 - 1)
     return 2 * max(across, down) - 1 + int(np.ceil(3 * deviation))
@@ -301,7 +301,7 @@ def write_card(path: Path, report: dict) -> None:
             f"{unmasked['identical']} of {report['images']} images",
         ),
         (
-            f"with the default feather, pixels changed farther than {unmasked['reach']} from the box",
+            f"with Google's blur, pixels changed farther than {unmasked['reach']} from the box",
             unmasked["changed_beyond_feather"],
         ),
         (

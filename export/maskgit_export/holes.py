@@ -1,6 +1,6 @@
 """How well holes of several sizes are repainted: the part of ``evaluate-edit`` that compares sizes.
 
-Each held-out image is repainted as its class in a centred square, by our own command with the default feather. The
+Each held-out image is repainted as its class in a centred square, by our own command with Google's blur. The
 figures are those of the other measurements: kernel distance to held-out images *other* than the repainted ones, the
 classifier's accuracy, precision and recall, and the mean absolute error inside the hole.
 """

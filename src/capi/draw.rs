@@ -71,11 +71,11 @@ impl Watch {
 impl Observer for Watch {
     fn image(&mut self, image: Image) -> ControlFlow<()> {
         let Some(callback) = self.options.image else {
-            let Image { pixels, seed, tokens, .. } = image;
-            self.images.push(Entry { image: SourceImage::new(pixels, self.alpha.clone()), seed, tokens });
+            let Image { pixels, seed, tokens, fit, .. } = image;
+            self.images.push(Entry { image: SourceImage::new(pixels, self.alpha.clone()), seed, tokens, fit });
             return self.flow(0);
         };
-        let shown = look(&image.pixels, self.alpha.as_ref(), image.seed, &image.tokens, image.index);
+        let shown = look(&image.pixels, self.alpha.as_ref(), (image.seed, image.fit), &image.tokens, image.index);
         // SAFETY: a function of the caller's, called as the header says, with a struct that lives as long.
         let answer = unsafe { callback(&raw const shown, self.user_data()) };
         self.flow(answer)
@@ -200,7 +200,7 @@ pub unsafe extern "C" fn maskgit_generate(
     unsafe { draw("generate", generator, options, (images, error), || Ok((Request::generate(), None))) }
 }
 
-/// Repaints a part of an image of any size: the bright pixels of `mask`, a GRAY8 image of the same size, and
+/// Repaints a part of an image of any size: the white pixels of `mask`, a GRAY8 image of the same size, and
 /// `box_count` boxes. Either may be NULL, not both. Pixels farther from them than the feather keep their bytes, and
 /// opacity is kept. In this and the next three functions the colour of pixels of opacity 0 is unknown to the model.
 #[unsafe(no_mangle)]
@@ -332,7 +332,7 @@ pub unsafe extern "C" fn maskgit_decode(
                 handle.logged("decode", || {
                     let tokens = argument::slice(tokens, count, "tokens")?;
                     let image = SourceImage::new(handle.lock()?.decode(tokens)?, None);
-                    Ok(maskgit_images { images: vec![Entry { image, seed: 0, tokens: tokens.to_vec() }] })
+                    Ok(maskgit_images { images: vec![Entry { image, seed: 0, tokens: tokens.to_vec(), fit: None }] })
                 })
             })
         })

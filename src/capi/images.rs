@@ -25,6 +25,7 @@ pub(super) struct Entry {
     pub(super) image: SourceImage,
     pub(super) seed: u64,
     pub(super) tokens: Vec<i64>,
+    pub(super) fit: Option<f32>,
 }
 
 impl Object for maskgit_images {
@@ -49,6 +50,11 @@ pub struct maskgit_image {
     pub index: usize,
     /// The opacity, which an edit has of its source: a byte for each pixel, without gaps. NULL: all is opaque.
     pub opacity: *const u8,
+    /// Of an edit: how well the model knows the image that was edited. The mean absolute difference, 0 to 255, between
+    /// the image and what the model makes of the parts that it keeps; small is good. Below 0 where there is none.
+    pub fit: f32,
+    /// 0, for later versions.
+    pub reserved: u32,
 }
 
 // SAFETY: `repr(C)`, the size first; numbers and pointers.
@@ -57,7 +63,7 @@ unsafe impl Versioned for maskgit_image {
     const FIRST_SIZE: usize = offset_of!(Self, opacity) + size_of::<*const u8>();
 
     fn initial() -> Self {
-        look(&RgbImage::new(0, 0), None, 0, &[], 0)
+        look(&RgbImage::new(0, 0), None, (0, None), &[], 0)
     }
 }
 
@@ -65,7 +71,7 @@ unsafe impl Versioned for maskgit_image {
 pub(super) fn look(
     rgb: &RgbImage,
     alpha: Option<&GrayImage>,
-    seed: u64,
+    (seed, fit): (u64, Option<f32>),
     tokens: &[i64],
     index: usize,
 ) -> maskgit_image {
@@ -77,6 +83,8 @@ pub(super) fn look(
         token_count: tokens.len(),
         index,
         opacity: alpha.map_or(ptr::null(), |alpha| alpha.as_ptr()),
+        fit: fit.unwrap_or(-1.0),
+        reserved: 0,
     }
 }
 
@@ -118,8 +126,8 @@ pub unsafe extern "C" fn maskgit_images_get(
     unsafe {
         call(error, || {
             let images = handle::get(images)?;
-            let Entry { image: shown, seed, tokens } = entry(&images, index)?;
-            argument::write(image, size, look(&shown.rgb, shown.alpha.as_ref(), *seed, tokens, index))
+            let Entry { image: shown, seed, tokens, fit } = entry(&images, index)?;
+            argument::write(image, size, look(&shown.rgb, shown.alpha.as_ref(), (*seed, *fit), tokens, index))
         })
     }
 }
@@ -200,7 +208,7 @@ pub unsafe extern "C" fn maskgit_read_image(
         call(error, || {
             argument::give(images, "images", || {
                 let image = read_image(&argument::path(path, "path")?, &Limits::default())?;
-                Ok(maskgit_images { images: vec![Entry { image, seed: 0, tokens: Vec::new() }] })
+                Ok(maskgit_images { images: vec![Entry { image, seed: 0, tokens: Vec::new(), fit: None }] })
             })
         })
     }

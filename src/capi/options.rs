@@ -235,8 +235,8 @@ pub struct maskgit_options {
     pub top_k: i64,
     /// Edits: rings of tokens that are drawn around those that the mask touches. Initially 1.
     pub dilation: u32,
-    /// Edits: the pixels over which the edge fades, 0 to 4096; below 0, the initial value: a Gaussian as in Google's
-    /// code.
+    /// Edits: the pixels over which the edge fades, 0 to 4096. -1, the initial value: as many as the mask is thick, 2
+    /// to 8; of an outpainting as -2. -2: a Gaussian as in Google's code.
     pub feather: i32,
     /// Hears of progress; may be NULL.
     pub progress: maskgit_progress_callback,
@@ -314,7 +314,10 @@ impl maskgit_options {
     pub(super) unsafe fn apply(&self, request: Request, manifest: &Manifest) -> Result<Request, Fault> {
         let edge = Edge {
             dilation: self.dilation as usize,
-            feather: u32::try_from(self.feather).map_or(Feather::Gaussian, Feather::Pixels),
+            feather: match self.feather {
+                -2 => Feather::Gaussian,
+                feather => u32::try_from(feather).map_or(Feather::Auto, Feather::Pixels),
+            },
         };
         let seeds = Seeds { first: self.seed, count: self.count as usize };
         // SAFETY: the same promise.

@@ -147,7 +147,7 @@ pub(super) unsafe fn image(pixels: *const maskgit_pixels, name: &str) -> Result<
     }
 }
 
-/// The mask of an edit of an image of `width` by `height`: the mask's bright pixels and the boxes together.
+/// The mask of an edit of an image of `width` by `height`: the mask, whose values between mix, and the boxes together.
 ///
 /// # Safety
 ///

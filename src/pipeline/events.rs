@@ -108,6 +108,10 @@ pub struct Image {
     pub tokens: Vec<i64>,
     /// The number of tokens still masked after each step; the last is 0. Of an edit, the steps of each window in turn.
     pub masked: Vec<usize>,
+    /// How well the model knows the image that was edited: the mean absolute difference, 0 to 255, between the image at
+    /// the model's size and what the model makes of it, where tokens were kept, in the windows that show the image as
+    /// it was. Small is good; docs/editing.md says what is far off. `None` for a generation, and where no token was kept.
+    pub fit: Option<f32>,
 }
 
 impl Image {

@@ -1,10 +1,13 @@
 //! From a request to what is to be done: windows in stages, and what every result starts from.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use image::RgbImage;
 use maskgit_core::{Error, Result, Shape, copied};
-use maskgit_geometry::{self as geometry, Blend, Job, Mask, Planes, Rect, StagedJob, Stages, TokenMask, Window};
+use maskgit_geometry::{
+    self as geometry, Blend, Feather, Job, Mask, Planes, Rect, StagedJob, Stages, TokenMask, Window,
+};
 use maskgit_sample::Draws;
 
 use super::request::{Edge, Request, Subject};
@@ -51,11 +54,13 @@ impl Plan {
                 let work = Work::Vary { base: Arc::clone(image), mask, strength: *strength };
                 (whole(Window::whole(size.0, size.1, shape), size), work)
             }
-            Subject::Edit { image, mask, context } => {
-                let jobs = geometry::inpaint(mask, shape, *context, edge.feather)?;
+            Subject::Edit { image, mask, context, windows } => {
+                let jobs = geometry::inpaint(mask, shape, *context, edge.feather, *windows)?;
                 paint(copy(image)?, mask.try_clone()?, &jobs, edge, shape)
             }
             Subject::Outpaint { image, sides } => {
+                let feather = if edge.feather == Feather::Auto { Feather::Gaussian } else { edge.feather };
+                let edge = Edge { feather, ..edge };
                 let (jobs, mask) = geometry::outpaint(image.width(), image.height(), sides, shape)?;
                 paint(sides.extend(image)?, mask, &jobs, edge, shape)
             }
@@ -161,16 +166,35 @@ fn hidden(request: &Request, work: &Work) -> Result<Option<Mask>> {
     }
 }
 
-/// The windows of an inpainting or outpainting in stages. What is under the mask must not show in previews either: it
-/// is grey.
+/// The windows of an inpainting or outpainting in stages. What is repainted entirely must not show in previews
+/// either: it is grey.
 fn paint(mut base: RgbImage, mask: Mask, jobs: &[Job], edge: Edge, shape: Shape) -> (Stages, Work) {
     for (x, y, pixel) in base.enumerate_pixels_mut() {
-        if mask.contains(x, y) {
+        if mask.weight(x, y) == u8::MAX {
             pixel.0 = [127; 3];
         }
     }
     let stages = geometry::stages(jobs, edge.feather, edge.dilation, shape, base.width(), base.height());
     (stages, Work::Paint { base, mask, edge })
+}
+
+/// Differences between what windows show and what the model makes of it: their sum, 0 to 255 each, and how many.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Fit {
+    sum: u64,
+    count: u64,
+}
+
+impl Fit {
+    pub(super) fn add(&mut self, other: Self) {
+        self.sum += other.sum;
+        self.count += other.count;
+    }
+
+    /// The mean; none where there was nothing to compare.
+    pub(super) fn mean(self) -> Option<f32> {
+        (self.count > 0).then(|| (self.sum as f64 / self.count as f64) as f32)
+    }
 }
 
 /// The windows that are drawn at the same time.
@@ -196,16 +220,38 @@ impl Stage<'_> {
         self.plan.start()
     }
 
+    /// Which of `n` tokens window `place` of the stage draws of the image with this seed.
+    fn marks(&self, place: usize, seed: u64, n: usize) -> Cow<'_, [bool]> {
+        match &self.plan.work {
+            Work::Blank => Cow::Owned(vec![true; n]),
+            Work::Paint { .. } => Cow::Borrowed(self.marks.get(place).map(Vec::as_slice).unwrap_or_default()),
+            Work::Vary { strength, .. } => Cow::Owned(chosen(n, *strength, seed)),
+        }
+    }
+
     /// Masks the tokens that window `place` of the stage draws of the image with this seed.
     pub(super) fn mask_tokens(&self, place: usize, seed: u64, tokens: &mut [i64], mask_id: i64) {
-        let marks = match &self.plan.work {
-            Work::Blank => vec![true; tokens.len()],
-            Work::Paint { .. } => self.marks.get(place).cloned().unwrap_or_default(),
-            Work::Vary { strength, .. } => chosen(tokens.len(), *strength, seed),
-        };
-        for (token, _) in tokens.iter_mut().zip(marks).filter(|(_, mark)| *mark) {
+        let marks = self.marks(place, seed, tokens.len());
+        for (token, _) in tokens.iter_mut().zip(marks.iter()).filter(|(_, mark)| **mark) {
             *token = mask_id;
         }
+    }
+
+    /// How far the decoded window `place` of the image with this seed is from what the encoder was shown, where tokens
+    /// were kept.
+    pub(super) fn fit(&self, place: usize, seed: u64, shown: &[u8], decoded: &RgbImage) -> Fit {
+        let Shape { image, grid } = self.plan.shape;
+        let marks = self.marks(place, seed, (grid.rows as usize).saturating_mul(grid.cols as usize));
+        let cell = |at: u32, length: u32, count: u32| (u64::from(at) * u64::from(count) / u64::from(length)) as usize;
+        let mut fit = Fit::default();
+        for ((x, y, pixel), shown) in decoded.enumerate_pixels().zip(shown.chunks_exact(3)) {
+            let token = cell(y, image.height, grid.rows) * grid.cols as usize + cell(x, image.width, grid.cols);
+            if marks.get(token) == Some(&false) {
+                fit.sum += pixel.0.iter().zip(shown).map(|(a, b)| u64::from(a.abs_diff(*b))).sum::<u64>();
+                fit.count += 3;
+            }
+        }
+        fit
     }
 
     /// Puts the decoded window `place` of the stage into an image.

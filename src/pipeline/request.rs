@@ -5,7 +5,7 @@ use std::sync::Arc;
 use image::RgbImage;
 use maskgit_bundle::Manifest;
 use maskgit_core::{Error, Result, Sampling, SamplingChanges};
-use maskgit_geometry::{Feather, MAX_CONTEXT, Mask, Outpaint};
+use maskgit_geometry::{Feather, MAX_CONTEXT, Mask, Outpaint, Windows};
 
 use super::label::find_label;
 
@@ -23,7 +23,7 @@ pub enum Subject {
     /// Each part of the mask is brought to the model in a window of its own. Tokens that the mask touches, and
     /// [`Edge::dilation`] rings around them, are drawn; the others keep what the encoder gives. The decoded window goes
     /// over the image with the feather; pixels farther from the mask than [`Feather::reach`] keep their bytes. Nothing
-    /// depends on the pixels under the mask: they are filled from unmasked ones before anything else sees them.
+    /// depends on pixels of full weight: masked ones are filled from others before anything else sees them.
     Edit {
         /// The image.
         image: Arc<RgbImage>,
@@ -32,6 +32,8 @@ pub enum Subject {
         /// How much larger a window is than the part of the mask that it repaints, 1 to 1,000,000; at least the model's
         /// size and at most the image.
         context: f32,
+        /// Whether a thin part of the mask is painted in several windows along it.
+        windows: Windows,
     },
     /// An image that is extended by any number of pixels on any sides, in windows that overlap, each drawn from what is
     /// there.
@@ -74,7 +76,7 @@ impl Seeds {
 pub struct Edge {
     /// Rings of tokens that are drawn around those that the mask touches. 1 unless set.
     pub dilation: usize,
-    /// How the edge fades into the image. Google's Gaussian unless set.
+    /// How the edge fades into the image. [`Feather::Auto`] unless set.
     pub feather: Feather,
 }
 
@@ -124,9 +126,9 @@ impl Request {
         Self::new(Subject::Blank)
     }
 
-    /// Repaints the masked pixels of an image ([`Subject::Edit`]), with context 2.
+    /// Repaints the masked pixels of an image ([`Subject::Edit`]), with context 2 and windows along the mask's shape.
     pub fn edit(image: impl Into<Arc<RgbImage>>, mask: impl Into<Arc<Mask>>) -> Self {
-        Self::new(Subject::Edit { image: image.into(), mask: mask.into(), context: 2.0 })
+        Self::new(Subject::Edit { image: image.into(), mask: mask.into(), context: 2.0, windows: Windows::Shape })
     }
 
     /// Extends an image ([`Subject::Outpaint`]).
@@ -219,6 +221,15 @@ impl Request {
         self
     }
 
+    /// With windows that lie so over the mask, for [`Subject::Edit`]; other subjects have no choice.
+    #[must_use]
+    pub fn with_windows(mut self, windows: Windows) -> Self {
+        if let Subject::Edit { windows: own, .. } = &mut self.subject {
+            *own = windows;
+        }
+        self
+    }
+
     /// What the request means for a model; every value is checked.
     ///
     /// # Errors
@@ -273,7 +284,7 @@ impl Request {
         }
         match &self.subject {
             Subject::Blank => Ok(()),
-            Subject::Edit { image, mask, context } => {
+            Subject::Edit { image, mask, context, .. } => {
                 mask.check_size_of(image)?;
                 if !(1.0..=MAX_CONTEXT).contains(context) {
                     return Err(Error::request(format!("the context is {context}; it must be 1 to {MAX_CONTEXT}")));

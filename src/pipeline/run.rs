@@ -6,11 +6,11 @@ use std::ops::{ControlFlow, Range};
 use std::time::Instant;
 
 use image::RgbImage;
-use maskgit_core::{Error, Result};
+use maskgit_core::{Error, Result, filled};
 use maskgit_geometry::Mask;
 use maskgit_sample::{self as sample, StepReport, TokenGrid, TokenSpec, window_seed};
 
-use super::plan::{Plan, Stage, copy};
+use super::plan::{Fit, Plan, Stage, copy};
 use super::predict::{MaskedLogitsCache, Predictor};
 use super::sessions::{Sessions, check_tokens, to_image};
 use super::{Image, Observer, Preview, Progress, Resolved, Seeds, Timings};
@@ -31,12 +31,19 @@ pub(super) struct Run<'a, 'o> {
     logits_bytes: usize,
     observer: RefCell<&'o mut dyn Observer>,
     timings: Timings,
-    /// The tokens of the windows that show the same in every result, by their place in the plan.
-    encoded: HashMap<usize, Vec<i64>>,
+    /// The windows that show the same in every result, by their place in the plan.
+    encoded: HashMap<usize, Encoded>,
     encodings: Count,
     predictions: Count,
     finished: usize,
     buffers: sample::Buffers,
+}
+
+/// A window that was encoded.
+struct Encoded {
+    tokens: Vec<i64>,
+    /// What the encoder saw: red, green and blue of each pixel in turn.
+    shown: Vec<u8>,
 }
 
 /// How far something is.
@@ -54,6 +61,8 @@ struct Draft {
     pixels: Option<RgbImage>,
     /// By window: the tokens, and how many were masked after each step.
     windows: Vec<(usize, Vec<i64>, Vec<usize>)>,
+    /// How well the model knows what the windows show of the image as it was.
+    fit: Fit,
 }
 
 /// A window of an image, on its way through the sampler: the places of the draft in its chunk and of the window in its
@@ -125,7 +134,13 @@ impl<'a, 'o> Run<'a, 'o> {
     /// Draws some images, stage by stage, and hands them over.
     fn draw(&mut self, images: Range<usize>) -> Result<()> {
         let mut drafts: Vec<Draft> = images
-            .map(|index| Draft { index, seed: self.seeds.at(index), pixels: None, windows: Vec::new() })
+            .map(|index| Draft {
+                index,
+                seed: self.seeds.at(index),
+                pixels: None,
+                windows: Vec::new(),
+                fit: Fit::default(),
+            })
             .collect();
         let mut left = self.plan.mask()?;
         for index in 0..self.plan.stages.len() {
@@ -154,7 +169,8 @@ impl<'a, 'o> Run<'a, 'o> {
         for staged in self.plan.stages.iter().flatten().filter(|staged| staged.shared) {
             let planes = self.plan.planes(None, &mask, staged.job.window)?;
             let tokens = self.encode(&planes)?;
-            self.encoded.insert(staged.index, tokens);
+            let shown = interleaved(&planes)?;
+            self.encoded.insert(staged.index, Encoded { tokens, shown });
         }
         Ok(())
     }
@@ -182,7 +198,7 @@ impl<'a, 'o> Run<'a, 'o> {
             for (place, staged) in stage.jobs.iter().enumerate() {
                 let mut tokens = match (left, self.encoded.get(&staged.index)) {
                     (None, _) => vec![mask_id; n],
-                    (Some(_), Some(tokens)) => tokens.clone(),
+                    (Some(_), Some(encoded)) => encoded.tokens.clone(),
                     (Some(left), None) => {
                         self.encode(&self.plan.planes(draft.pixels.as_ref(), left, staged.job.window)?)?
                     }
@@ -254,9 +270,12 @@ impl<'a, 'o> Run<'a, 'o> {
                     Some(pixels) => pixels,
                     None => self.plan.start()?,
                 };
+                let index = stage.jobs.get(place).map_or(0, |staged| staged.index);
+                if let Some(encoded) = self.encoded.get(&index) {
+                    draft.fit.add(stage.fit(place, draft.seed, &encoded.shown, &decoded));
+                }
                 stage.apply(place, &mut pixels, decoded)?;
                 draft.pixels = Some(pixels);
-                let index = stage.jobs.get(place).map_or(0, |staged| staged.index);
                 draft.windows.push((index, tokens, masked));
                 self.timings.decode += start.elapsed().as_secs_f64();
             }
@@ -281,12 +300,25 @@ impl<'a, 'o> Run<'a, 'o> {
             Some(pixels) => pixels,
             None => self.plan.start()?,
         };
-        let image = Image { index: draft.index, seed: draft.seed, pixels, tokens, masked };
+        let (index, seed, fit) = (draft.index, draft.seed, draft.fit.mean());
+        let image = Image { index, seed, pixels, tokens, masked, fit };
         let mut observer = self.observer.borrow_mut();
         go_on(observer.image(image))?;
         self.finished += 1;
         go_on(observer.progress(&Progress::Finished { done: self.finished, total: self.seeds.count }))
     }
+}
+
+/// Three planes of values in 0..1 as bytes, the three of a pixel together.
+fn interleaved(planes: &[f32]) -> Result<Vec<u8>> {
+    let pixels = planes.len() / 3;
+    let mut bytes = filled(planes.len(), 0u8, "what a window shows")?;
+    for (plane, values) in planes.chunks_exact(pixels.max(1)).enumerate() {
+        for (byte, value) in bytes.iter_mut().skip(plane).step_by(3).zip(values) {
+            *byte = (value * 255.0).round() as u8;
+        }
+    }
+    Ok(bytes)
 }
 
 /// What watches the sampler.

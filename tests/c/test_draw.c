@@ -216,6 +216,26 @@ static void test_edit_one_by_one(maskgit_generator *tiny, const maskgit_pixels *
     CHECK(sink.windows == 1 && sink.window_count == 1, "%d windows of %d", sink.windows, sink.window_count);
 }
 
+/* The mask at 200 of 255: the new pixels have that share. The same seed draws the same tokens. */
+static void test_soft_mask(maskgit_generator *tiny, const maskgit_pixels *image, const maskgit_pixels *mask,
+                           uint8_t *marks, const maskgit_image *full) {
+    maskgit_options options = drawing("cool", 2);
+    options.feather = 0;
+    maskgit_images *images = NULL;
+    for (size_t i = 0; i < mask->length; i++) marks[i] = marks[i] ? 200 : 0;
+    OK(maskgit_edit(tiny, image, mask, NULL, 0, &options, &images, &error));
+    maskgit_image soft = look(images, 0);
+    for (size_t y = 0; y < mask->height; y++)
+        for (size_t x = 0; x < 3 * (size_t)mask->width; x++) {
+            int old = image->data[y * image->stride + x / 3 * 4 + x % 3];
+            int drawn = full->pixels.data[y * full->pixels.stride + x];
+            double expected = old + (drawn - old) * (marks[y * mask->width + x / 3] / 255.0);
+            double found = soft.pixels.data[y * soft.pixels.stride + x];
+            CHECK(found > expected - 1.01 && found < expected + 1.01, "%zu,%zu: %f is not %f", x, y, found, expected);
+        }
+    maskgit_images_free(images);
+}
+
 static void test_edit(maskgit_generator *tiny) {
     enum { WIDTH = 40, HEIGHT = 24, STRIDE = WIDTH * 4 + 5 };
     uint8_t rgba[STRIDE * HEIGHT], marks[WIDTH * HEIGHT] = {0}, result[WIDTH * HEIGHT * 4];
@@ -249,6 +269,7 @@ static void test_edit(maskgit_generator *tiny) {
     CHECK(changed > 40, "%zu pixels changed", changed);
     CHECK(a.opacity != NULL && a.opacity[0] == 200 && a.opacity[WIDTH] == 200 && a.opacity[7] == 207, "opacity");
     test_edit_one_by_one(tiny, &image, &box, &a);
+    test_soft_mask(tiny, &image, &mask, marks, &a);
     maskgit_images_free(by_box);
     maskgit_images_free(by_mask);
 
@@ -276,6 +297,7 @@ static void test_edit(maskgit_generator *tiny) {
     OK(maskgit_reconstruct(tiny, &image, &images, &error));
     maskgit_image reconstructed = look(images, 0);
     CHECK(reconstructed.pixels.height == HEIGHT && reconstructed.token_count == 16, "%u", reconstructed.pixels.height);
+    CHECK(reconstructed.fit >= 0 && reconstructed.fit < 255, "%f", (double)reconstructed.fit);
     maskgit_images_free(images);
 }
 

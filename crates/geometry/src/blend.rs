@@ -6,7 +6,7 @@ use image::RgbImage;
 
 use super::feather::Weights;
 use super::resample::{Resampler, byte, floats};
-use super::{Feather, Job, Mask, Rect, TokenMask};
+use super::{Feather, Job, Mask, TokenMask};
 use maskgit_core::{Error, Result, Shape};
 
 /// How one window's result is put over the image.
@@ -27,8 +27,9 @@ impl Blend {
         Ok(Self { job, weights: Weights::new(feather, mask, job, &painted, shape)?, shape })
     }
 
-    /// Puts `decoded`, of the model's size, over the image. Pixels under the mask are replaced; unmasked ones change by
-    /// the feather's weight, and keep their bytes where it is 0; masked ones that another window will paint stay.
+    /// Puts `decoded`, of the model's size, over the image. Pixels of full weight are replaced; the job's others change
+    /// by their own weight or the feather's, whichever is larger, and keep their bytes where it is 0; masked ones that
+    /// another window will paint stay.
     ///
     /// Towards a window's edge inside the image weights fall to 0 over one token's cell, so that no edge of a window
     /// shows.
@@ -49,20 +50,21 @@ impl Blend {
         let down = taper(window.y, window.height, height, self.shape.grid.rows);
         for y in window.rows(height) {
             let weights = self.weights.row(y, window, columns.clone());
-            let painted =
-                mask.any_in(Rect { x: paint.x, y, width: paint.width, height: u32::from(paint.contains(paint.x, y)) });
+            let painted = paint.contains(paint.x, y) && mask.weighted(y, paint.x..paint.right()).next().is_some();
             if weights.is_none() && !painted {
                 continue;
             }
             let row = resampler.row(&values, decoded.width() as usize, window.y_of(y));
             for x in columns.clone() {
-                let weight = match (mask.contains(x, y), paint.contains(x, y)) {
-                    (true, true) => 1.0,
-                    (true, false) => 0.0,
-                    (false, _) => {
-                        let weight = weights.as_ref().and_then(|w| w.get((x - columns.start) as usize)).copied();
-                        weight.unwrap_or(0.0) * across[window.x_of(x)].min(down[window.y_of(y)])
-                    }
+                let feathered = || {
+                    let weight = weights.as_ref().and_then(|w| w.get((x - columns.start) as usize)).copied();
+                    weight.unwrap_or(0.0) * across[window.x_of(x)].min(down[window.y_of(y)])
+                };
+                let weight = match (mask.weight(x, y), paint.contains(x, y)) {
+                    (u8::MAX, true) => 1.0,
+                    (own, true) => (f32::from(own) / 255.0).max(feathered()),
+                    (_, false) if mask.contains(x, y) => 0.0,
+                    (_, false) => feathered(),
                 };
                 if weight > 0.0 {
                     let new = row[window.x_of(x)];
@@ -90,7 +92,7 @@ fn taper(start: i64, length: u32, side: u32, cells: u32) -> Vec<f32> {
 mod tests {
     use image::Rgb;
 
-    use super::super::Window;
+    use super::super::{Rect, Window, Windows, inpaint};
     use maskgit_core::{GridSize, ImageSize};
 
     use super::*;
@@ -132,6 +134,65 @@ mod tests {
                 assert_eq!(between > 0, feather != Feather::Pixels(0), "{feather:?} of {side}: {between}");
             }
         }
+    }
+
+    /// The share of the pixels that the default feather changes, over that of the mask, and how far from the mask the
+    /// farthest is, squared.
+    fn changed(mask: &Mask) -> (f64, u32) {
+        let (width, height) = (mask.width(), mask.height());
+        let mut image = RgbImage::from_pixel(width, height, Rgb([10, 20, 30]));
+        let new = RgbImage::from_pixel(64, 64, Rgb([210, 220, 230]));
+        let mut left = mask.clone();
+        for job in inpaint(mask, SHAPE, 2.0, Feather::default(), Windows::default()).unwrap() {
+            Blend::new(&left, job, Feather::default(), 1, SHAPE).unwrap().apply(&mut image, &left, &new).unwrap();
+            left.clear(job.paint);
+        }
+        assert!(left.is_empty());
+        let masked: Vec<(u32, u32)> =
+            (0..height).flat_map(|y| (0..width).map(move |x| (x, y))).filter(|&(x, y)| mask.contains(x, y)).collect();
+        let changed: Vec<_> = image.enumerate_pixels().filter(|(_, _, pixel)| pixel.0 != [10, 20, 30]).collect();
+        assert!(masked.iter().all(|&(x, y)| image.get_pixel(x, y).0 == [210, 220, 230]));
+        let far =
+            |x: u32, y: u32| masked.iter().map(|m| m.0.abs_diff(x).pow(2) + m.1.abs_diff(y).pow(2)).min().unwrap();
+        let farthest = changed.iter().map(|&(x, y, _)| far(x, y)).max().unwrap();
+        (changed.len() as f64 / masked.len() as f64, farthest)
+    }
+
+    #[test]
+    fn a_thin_mask_changes_a_thin_region() {
+        let (width, height) = (320u32, 240u32);
+        let from = |x: u32, y: u32| f64::hypot(f64::from(x) - 160.0, f64::from(y) - 120.0);
+        // What lies within two pixels of a line is five times the line, and a little at the corners of a slanting one;
+        // of a dot thirteen pixels are that near.
+        for (what, mask, most) in [
+            ("a line", Mask::from_boxes(width, height, &[Rect::new(0, 117, width, 1)]).unwrap(), 5.0),
+            ("a slanting line", Mask::from_fn(width, height, |x, y| x * 3 / 4 == y).unwrap(), 7.0),
+            ("a ring", Mask::from_fn(width, height, |x, y| (from(x, y) - 90.0).abs() < 0.6).unwrap(), 4.5),
+            ("dots", Mask::from_fn(width, height, |x, y| x % 47 == 20 && y % 53 == 30).unwrap(), 13.0),
+        ] {
+            let (times, farthest) = changed(&mask);
+            assert!(times <= most && farthest <= 4, "{what}: {times} times the mask, {farthest}");
+            assert!(times > 0.7 * most, "{what}: {times}: the bound is not idle");
+        }
+        let thick = Mask::from_boxes(width, height, &[Rect::new(100, 60, 50, 40)]).unwrap();
+        assert_eq!(changed(&thick).1, 64, "a thick one, within eight pixels");
+    }
+
+    #[test]
+    fn weights_mix_the_old_and_the_new() {
+        // From 0 at the left to 255 at the right, and then full.
+        let grey = image::GrayImage::from_fn(64, 64, |x, _| image::Luma([(x * 6).min(255) as u8]));
+        let mask = Mask::from_image(&grey).unwrap();
+        let hard = blend(&mask, whole(64, 64), Feather::Pixels(0));
+        for (x, y, pixel) in hard.enumerate_pixels() {
+            let expected = 10.0 + 200.0 * f64::from(grey.get_pixel(x, y).0[0]) / 255.0;
+            assert!((f64::from(pixel.0[0]) - expected).abs() <= 0.5, "({x},{y}) {} {expected}", pixel.0[0]);
+        }
+        // A feather begins where the weight is full, and only ever adds.
+        let feathered = blend(&mask, whole(64, 64), Feather::Pixels(20));
+        let red = |x| feathered.get_pixel(x, 9).0[0];
+        assert!((1..64).all(|x| red(x) >= red(x - 1) && red(x) >= hard.get_pixel(x, 9).0[0]));
+        assert!(red(40) > hard.get_pixel(40, 9).0[0] && red(0) == 10);
     }
 
     #[test]

@@ -6,17 +6,26 @@ use maskgit_core::{Error, Result, Shape, filled};
 /// The widest feather in pixels.
 pub const MAX_FEATHER: u32 = 4096;
 
-/// How the edge of a result fades into the image: out = w · new + (1 - w) · old. Under the mask w is always 1, so that
-/// nothing of the old pixels shows through.
+/// The narrowest and the widest feather that [`Feather::Auto`] takes, in pixels.
+const AUTO: std::ops::RangeInclusive<u32> = 2..=8;
+
+/// How the edge of a result fades into the image: out = w · new + (1 - w) · old. Where the mask has full weight w is
+/// always 1, so that nothing of the old pixels shows through; where it has less, w is the mask's weight or the
+/// feather's, whichever is larger.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Feather {
+    /// As [`Feather::Pixels`], as many as the part of the mask that a window paints is thick (the side of the largest
+    /// square in it), at least 2 and at most 8: a thin mask changes a thin region, however large its window is. An
+    /// outpainting takes [`Feather::Gaussian`].
+    #[default]
+    Auto,
     /// Google's: the drawn tokens enlarged to pixels and blurred by a Gaussian with standard deviation s/16 - 1 of the
     /// model's pixels, s being the shorter side of the model's image; cut off at three standard deviations.
-    #[default]
     Gaussian,
-    /// Falls from 1 at the mask to 0 just beyond this many pixels of the image, 0 to [`MAX_FEATHER`]: with d the
-    /// distance between pixel centres and t = 1 - d / (n + 1), w = t²(3 - 2t). 0 is a hard edge.
+    /// Falls from 1 where the mask has full weight to 0 just beyond this many pixels of the image, 0 to
+    /// [`MAX_FEATHER`]: with d the distance between pixel centres and t = 1 - d / (n + 1), w = t²(3 - 2t). 0 is a hard
+    /// edge.
     Pixels(u32),
 }
 
@@ -43,6 +52,7 @@ impl Feather {
     pub fn reach(self, shape: Shape, dilation: usize, window: Window) -> u32 {
         match self {
             Self::Pixels(pixels) => pixels,
+            Self::Auto => *AUTO.end(),
             Self::Gaussian => {
                 let along = |model: u32, cells: u32, side: u32| {
                     let cell = u64::from(model.div_ceil(cells.max(1)));
@@ -60,7 +70,8 @@ impl Feather {
     /// Pixels around the mask that a window must show for the edge to fade out in it.
     pub(super) fn margin(self) -> u32 {
         match self {
-            Self::Gaussian => 0,
+            // The context shows more than these take; where there is little, the window's own edge fades.
+            Self::Gaussian | Self::Auto => 0,
             Self::Pixels(pixels) => pixels,
         }
     }
@@ -84,8 +95,13 @@ pub(super) enum Weights {
 impl Weights {
     /// `painted` are the tokens that the job's own pixels touch, already dilated.
     pub(super) fn new(feather: Feather, mask: &Mask, job: Job, painted: &TokenMask, shape: Shape) -> Result<Self> {
-        Ok(match feather {
-            Feather::Gaussian => Self::Tokens {
+        let reach = match feather {
+            Feather::Gaussian => None,
+            Feather::Auto => Some(mask.thickness(job.paint)?.clamp(*AUTO.start(), *AUTO.end())),
+            Feather::Pixels(reach) => Some(reach),
+        };
+        Ok(match reach {
+            None => Self::Tokens {
                 map: blurred(painted, shape)?,
                 width: shape.image.width as usize,
                 resampler: Resampler::new(
@@ -94,7 +110,7 @@ impl Weights {
                     false,
                 ),
             },
-            Feather::Pixels(reach) => {
+            Some(reach) => {
                 let region = grown(job.paint, reach, job.window, mask);
                 Self::Distance { region, vertical: vertical_distances(mask, job.paint, region, reach)?, reach }
             }
@@ -183,7 +199,7 @@ fn vertical_distances(mask: &Mask, paint: Rect, region: Rect, reach: u32) -> Res
         let y = region.y + dy as u32;
         for (dx, distance) in row.iter_mut().enumerate() {
             let x = region.x + dx as u32;
-            if paint.contains(x, y) && mask.contains(x, y) {
+            if paint.contains(x, y) && mask.weight(x, y) == u8::MAX {
                 *distance = 0;
             }
         }

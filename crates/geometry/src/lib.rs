@@ -24,7 +24,7 @@ pub use feather::{Feather, MAX_FEATHER};
 pub use mask::{Mask, Rect};
 use maskgit_core::{Error, Result};
 pub use outpaint::{Outpaint, outpaint};
-pub use plan::{Job, MAX_COMPONENTS, MAX_CONTEXT, Window, inpaint};
+pub use plan::{Job, MAX_COMPONENTS, MAX_CONTEXT, Window, Windows, inpaint};
 use resample::Resampler;
 pub use resample::{Planes, enlarge};
 pub use stage::{StagedJob, Stages, stages};

@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use super::{Feather, Mask, Rect};
-use maskgit_core::{Error, Result, Shape};
+use maskgit_core::{Error, Result, Shape, filled};
 
 /// The most windows that one inpainting is cut into; a mask with more parts far apart gets larger windows.
 pub const MAX_COMPONENTS: usize = 64;
@@ -115,58 +115,161 @@ pub struct Job {
     pub paint: Rect,
 }
 
+/// How the windows of an inpainting lie over its mask.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Windows {
+    /// Each part of the mask has a window, but a thin one that would need a coarse window (a wire, a ring, scattered
+    /// dots) has several along it, each about as fine as the model's own image.
+    #[default]
+    Shape,
+    /// Each part of the mask has one window, however coarse. Versions before 0.2 painted so.
+    Parts,
+}
+
+/// The most windows that parts of a mask are cut into by [`Windows::Shape`].
+const MAX_PIECES: usize = 32;
+
+/// The coarsest window, as a part of the part's own, that cutting it up is worth while for.
+const FINER: f64 = 1.5;
+
 /// The windows of an inpainting, in the order in which they are painted: top to bottom, then left to right.
 ///
 /// Each part of the mask gets a window with the part in its middle, moved into the image. A window's scale (pixels of
 /// the image for one of the model) is the largest of: 1; what makes the part, times `context`, fill the window; what
 /// shows the part with its feather; but never more than shows the whole image. So a hole larger than the model is
 /// painted in one window, more coarsely, and an image smaller than the model is enlarged. Parts are merged when they
-/// overlap, or when one window shows both at no larger a scale.
+/// overlap, or when one window shows both at no larger a scale. Thin parts are cut up again, as `windows` says.
 ///
 /// # Errors
 ///
-/// Kind [`Request`](maskgit_core::ErrorKind::Request) when `context` is not 1 to [`MAX_CONTEXT`] or the feather is too
-/// wide.
-pub fn inpaint(mask: &Mask, shape: Shape, context: f32, feather: Feather) -> Result<Vec<Job>> {
+/// Kind [`Request`](maskgit_core::ErrorKind::Request) when `context` is not 1 to [`MAX_CONTEXT`], the feather is too
+/// wide, or there is no memory.
+pub fn inpaint(mask: &Mask, shape: Shape, context: f32, feather: Feather, windows: Windows) -> Result<Vec<Job>> {
     shape.check()?;
     feather.check()?;
     if !(1.0..=MAX_CONTEXT).contains(&context) {
         return Err(Error::request(format!("the context is {context}; it must be 1 to {MAX_CONTEXT}")));
     }
-    let (width, height) = (mask.width(), mask.height());
-    let scale = |hole: Rect| {
-        let needed = |length: u32, model: u32| {
-            let with_feather = f64::from(length) + 2.0 * f64::from(feather.margin());
-            (f64::from(length) * f64::from(context)).max(with_feather) / f64::from(model)
-        };
-        let hole_scale = needed(hole.width, shape.image.width).max(needed(hole.height, shape.image.height));
-        hole_scale.max(1.0).min(cover(width, height, shape))
-    };
-    let mut block = width.max(height).div_ceil(BLOCKS);
+    let scales = Scales { mask, shape, context: f64::from(context), margin: f64::from(feather.margin()) };
+    let mut block = mask.width().max(mask.height()).div_ceil(BLOCKS);
     let mut parts = loop {
-        let parts = merge(components(mask, block), scale);
+        let parts = merge(components(mask, block), |hole| scales.of(hole));
         if parts.len() <= MAX_COMPONENTS {
             break parts;
         }
         // In the end there is one block.
         block = block.saturating_mul(2);
     };
+    if windows == Windows::Shape {
+        parts = scales.pieces(parts)?;
+    }
     parts.sort_unstable_by_key(|part| (part.y, part.x));
     Ok(parts
         .into_iter()
-        .map(|paint| Job { window: Window::centred(paint, scale(paint), width, height, shape), paint })
+        .map(|paint| Job {
+            window: Window::centred(paint, scales.of(paint), mask.width(), mask.height(), shape),
+            paint,
+        })
         .collect())
 }
 
+/// What the scales of windows follow from.
+struct Scales<'a> {
+    mask: &'a Mask,
+    shape: Shape,
+    context: f64,
+    margin: f64,
+}
+
+impl Scales<'_> {
+    /// The scale of the window of a part.
+    fn of(&self, hole: Rect) -> f64 {
+        let needed = |length: u32, model: u32| {
+            let with_feather = f64::from(length) + 2.0 * self.margin;
+            (f64::from(length) * self.context).max(with_feather) / f64::from(model)
+        };
+        let model = self.shape.image;
+        let hole_scale = needed(hole.width, model.width).max(needed(hole.height, model.height));
+        hole_scale.max(1.0).min(cover(self.mask.width(), self.mask.height(), self.shape))
+    }
+
+    /// Cuts thin parts into pieces, of the finest scale at which they are not too many.
+    fn pieces(&self, parts: Vec<Rect>) -> Result<Vec<Rect>> {
+        let mut pieces = Vec::new();
+        let mut waiting = parts.len();
+        for part in parts {
+            waiting -= 1;
+            let most = MAX_PIECES.saturating_sub(pieces.len() + waiting);
+            match self.cut(part, most)? {
+                Some(cut) => pieces.extend(cut),
+                None => pieces.push(part),
+            }
+        }
+        Ok(pieces)
+    }
+
+    /// The pieces of a part, where it is thin, and at most `most` of them are enough.
+    fn cut(&self, part: Rect, most: usize) -> Result<Option<Vec<Rect>>> {
+        let coarse = self.of(part);
+        let thickness = if coarse > FINER { self.mask.thickness(part)? } else { 0 };
+        let model = self.shape.image;
+        let mut scale = 1.0;
+        while scale * FINER < coarse {
+            // What a window of this scale paints: a piece with its context fits into it, and with its feather.
+            let room = |model: u32| {
+                let side = f64::from(model) * scale;
+                (side / self.context).min(side - 2.0 * self.margin).floor()
+            };
+            let (across, down) = (room(model.width), room(model.height));
+            if across >= 1.0 && down >= 1.0 && 2.0 * f64::from(thickness) <= across.min(down) {
+                let pieces = self.tiles(part, across as u32, down as u32)?;
+                let covered: u64 = pieces.iter().map(|piece| piece.area()).sum();
+                let square = u64::from(part.width.max(part.height)).pow(2);
+                if pieces.len() <= most && covered.saturating_mul(2) <= square {
+                    return Ok(Some(pieces));
+                }
+            }
+            scale *= std::f64::consts::SQRT_2;
+        }
+        Ok(None)
+    }
+
+    /// What the mask touches in each of the tiles, of about `width` by `height` pixels, of a part.
+    fn tiles(&self, part: Rect, width: u32, height: u32) -> Result<Vec<Rect>> {
+        let (cols, rows) = (part.width.div_ceil(width), part.height.div_ceil(height));
+        let edge = |start: u32, length: u32, count: u32, place: u32| {
+            start + (u64::from(length) * u64::from(place) / u64::from(count)) as u32
+        };
+        let mut tiles = Vec::new();
+        for row in 0..rows {
+            let lines = edge(part.y, part.height, rows, row)..edge(part.y, part.height, rows, row + 1);
+            let mut of_row: Vec<Option<Rect>> = filled(cols as usize, None, "the windows")?;
+            for y in lines {
+                for x in self.mask.weighted(y, part.x..part.right()) {
+                    // The last tile that does not begin after the pixel.
+                    let guess = (u64::from(x - part.x) * u64::from(cols) / u64::from(part.width)) as u32;
+                    let col = if edge(part.x, part.width, cols, guess + 1) <= x { guess + 1 } else { guess };
+                    let pixel = Rect::new(x, y, 1, 1);
+                    let tile = &mut of_row[col as usize];
+                    *tile = Some(tile.map_or(pixel, |tile| tile.around(pixel)));
+                }
+            }
+            tiles.extend(of_row.into_iter().flatten());
+        }
+        Ok(tiles)
+    }
+}
+
 /// The rectangles around the connected parts of a mask, seen through square blocks: marks in the same or in adjacent
-/// blocks, diagonal ones too, are connected.
+/// blocks, diagonal ones too, are connected. Parts without a masked pixel are left out: there is nothing to draw.
 fn components(mask: &Mask, block: u32) -> Vec<Rect> {
     let (cols, rows) = (mask.width().div_ceil(block) as usize, mask.height().div_ceil(block) as usize);
     let mut blocks: Vec<Option<Rect>> = vec![None; cols * rows];
     for y in 0..mask.height() {
-        for (x, _) in mask.row(y).iter().enumerate().filter(|(_, mark)| **mark) {
-            let pixel = Rect::new(x as u32, y, 1, 1);
-            let place = &mut blocks[(y / block) as usize * cols + x / block as usize];
+        for x in mask.weighted(y, 0..mask.width()) {
+            let pixel = Rect::new(x, y, 1, 1);
+            let place = &mut blocks[(y / block) as usize * cols + (x / block) as usize];
             *place = Some(place.map_or(pixel, |rect| rect.around(pixel)));
         }
     }
@@ -186,7 +289,9 @@ fn components(mask: &Mask, block: u32) -> Vec<Rect> {
                 }
             }
         }
-        parts.push(part);
+        if mask.any_in(part) {
+            parts.push(part);
+        }
     }
     parts
 }
@@ -227,7 +332,8 @@ mod tests {
 
     fn plan(width: u32, height: u32, boxes: &[(u32, u32, u32, u32)], context: f32) -> Vec<Job> {
         let boxes: Vec<Rect> = boxes.iter().map(|&(x, y, w, h)| Rect::new(x, y, w, h)).collect();
-        inpaint(&Mask::from_boxes(width, height, &boxes).unwrap(), SHAPE, context, Feather::Gaussian).unwrap()
+        inpaint(&Mask::from_boxes(width, height, &boxes).unwrap(), SHAPE, context, Feather::Gaussian, Windows::Parts)
+            .unwrap()
     }
 
     fn window(job: &Job) -> (i64, i64, u32, u32) {
@@ -277,28 +383,80 @@ mod tests {
             let (width, height) = (300 + seed * 171, 900 - seed * 70);
             let hash = |x: u32, y: u32| (x / 9 * 7919 + y / 7 * 104_729 + seed * 31).wrapping_mul(2_654_435_761) >> 8;
             let mask = Mask::from_fn(width, height, |x, y| hash(x, y) % (40 + 100 * seed) == 0).unwrap();
-            let jobs = inpaint(&mask, SHAPE, 2.0, Feather::Pixels(3)).unwrap();
-            assert!(!jobs.is_empty() && jobs.len() <= MAX_COMPONENTS, "{} windows", jobs.len());
-            for y in 0..height {
-                for x in (0..width).filter(|&x| mask.contains(x, y)) {
-                    let painters: Vec<_> = jobs.iter().filter(|job| job.paint.contains(x, y)).collect();
-                    assert_eq!(painters.len(), 1, "({x},{y})");
-                    let window = painters[0].window;
-                    assert!(window.columns(width).contains(&x) && window.rows(height).contains(&y));
+            for windows in [Windows::Shape, Windows::Parts] {
+                let jobs = inpaint(&mask, SHAPE, 2.0, Feather::Pixels(3), windows).unwrap();
+                assert!(!jobs.is_empty() && jobs.len() <= MAX_COMPONENTS, "{} windows", jobs.len());
+                for y in 0..height {
+                    for x in (0..width).filter(|&x| mask.contains(x, y)) {
+                        let painters: Vec<_> = jobs.iter().filter(|job| job.paint.contains(x, y)).collect();
+                        assert_eq!(painters.len(), 1, "({x},{y})");
+                        let window = painters[0].window;
+                        assert!(window.columns(width).contains(&x) && window.rows(height).contains(&y));
+                    }
                 }
             }
         }
+    }
+
+    fn along(mask: &Mask) -> Vec<Job> {
+        inpaint(mask, SHAPE, 2.0, Feather::Auto, Windows::Shape).unwrap()
+    }
+
+    #[test]
+    fn windows_follow_a_thin_shape() {
+        let (width, height) = (512u32, 384u32);
+        let from = |x: u32, y: u32| f64::hypot(f64::from(x) - 250.0, f64::from(y) - 190.0);
+        for (what, mask, most) in [
+            ("a wire", Mask::from_fn(width, height, |x, y| x * 3 / 4 == y).unwrap(), 32),
+            ("a vertical line", Mask::from_boxes(width, height, &[Rect::new(77, 0, 1, height)]).unwrap(), 12),
+            ("a ring", Mask::from_fn(width, height, |x, y| (from(x, y) - 120.0).abs() < 2.0).unwrap(), 32),
+            ("dots", Mask::from_fn(width, height, |x, y| x % 97 == 50 && y % 101 == 40).unwrap(), 32),
+            ("a bar", Mask::from_boxes(width, height, &[Rect::new(10, 100, 480, 20)]).unwrap(), 16),
+        ] {
+            let jobs = along(&mask);
+            assert!(jobs.len() > 5 && jobs.len() <= most, "{what}: {}", jobs.len());
+            let coarsest = jobs.iter().map(|job| job.window.width).max().unwrap();
+            assert!(coarsest <= 96, "{what}: {coarsest}");
+            for (i, a) in jobs.iter().enumerate() {
+                assert!(jobs[..i].iter().all(|b| !a.paint.meets(b.paint)), "{what}");
+            }
+        }
+        // What is thick stays whole, so that no windows paint parts of one thing that do not know of each other.
+        for (what, mask) in [
+            ("a box", Mask::from_boxes(width, height, &[Rect::new(100, 80, 300, 140)]).unwrap()),
+            ("a disc", Mask::from_fn(width, height, |x, y| from(x, y) < 120.0).unwrap()),
+            (
+                "a disc on a stick",
+                Mask::from_fn(width, height, |x, y| from(x, y) < 90.0 || (x == 250 && y > 190)).unwrap(),
+            ),
+            ("dots everywhere", Mask::from_fn(width, height, |x, y| x % 16 == 3 && y % 16 == 4).unwrap()),
+        ] {
+            assert_eq!(along(&mask), inpaint(&mask, SHAPE, 2.0, Feather::Auto, Windows::Parts).unwrap(), "{what}");
+            assert_eq!(along(&mask).len(), 1, "{what}");
+        }
+    }
+
+    #[test]
+    fn weights_below_half_have_a_painter_but_draw_nothing_alone() {
+        let image = image::GrayImage::from_fn(400, 300, |x, y| {
+            let near = 255i32 - 12 * (x as i32 - 150).abs().max((y as i32 - 80).abs());
+            image::Luma([if x == 390 { 100 } else { near.clamp(0, 255) as u8 }])
+        });
+        let mask = Mask::from_image(&image).unwrap();
+        let jobs = along(&mask);
+        assert_eq!(jobs.iter().map(|job| job.paint).collect::<Vec<_>>(), [Rect::new(129, 59, 43, 43)]);
     }
 
     #[test]
     fn ranges_are_checked() {
         let mask = Mask::all(8, 8).unwrap();
         for context in [0.0, 0.99, f32::NAN, f32::INFINITY, -1.0] {
-            assert!(inpaint(&mask, SHAPE, context, Feather::Gaussian).is_err(), "{context}");
+            assert!(inpaint(&mask, SHAPE, context, Feather::Gaussian, Windows::Shape).is_err(), "{context}");
         }
-        assert!(inpaint(&mask, SHAPE, 2.0, Feather::Pixels(u32::MAX)).is_err());
+        assert!(inpaint(&mask, SHAPE, 2.0, Feather::Pixels(u32::MAX), Windows::Shape).is_err());
         assert!(
-            inpaint(&mask, Shape { grid: GridSize { rows: 16, cols: 0 }, ..SHAPE }, 2.0, Feather::Gaussian).is_err()
+            inpaint(&mask, Shape { grid: GridSize { rows: 16, cols: 0 }, ..SHAPE }, 2.0, Feather::Auto, Windows::Shape)
+                .is_err()
         );
     }
 }

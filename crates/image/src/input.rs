@@ -55,6 +55,8 @@ pub struct SourceImage {
     pub warnings: Vec<String>,
     /// What was done to the colours and what was left out, in the same form.
     pub notes: Vec<String>,
+    /// How the file's pixels were turned to make the image upright (EXIF).
+    pub orientation: Orientation,
     /// The SHA-256 of the file, as 64 lower-case hexadecimal digits.
     pub sha256: String,
 }
@@ -63,7 +65,9 @@ impl SourceImage {
     /// An image that comes from no file.
     pub fn new(rgb: RgbImage, alpha: Option<GrayImage>) -> Self {
         let (color_chunks, warnings, notes) = (Vec::new(), Vec::new(), Vec::new());
-        Self { rgb, alpha, icc_profile: None, color_chunks, warnings, notes, sha256: String::new() }
+        let orientation = Orientation::NoTransforms;
+        let sha256 = String::new();
+        Self { rgb, alpha, icc_profile: None, color_chunks, warnings, notes, orientation, sha256 }
     }
 
     /// The pixels of opacity 0, whose stored colour nobody sees; `None` when there are none.
@@ -124,9 +128,10 @@ pub fn transparent(alpha: &GrayImage) -> Result<Option<Mask>> {
 /// when it is of none of the formats, damaged, above the limits or larger than the memory that can be had, or has a
 /// colour profile of more than 4 MiB.
 pub fn read_image(path: &Path, limits: &Limits) -> Result<SourceImage> {
-    let (image, Decoded { icc, color_chunks, warnings, notes, .. }, sha256) = decode(path, limits)?;
+    let (image, decoded, sha256) = decode(path, limits)?;
+    let Decoded { icc, color_chunks, warnings, notes, orientation, .. } = decoded;
     let (rgb, alpha) = if image.color().has_alpha() { split(&image.into_rgba8())? } else { (image.into_rgb8(), None) };
-    Ok(SourceImage { rgb, alpha, icc_profile: icc, color_chunks, warnings, notes, sha256 })
+    Ok(SourceImage { rgb, alpha, icc_profile: icc, color_chunks, warnings, notes, orientation, sha256 })
 }
 
 /// The colours, and the opacity where any pixel is not opaque.
@@ -145,22 +150,6 @@ fn split(rgba: &RgbaImage) -> Result<(RgbImage, Option<GrayImage>)> {
     let mut alpha = filled(pixels, 0, "the image's opacity")?;
     alpha.iter_mut().zip(rgba.pixels()).for_each(|(to, from)| *to = from.0[3]);
     Ok((rgb, Some(GrayImage::from_raw(width, height, alpha).ok_or_else(wrong)?)))
-}
-
-/// Reads a mask: pixels whose brightness times opacity is at least half of white are repainted. Gives the file's
-/// SHA-256 too.
-///
-/// # Errors
-///
-/// As [`read_image`] and [`Mask::from_image`].
-pub fn read_mask(path: &Path, limits: &Limits) -> Result<(Mask, String)> {
-    let (decoded, _, sha256) = decode(path, &Limits { allow_damaged: false, ..*limits })?;
-    let image = decoded.into_luma_alpha8();
-    let white = |x: u32, y: u32| {
-        let [brightness, opacity] = image.get_pixel(x, y).0;
-        u32::from(brightness) * u32::from(opacity) >= 128 * 255
-    };
-    Ok((Mask::from_fn(image.width(), image.height(), white)?, sha256))
 }
 
 /// A decoded image, with what stood beside its pixels.
@@ -193,7 +182,7 @@ impl Decoded {
 }
 
 /// The upright image with what stood beside it, what is left out of masks, and the file's SHA-256.
-fn decode(path: &Path, limits: &Limits) -> Result<(DynamicImage, Decoded, String)> {
+pub(super) fn decode(path: &Path, limits: &Limits) -> Result<(DynamicImage, Decoded, String)> {
     let shown = path.display();
     let bytes = read_file(path, limits)?;
     let refused = |reason: String| Error::image(format!("{shown} {reason}"));

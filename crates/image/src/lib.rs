@@ -10,6 +10,7 @@ mod color;
 mod container;
 mod input;
 mod jpeg;
+mod mask;
 
 use std::fs::{self, File};
 use std::io::BufReader;
@@ -20,7 +21,8 @@ use maskgit_core::{Error, Result};
 pub use maskgit_geometry::MAX_SIDE;
 use maskgit_geometry::check_size;
 
-pub use input::{FORMATS, Limits, SourceImage, read_image, read_mask, transparent};
+pub use input::{FORMATS, Limits, SourceImage, read_image, transparent};
+pub use mask::{MaskFrom, MaskOptions, SourceMask, read_hard_mask, read_mask};
 
 /// The keyword of the PNG text chunk (`iTXt`, not compressed, UTF-8) that holds the parameters as JSON.
 pub const METADATA_KEY: &str = "maskgit";

@@ -6,19 +6,24 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use clap::builder::RangedU64ValueParser;
-use maskgit::{Generator, Image, MAX_COUNT, MemoryUse, Request, Sampling, SourceImage, Summary, Timings};
+use maskgit::{
+    Generator, Image, MAX_COUNT, MaskOptions, MemoryUse, Request, Sampling, SourceImage, Subject, Summary, Timings,
+};
 use maskgit_core::files::PendingFile;
 use maskgit_image::encode_png;
 use serde::Serialize;
 
-use crate::failure::Usage;
-use crate::operation::{Edge, Edit, FileId, Inputs, Operation, name};
+use crate::failure::{self, Usage};
+use crate::operation::{Auto, Edge, Edit, Fade, FileId, Inputs, MaskRead, Operation, name};
 use crate::record::{Layout, ModelId, Record};
 use crate::watch::{self, Previews};
 use crate::{args, cancel, memory, model, output};
 
 /// The version of what `--json` prints: docs/command.md. It grows when a field goes or changes its meaning.
 pub const JSON_VERSION: u32 = 1;
+
+/// The [`Image::fit`] above which a note says that the model does not know the image: docs/editing.md has the figures.
+const FAR_OFF: f32 = 12.0;
 
 /// What to draw.
 #[derive(clap::Args)]
@@ -48,14 +53,23 @@ pub struct Border {
     /// Rings of tokens to draw around those that the mask touches
     #[arg(long, value_name = "N", allow_negative_numbers = true, default_value_t = 1)]
     pub dilate: usize,
-    /// Fade into the image over N pixels around the mask; 0 is a hard edge [default: Google's blur of the tokens]
-    #[arg(long, value_name = "N", allow_negative_numbers = true)]
-    pub feather: Option<u32>,
+    /// Fade into the image over N pixels around the mask; 0 is a hard edge, auto as many pixels as the mask is thick, 2
+    /// to 8, blur Google's blur of the tokens [default: auto; when outpainting blur]
+    #[arg(long, value_name = "N|auto|blur", allow_negative_numbers = true, value_parser = parse_feather)]
+    pub feather: Option<Fade>,
 }
 
 impl Border {
-    pub fn edge(&self) -> Edge {
-        Edge { dilation: self.dilate, feather: self.feather }
+    pub fn edge(&self, initial: Fade) -> Edge {
+        Edge { dilation: self.dilate, feather: self.feather.unwrap_or(initial) }
+    }
+}
+
+fn parse_feather(text: &str) -> Result<Fade, String> {
+    match text {
+        "auto" => Ok(Fade::Auto(Auto::Auto)),
+        "blur" => Ok(Fade::Blur),
+        _ => text.parse().map(Fade::Pixels).map_err(|_| "give a number of pixels from 0 up, auto or blur".into()),
     }
 }
 
@@ -98,6 +112,8 @@ pub struct Task<'a> {
     pub request: Request,
     /// The image that is edited, and how the record names it.
     pub edit: Option<(SourceImage, Edit)>,
+    /// How the request was understood, for a line before it is drawn.
+    pub said: Option<String>,
     pub sheet: SheetOptions,
     pub preview: Option<&'a Path>,
 }
@@ -138,6 +154,9 @@ struct Report<'a> {
     /// Left, top, width and height of each, in pixels of the result.
     #[serde(skip_serializing_if = "Option::is_none")]
     windows: Option<Vec<[i64; 4]>>,
+    /// The share of the image.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    repainted: Option<f64>,
     note: Option<&'a str>,
     images: Vec<ReportImage>,
     times: Times,
@@ -151,6 +170,8 @@ struct ReportImage {
     masked: Vec<usize>,
     /// The file that holds it.
     file: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    fit: Option<f32>,
 }
 
 /// Seconds.
@@ -180,13 +201,14 @@ impl Times {
 /// Reads the files of an edit, and makes the request that does `operation`.
 pub fn editing(
     source: &Source,
-    mask: Option<&Path>,
+    mask: Option<(&Path, MaskOptions)>,
     drawing: Option<&Drawing>,
     quiet: bool,
-    operation: impl FnOnce(Option<FileId>) -> Operation,
+    operation: impl FnOnce(Option<MaskRead>) -> Operation,
 ) -> Result<(Request, (SourceImage, Edit))> {
+    let mask = mask.map(|(path, options)| (path, Some(options)));
     let mut inputs = Inputs::read(&source.image, mask, source.allow_damaged, quiet)?;
-    let operation = operation(inputs.mask_id.take());
+    let operation = operation(inputs.read.take());
     let mut request = operation.request(&mut inputs, true)?;
     let transparency = request.unknown.is_some();
     if let Some(drawing) = drawing {
@@ -226,8 +248,15 @@ pub fn run(task: Task<'_>) -> Result<()> {
     let record = Record::new(generator.manifest(), task.request.seeds, &resolved, layout, edit);
     let previews = task.preview.map(|folder| Previews { folder, scale: task.sheet.scale, count });
     let (reports, held, images, size) = (task.results.json, Vec::new(), Vec::new(), (0, 0));
-    let mut writer = Writer { files: &files, record, source, held, reports, images, size };
+    let repainted = match &task.request.subject {
+        Subject::Edit { mask, .. } => Some(mask.share()),
+        _ => None,
+    };
+    let mut writer = Writer { files: &files, record, source, held, reports, images, size, repainted, worst: None };
     let show = !task.results.quiet;
+    if let Some(said) = task.said.filter(|_| show) {
+        failure::line(&said);
+    }
     let summary = watch::watched(show, previews, &mut |image| writer.take(image, task.sheet.grid), |observer| {
         generator.generate_with(&task.request, observer)
     })?;
@@ -257,6 +286,10 @@ struct Writer<'a> {
     reports: bool,
     images: Vec<ReportImage>,
     size: (u32, u32),
+    /// The share of the image that an edit repaints.
+    repainted: Option<f64>,
+    /// The largest [`Image::fit`] so far.
+    worst: Option<f32>,
 }
 
 impl Writer<'_> {
@@ -265,6 +298,7 @@ impl Writer<'_> {
         let file = self.files.get(if grid { 0 } else { image.index }).cloned().unwrap_or_default();
         let sha256 = maskgit::tokens_sha256(&image.tokens);
         self.size = image.pixels.dimensions();
+        self.worst = image.fit.map(|fit| self.worst.map_or(fit, |worst| worst.max(fit))).or(self.worst);
         if grid {
             self.record.tokens_sha256.push(sha256.clone());
             self.held.push(image.pixels);
@@ -277,8 +311,14 @@ impl Writer<'_> {
             put(&file, &png)?;
         }
         if self.reports {
-            let (seed, masked, file) = (image.seed, image.masked, file.display().to_string());
-            self.images.push(ReportImage { seed, tokens_sha256: sha256, masked, file });
+            let Image { seed, masked, fit, .. } = image;
+            self.images.push(ReportImage {
+                seed,
+                tokens_sha256: sha256,
+                masked,
+                file: file.display().to_string(),
+                fit,
+            });
         }
         Ok(())
     }
@@ -288,6 +328,18 @@ impl Writer<'_> {
         let Some(file) = self.files.first().filter(|_| !self.held.is_empty()) else { return Ok(()) };
         let images: Vec<_> = self.held.iter().collect();
         put(file, &encode_png(&self.record.layout.draw(&images)?, Some(&self.record.to_json()?))?)
+    }
+
+    /// What else there is to say.
+    fn note(&self, summary: &Summary) -> Option<String> {
+        if summary.windows.is_empty() {
+            return Some("the mask is empty: the result is the image as it was".into());
+        }
+        let worst = self.worst.filter(|&worst| worst > FAR_OFF)?;
+        Some(format!(
+            "the model does not know images like this one: what it makes of the parts that it keeps is off by \
+             {worst:.0} of 255 on average (fit), where {FAR_OFF:.0} is much; what it draws will hardly match"
+        ))
     }
 
     /// Says what was done: as JSON on stdout, or on a terminal in a line.
@@ -300,7 +352,7 @@ impl Writer<'_> {
         sheet: SheetOptions,
     ) -> Result<()> {
         let Record { program, model, class, label, seed, count, sampling, edit, .. } = &self.record;
-        let note = summary.windows.is_empty().then_some("the mask is empty: the result is the image as it was");
+        let note = self.note(summary);
         if results.json {
             let windows = || summary.windows.iter().map(|w| [w.x, w.y, w.width.into(), w.height.into()]).collect();
             return output::json(&Report {
@@ -321,7 +373,8 @@ impl Writer<'_> {
                 width: self.size.0,
                 height: self.size.1,
                 windows: edit.as_ref().map(|_| windows()),
-                note,
+                repainted: self.repainted,
+                note: note.as_deref(),
                 images: self.images,
                 times: Times::new(generator, &summary.timings),
                 peak_memory_bytes: memory::peak_bytes(),

@@ -44,6 +44,7 @@ pub fn run(args: &Args) -> Result<()> {
         results: &args.results,
         request: args.drawing.apply(Request::generate()),
         edit: None,
+        said: None,
         sheet: SheetOptions { grid: args.grid, scale: args.scale },
         preview: args.drawing.preview.as_deref(),
     })

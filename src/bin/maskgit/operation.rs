@@ -5,7 +5,10 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
-use maskgit::{Feather, Limits, Mask, Outpaint, Rect, Request, SourceImage, read_image, read_mask};
+use maskgit::{
+    Feather, Limits, Mask, MaskFrom, MaskOptions, Outpaint, Rect, Request, SourceImage, Windows, read_hard_mask,
+    read_image, read_mask,
+};
 use serde::{Deserialize, Serialize};
 
 /// An edit of an image: with the sampling settings, all that makes the result again.
@@ -34,9 +37,15 @@ pub struct FileId {
 pub enum Operation {
     Edit {
         mask: Option<FileId>,
+        /// How the mask's file was read; none of a mask that version 0.1 read.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        reading: Option<Reading>,
         /// Left, top, width and height of each.
         boxes: Vec<[u32; 4]>,
         context: f32,
+        /// How windows lie; records of version 0.1 do not say it.
+        #[serde(default)]
+        windows: Layout,
         edge: Edge,
     },
     Outpaint {
@@ -60,21 +69,99 @@ pub enum Operation {
 pub struct Edge {
     /// Rings of tokens.
     pub dilation: usize,
-    /// Pixels; none is Google's Gaussian.
-    pub feather: Option<u32>,
+    pub feather: Fade,
+}
+
+/// A feather.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Fade {
+    Pixels(u32),
+    Auto(Auto),
+    /// Google's Gaussian: null.
+    Blur,
+}
+
+/// The text `auto`.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Auto {
+    Auto,
+}
+
+/// How windows lie over a mask.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Layout {
+    #[default]
+    Parts,
+    Shape,
+}
+
+/// How a mask's file was read.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Reading {
+    pub from: From,
+    pub invert: bool,
+    pub resize: bool,
+}
+
+/// What of a mask's file counts.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum From {
+    Alpha,
+    Luma,
+    Any,
+}
+
+impl Reading {
+    fn new(options: MaskOptions) -> Self {
+        let from = match options.from {
+            MaskFrom::Alpha => From::Alpha,
+            MaskFrom::Any => From::Any,
+            _ => From::Luma,
+        };
+        Self { from, invert: options.invert, resize: options.resize }
+    }
+
+    fn options(self) -> MaskOptions {
+        let from = match self.from {
+            From::Alpha => MaskFrom::Alpha,
+            From::Luma => MaskFrom::Luma,
+            From::Any => MaskFrom::Any,
+        };
+        MaskOptions::new().with_from(from).with_invert(self.invert).with_resize(self.resize)
+    }
 }
 
 /// The files of an edit, read.
 pub struct Inputs {
     pub source: SourceImage,
     mask: Option<Mask>,
-    /// The name and the hash of the mask's file.
-    pub mask_id: Option<FileId>,
+    /// What there is to say of the mask's file.
+    pub read: Option<MaskRead>,
+}
+
+/// A mask's file.
+pub struct MaskRead {
+    pub id: FileId,
+    /// None: as version 0.1 read masks.
+    pub reading: Option<Reading>,
+    /// Which of its pixels are repainted, in words.
+    pub said: String,
 }
 
 impl Inputs {
     /// Reads the files, and says on stderr what is wrong with the image; and, unless `quiet`, what else is to be known.
-    pub fn read(image: &Path, mask: Option<&Path>, allow_damaged: bool, quiet: bool) -> Result<Self> {
+    /// A mask is read with options, or without as version 0.1 did.
+    pub fn read(
+        image: &Path,
+        mask: Option<(&Path, Option<MaskOptions>)>,
+        allow_damaged: bool,
+        quiet: bool,
+    ) -> Result<Self> {
         let mut limits = Limits::default();
         limits.allow_damaged = allow_damaged;
         let source = read_image(image, &limits)?;
@@ -85,14 +172,21 @@ impl Inputs {
         for note in source.notes.iter().filter(|_| !quiet) {
             let _ = writeln!(stderr, "maskgit: note: {}: {note}", image.display());
         }
-        let (mask, mask_id) = match mask {
-            Some(path) => {
-                let (mask, sha256) = read_mask(path, &limits)?;
-                (Some(mask), Some(FileId { name: name(path), sha256 }))
+        let Some((path, options)) = mask else { return Ok(Self { source, mask: None, read: None }) };
+        let name = name(path);
+        let (mask, sha256, reading, said) = match options {
+            Some(options) => {
+                let read = read_mask(path, &limits, &source, &options)?;
+                let said = read.describe(&name);
+                (read.mask, read.sha256, Some(Reading::new(read.options)), said)
             }
-            None => (None, None),
+            None => {
+                let (mask, sha256) = read_hard_mask(path, &limits)?;
+                (mask, sha256, None, format!("white pixels of {name}"))
+            }
         };
-        Ok(Self { source, mask, mask_id })
+        let read = MaskRead { id: FileId { name, sha256 }, reading, said };
+        Ok(Self { source, mask: Some(mask), read: Some(read) })
     }
 }
 
@@ -110,7 +204,7 @@ impl Operation {
         let unknown = if transparency { inputs.source.transparent()? } else { None };
         let image = std::mem::take(&mut inputs.source.rgb);
         let request = match self {
-            Self::Edit { boxes, context, edge, .. } => {
+            Self::Edit { boxes, context, windows, edge, .. } => {
                 let mut mask = match inputs.mask.take() {
                     Some(mask) => mask,
                     None => Mask::none(image.width(), image.height())?,
@@ -121,7 +215,11 @@ impl Operation {
                         mask.add(Rect::new(x, y, width, height))?;
                     }
                 }
-                edge.apply(Request::edit(image, mask)).with_context(*context)
+                let windows = match windows {
+                    Layout::Parts => Windows::Parts,
+                    Layout::Shape => Windows::Shape,
+                };
+                edge.apply(Request::edit(image, mask)).with_context(*context).with_windows(windows)
             }
             Self::Outpaint { edge, .. } => edge.apply(Request::outpaint(image, self.sides().unwrap_or_default())),
             Self::Vary { strength } => Request::vary(image, *strength),
@@ -153,7 +251,11 @@ impl Operation {
 
 impl Edge {
     fn apply(self, request: Request) -> Request {
-        let feather = self.feather.map_or(Feather::Gaussian, Feather::Pixels);
+        let feather = match self.feather {
+            Fade::Pixels(pixels) => Feather::Pixels(pixels),
+            Fade::Auto(_) => Feather::Auto,
+            Fade::Blur => Feather::Gaussian,
+        };
         request.with_dilation(self.dilation).with_feather(feather)
     }
 }
@@ -163,14 +265,18 @@ impl Edit {
     /// current folder. They must be the same files.
     pub fn inputs(&self, result: &Path, image: Option<&Path>, mask: Option<&Path>, quiet: bool) -> Result<Inputs> {
         let image = find(&self.image, result, image, "--image")?;
-        let mask_id = if let Operation::Edit { mask, .. } = &self.operation { mask.as_ref() } else { None };
+        let (mask_id, reading) = match &self.operation {
+            Operation::Edit { mask, reading, .. } => (mask.as_ref(), *reading),
+            _ => (None, None),
+        };
         let mask = match (mask_id, mask) {
             (Some(id), given) => Some(find(id, result, given, "--mask")?),
             (None, Some(_)) => bail!("it was made without a mask file: leave --mask out"),
             (None, None) => None,
         };
+        let options = reading.map(Reading::options);
         // Whoever made it allowed what is damaged; other files are refused by their hash.
-        let inputs = Inputs::read(&image, mask.as_deref(), true, quiet)?;
+        let inputs = Inputs::read(&image, mask.as_deref().map(|path| (path, options)), true, quiet)?;
         let same = |path: &Path, ours: &str, id: &FileId| {
             ensure!(
                 ours == id.sha256,
@@ -182,8 +288,8 @@ impl Edit {
             Ok(())
         };
         same(&image, &inputs.source.sha256, &self.image)?;
-        if let (Some(path), Some(found), Some(id)) = (&mask, &inputs.mask_id, mask_id) {
-            same(path, &found.sha256, id)?;
+        if let (Some(path), Some(found), Some(id)) = (&mask, &inputs.read, mask_id) {
+            same(path, &found.id.sha256, id)?;
         }
         Ok(inputs)
     }

@@ -4,7 +4,7 @@ use anyhow::Result;
 
 use crate::args;
 use crate::draw::{self, Border, Drawing, Results, SheetOptions, Source, Task};
-use crate::operation::Operation;
+use crate::operation::{Fade, Operation};
 
 /// Extend an image
 ///
@@ -46,7 +46,7 @@ pub struct Args {
 }
 
 pub fn run(args: &Args) -> Result<()> {
-    let edge = args.border.edge();
+    let edge = args.border.edge(Fade::Blur);
     let operation = Operation::Outpaint {
         left: args.left,
         right: args.right,
@@ -63,6 +63,7 @@ pub fn run(args: &Args) -> Result<()> {
         results: &args.results,
         request,
         edit: Some(edit),
+        said: None,
         sheet: SheetOptions::SINGLE,
         preview: args.drawing.preview.as_deref(),
     })

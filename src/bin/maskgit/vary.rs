@@ -37,6 +37,7 @@ pub fn run(args: &Args) -> Result<()> {
         results: &args.results,
         request,
         edit: Some(edit),
+        said: None,
         sheet: SheetOptions::SINGLE,
         preview: args.drawing.preview.as_deref(),
     })
