@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 import torch
 from conftest import GOOGLE, HALTON
-from published_checkpoints import KINDS, converted, differing, expected, inputs, publish_small, reference, write
+from published_checkpoints import KINDS, converted, differing, expected, inputs, publish_small, reference, stored, write
 
-from maskgit_export import checkpoint, convert, verify
+from maskgit_export import checkpoint, convert, selection, verify
 from maskgit_export.bundle import validate
 from maskgit_export.checkpoint import CheckpointError
 from maskgit_export.cli import main
-from maskgit_export.published import google, halton, imagenet
+from maskgit_export.published import google, halton, imagenet, layouts
 from maskgit_export.synth import write_checkpoints
 
 
@@ -114,12 +114,10 @@ def test_gelu_follows_the_source_unless_told(tmp_path):
 
 def change(path, edit):
     """Edits a checkpoint's tensors in place."""
-    found = checkpoint.read(path)
-    tensors = {name: tensor.clone() for name, tensor in found.tensors.items()}
+    format = checkpoint.read(path).format
+    tensors = {name: tensor.clone() for name, tensor in stored(path).items()}
     edit(tensors)
-    checkpoint.write_flax(path, tensors) if found.format == "flax" else checkpoint.write_torch(
-        path, {"state_dict": tensors}
-    )
+    checkpoint.write_flax(path, tensors) if format == "flax" else checkpoint.write_torch(path, {"state_dict": tensors})
 
 
 #: Kind -> a tensor of the transformer and one of the tokenizer that each file needs beside the one it is recognised by.
@@ -159,14 +157,16 @@ def test_every_tensor_counts(tmp_path):
     for kind in SOME:
         paths = write(kind, tmp_path / kind)
         for path in paths:
-            whole = checkpoint.read(path)
-            layout = convert.layouts.identify(whole)
+            title = {"google": layouts.GOOGLE, "halton": layouts.HALTON}[kind.split("-")[0]]
+            part = "transformer" if path == paths[0] else "tokenizer"
+            title = layouts.LLAMAGEN if (title, part) == (layouts.HALTON, "tokenizer") else title
+            _, whole, layout = layouts.read(path, title, part)
             model = converted(kind, *paths)
             checked = 0
             for name in set(whole.tensors) - layout.ignored - {"head.weight", "tok_emb.weight"}:
                 rest = {other: tensor for other, tensor in whole.tensors.items() if other != name}
                 with pytest.raises(CheckpointError, match=f"it lacks {name}$"):
-                    convert.layouts.load(layout, model, checkpoint.Checkpoint(path, whole.format, rest), "x")
+                    layouts.load(layout, model, selection.Checkpoint(path, whole.format, rest), "x")
                 checked += 1
             assert checked >= 30
 
@@ -256,7 +256,7 @@ def test_sizes_and_variants(tmp_path):
 def test_swiglu_rounding(tmp_path, monkeypatch):
     """The width is in the checkpoint; the wrong rounding does not fit it."""
     paths = write("halton-torch", tmp_path)
-    assert checkpoint.read(paths[0]).tensors["transformer.layers.0.ff.w1.weight"].shape == (256, 26)
+    assert stored(paths[0])["transformer.layers.0.ff.w1.weight"].shape == (256, 26)
     for wrong in (lambda c: int(8 * c.dim / 3), lambda c: int(8 * c.dim / 3) // 256 * 256 or 128, lambda c: 4 * c.dim):
         monkeypatch.setattr(halton.Config, "hidden", property(wrong))
         with pytest.raises(
