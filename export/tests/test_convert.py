@@ -1,5 +1,7 @@
 """``convert`` end to end: files to a bundle that runs, and files that do not fit."""
 
+import argparse
+import hashlib
 import os
 
 import numpy as np
@@ -279,3 +281,69 @@ def test_synth_writes_checkpoints(tmp_path, monkeypatch, capsys):
         assert model(*(out / name for name in names)).metadata.codes == GOOGLE.codes == HALTON.codes
     assert main(["synth", "--shape", "halton-b-384", "--checkpoint", "flax", "-o", str(tmp_path / "x")]) == 2
     assert "PyTorch only" in capsys.readouterr().err and not (tmp_path / "x").exists()
+
+
+def test_files_are_named_by_their_hashes_and_averaged_weights_chosen(tmp_path, capsys, monkeypatch):
+    """Through the command: `--ema`, `--key` and `--tokenizer-key` reach each file, and `verify` is told of them."""
+    made, (transformer, tokenizer) = [], write("google-torch", tmp_path)
+    monkeypatch.setattr(convert, "write_bundle", lambda model, output: made.append(model))
+    raw, average = stored(transformer), stored(write("google-torch", tmp_path / "other", seed=5)[0])
+    checkpoint.write_torch(transformer, {"model": raw, "ema": average, "args": argparse.Namespace(lr=1)})
+    checkpoint.write_torch(tokenizer, {"vqgan": {f"net.{k}": v for k, v in stored(tokenizer).items()}, "n": 3})
+
+    def command(*more):
+        files = ["--transformer", str(transformer), "--tokenizer", str(tokenizer), "-o", str(tmp_path / "out")]
+        status = main(["convert", "google-maskgit", *files, *more])
+        return status, capsys.readouterr().err
+
+    def bias():
+        return made[-1].transformer.state_dict()["mlm_bias"]
+
+    status, told = command()
+    assert status == 0 and torch.equal(bias(), raw["bias"])
+    for path in (transformer, tokenizer):
+        assert f"{path}: SHA-256 {hashlib.sha256(path.read_bytes()).hexdigest()}" in told
+    assert f"{transformer}: has averaged weights (EMA) too, under ema" in told and "--ema takes them" in told
+    assert f"{tokenizer}: the weights are those under vqgan.net" in told
+    assert told.splitlines()[-1].endswith(f"verify {tmp_path / 'out'} --google-maskgit {transformer} {tokenizer}")
+    status, told = command("--ema", "--gelu", "tanh", "--tokenizer-key", "vqgan.net")
+    assert status == 0 and torch.equal(bias(), average["bias"]) and not torch.equal(bias(), raw["bias"])
+    assert f"{tokenizer}: has no averaged weights (EMA); its only weights are taken" in told
+    assert told.splitlines()[-1].endswith(f"{tokenizer} --ema --gelu tanh --tokenizer-key vqgan.net")
+    assert command("--key", "ema")[0] == 0 and torch.equal(bias(), average["bias"])
+    status, told = command("--tokenizer-key", "wrong")
+    assert status == 1 and "--tokenizer-key wrong: no tensors there" in told and "vqgan (" in told
+    checkpoint.write_torch(transformer, raw)
+    status, told = command("--ema")
+    assert status == 1 and "error: --ema: neither" in told
+
+
+def test_both_parts_in_one_file(tmp_path):
+    transformer, tokenizer = write("google-torch", tmp_path)
+    checkpoint.write_torch(tmp_path / "both", {"maskgit": stored(transformer), "vqgan": stored(tokenizer)})
+    model = convert.google_maskgit(tmp_path / "both", tmp_path / "both")
+    apart = convert.google_maskgit(transformer, tokenizer)
+    assert all(torch.equal(value, apart.state_dict()[name]) for name, value in model.state_dict().items())
+
+
+def test_whole_numbers_are_passed_over_and_said(tmp_path, capsys):
+    transformer, tokenizer = write("google-torch", tmp_path)
+    tensors = stored(transformer)
+    checkpoint.write_torch(transformer, {**tensors, "position_ids": torch.arange(17), "steps": torch.tensor(3.0)})
+    convert.google_maskgit(transformer, tokenizer)
+    assert f"{transformer}: passed over: position_ids, steps" in capsys.readouterr().err
+    checkpoint.write_torch(transformer, {**tensors, "bias": tensors["bias"].int()})
+    with pytest.raises(CheckpointError, match="of numbers that are not floating point bias int32"):
+        convert.google_maskgit(transformer, tokenizer)
+
+
+def test_verify_takes_the_choice_of_weights(tmp_path, monkeypatch):
+    given = []
+    monkeypatch.setattr(convert, "google_maskgit", lambda *files, **options: given.append((files, options)))
+    parser = argparse.ArgumentParser()
+    verify.add_arguments(parser)
+    files = ["--google-maskgit", "a", "b"]
+    args = parser.parse_args(["bundle", *files, *"--ema --key x --tokenizer-key y --gelu erf".split()])
+    verify._model(args, None)
+    choices = (selection.Choice(True, "x"), selection.Choice(True, "y", "--tokenizer-key"))
+    assert given[0][1] == {"gelu": "erf", "choice": choices}
