@@ -11,6 +11,7 @@ import json
 import os
 import pathlib
 import pickle
+import re
 import struct
 import sys
 import types
@@ -235,6 +236,25 @@ def test_containers_and_prefixes(tmp_path, container, prefix):
     legacy = tmp_path / "legacy"
     torch.save(CONTAINERS[container](prefixed(prefix, weights(1))), legacy, _use_new_zipfile_serialization=False)
     assert set(taken(legacy)[0].tensors) == set(weights(0))
+
+
+def test_state_beside_weights_at_the_top_is_passed_over(tmp_path):
+    content = {
+        **weights(1),
+        "optimizer": {"state": {0: {"exp_avg": torch.ones(3)}}},
+        "loss.discriminator.main.weight": torch.ones(3),
+        "ema": {"decay": torch.ones(3)},
+    }
+    found, value = taken(saved(tmp_path, content))
+    assert value == 1 and set(found.tensors) == set(weights(0))
+    assert any(
+        note.startswith("passed over: ")
+        and {"optimizer", "loss", "ema"} <= set(re.findall(r"(\w+) \(1 tensors\)", note))
+        for note in found.notes
+    )
+    # What is no state is the model's, and an error where the model has no such tensor.
+    found, _ = taken(saved(tmp_path, {**weights(1), "more.weight": torch.ones(2)}))
+    assert "more.weight" in found.tensors
 
 
 def test_wrappers_before_some_names_only(tmp_path):
