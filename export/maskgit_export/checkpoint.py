@@ -27,8 +27,9 @@ from torch import Tensor
 from .files import write_bytes
 from .standins import ALLOWED
 
-#: What wrappers put before names: DistributedDataParallel, torch.compile.
-PREFIXES = ("module.", "_orig_mod.")
+#: What wrappers put into names: torch.compile, FSDP, activation checkpointing; DistributedDataParallel before them.
+WRAPPERS = re.compile(r"(?<![^.])(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
+PARALLEL = "module."
 #: Flax's msgpack extension types: an array, a complex number, a NumPy scalar.
 FLAX_ARRAY, FLAX_COMPLEX, FLAX_SCALAR = 1, 2, 3
 FLAX_DTYPES = {
@@ -69,16 +70,17 @@ class File:
         """What joins the keys."""
         return "/" if self.format == "flax" else "."
 
-    def digests(self) -> dict[Path, str]:
-        """The SHA-256 of each file that was read, in hexadecimal digits."""
-        found = {}
-        for path in self.files:
-            digest = hashlib.sha256()
-            with open(path, "rb") as file:
-                while block := file.read(1 << 20):
-                    digest.update(block)
-            found[path] = digest.hexdigest()
-        return found
+
+def sha256(path: str | Path) -> str:
+    """The SHA-256 of a file, in hexadecimal digits. Raises :class:`CheckpointError`."""
+    digest = hashlib.sha256()
+    try:
+        with open(path, "rb") as file:
+            while block := file.read(1 << 20):
+                digest.update(block)
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read: {error.strerror}") from error
+    return digest.hexdigest()
 
 
 def read(path: str | Path) -> File:
@@ -185,10 +187,11 @@ def _read_index(path: Path) -> File:
 
 
 def _bare(name: str) -> str:
-    """A name without what wrappers put before it."""
-    while name.startswith(PREFIXES):
-        name = name.split(".", 1)[1]
-    return name.replace("._orig_mod.", ".")
+    """A name without what wrappers put into it."""
+    name = WRAPPERS.sub("", name)
+    while name.startswith(PARALLEL):
+        name = name.removeprefix(PARALLEL)
+    return name
 
 
 def _flatten(found: File, content: object) -> None:

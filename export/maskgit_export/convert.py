@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 
 from .bundle import BundleError
-from .checkpoint import CheckpointError
+from .checkpoint import CheckpointError, sha256
 from .export import write_bundle
 from .published import google, halton, imagenet, layouts
 from .selection import Checkpoint, Choice
@@ -168,10 +168,18 @@ def halton_maskgit(
 
 def _read(path: Path, title: str, part: str, choice: Choice) -> tuple[Checkpoint, layouts.Layout]:
     """Reads the weights of a part from a file, and says which file it is."""
+    if path.is_file():
+        # Before it is read, so that a damaged file can be compared too.
+        _say_digest(path)
     file, found, layout = layouts.read(path, title, part, choice)
-    for name, digest in file.digests().items():
-        print(f"{name}: SHA-256 {digest}", file=sys.stderr)
+    for name in file.files:
+        if name != path:
+            _say_digest(name)
     return found, layout
+
+
+def _say_digest(path: Path) -> None:
+    print(f"{path}: SHA-256 {sha256(path)}", file=sys.stderr)
 
 
 def _insist_on_average(choice: Choice, first: Checkpoint, second: Checkpoint) -> None:

@@ -179,6 +179,8 @@ def test_other_files_are_refused(tmp_path, case):
 def test_no_file(tmp_path):
     with pytest.raises(CheckpointError, match="cannot be read: No such file"):
         read(tmp_path / "nothing")
+    with pytest.raises(CheckpointError, match="cannot be read: No such file"):
+        checkpoint.sha256(tmp_path / "nothing")
 
 
 # Which of a file's tensors are the weights: every file below has Halton-MaskGIT's marker.
@@ -262,9 +264,10 @@ def test_wrappers_before_some_names_only(tmp_path):
     found = selection.select(read(saved(tmp_path, tensors)), "a.weight", "x", Choice())
     assert set(found.tensors) == {"a.weight", "b"} and found.tensors["b"].dtype == torch.float32
     assert not found.tensors["b"].requires_grad
-    # Lightning compiles a module inside of its own.
-    found = selection.select(read(saved(tmp_path, {"model._orig_mod.a": torch.ones(1)})), "a", "x", Choice())
-    assert set(found.tensors) == {"a"}
+    # Lightning compiles a module inside of its own; FSDP wraps each layer.
+    for name in ("model._orig_mod.a.b", "_fsdp_wrapped_module.a._fsdp_wrapped_module._checkpoint_wrapped_module.b"):
+        found = selection.select(read(saved(tmp_path, {name: torch.ones(1)})), "a.b", "x", Choice())
+        assert set(found.tensors) == {"a.b"}
 
 
 AVERAGES = {
@@ -474,9 +477,9 @@ def test_several_files_with_an_index(tmp_path):
     index = sharded(tmp_path / "a", PLACES)
     for path in (tmp_path / "a", index):
         assert set(taken(path)[0].tensors) == set(NAMES)
-        digests = read(path).digests()
-        assert {file.name for file in digests} == {index.name, *PLACES.values()}
-        assert all(digest == hashlib.sha256(file.read_bytes()).hexdigest() for file, digest in digests.items())
+        files = read(path).files
+        assert {file.name for file in files} == {index.name, *PLACES.values()}
+        assert all(checkpoint.sha256(file) == hashlib.sha256(file.read_bytes()).hexdigest() for file in files)
     with pytest.raises(CheckpointError, match="one of 2 files that hold a checkpoint together: give the folder"):
         read(tmp_path / "a" / PLACES[NAMES[0]])
     # PyTorch's own files too.

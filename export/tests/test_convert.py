@@ -313,6 +313,10 @@ def test_files_are_named_by_their_hashes_and_averaged_weights_chosen(tmp_path, c
     assert command("--key", "ema")[0] == 0 and torch.equal(bias(), average["bias"])
     status, told = command("--tokenizer-key", "wrong")
     assert status == 1 and "--tokenizer-key wrong: no tensors there" in told and "vqgan (" in told
+    transformer.write_bytes(transformer.read_bytes()[:-1])
+    status, told = command()
+    digest = hashlib.sha256(transformer.read_bytes()).hexdigest()
+    assert status == 1 and f"{transformer}: SHA-256 {digest}" in told and "a damaged PyTorch file" in told
     checkpoint.write_torch(transformer, raw)
     status, told = command("--ema")
     assert status == 1 and "error: --ema: neither" in told
