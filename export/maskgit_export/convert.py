@@ -1,25 +1,27 @@
 """Turns published weights into a bundle: Google's MaskGIT, or Halton-MaskGIT with LlamaGen's tokenizer.
 
-Takes the files as their authors published them (docs/models.md says where): Flax checkpoints, PyTorch files, or
-safetensors. Nothing that a file holds is run. What each file was taken for is printed; a tensor that is missing,
-superfluous or of another shape is an error.
+Takes the files as their authors published them (docs/models.md says where): Flax checkpoints, PyTorch files,
+safetensors, or a folder with one or with several and their index. Nothing that a file holds is run. What each file was
+taken for is printed, and its SHA-256; a tensor that is missing, superfluous or of another shape is an error. The
+weights are found below any keys and prefixes.
 """
 
 from __future__ import annotations
 
 import argparse
 import re
+import shlex
 import sys
 from dataclasses import replace
 from pathlib import Path
 
 import torch
 
-from . import checkpoint
 from .bundle import BundleError
-from .checkpoint import Checkpoint, CheckpointError
+from .checkpoint import CheckpointError, sha256
 from .export import write_bundle
 from .published import google, halton, imagenet, layouts
+from .selection import Checkpoint, Choice
 
 GOOGLE_SOURCE = "github.com/google-research/maskgit"
 HALTON_SOURCE = "github.com/valeoai/Halton-MaskGIT; tokenizer: github.com/FoundationVision/LlamaGen"
@@ -41,6 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         )
         sub.add_argument("--tokenizer", required=True, type=Path, metavar="FILE", help="checkpoint of the tokenizer")
         sub.add_argument("-o", "--output", required=True, type=Path, help="folder of the bundle")
+        add_choice(sub)
         if name == "google-maskgit":
             sub.add_argument(
                 "--size",
@@ -64,30 +67,59 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             )
 
 
+def add_choice(parser: argparse.ArgumentParser) -> None:
+    """Declares the options that choose among the weights of a file."""
+    parser.add_argument(
+        "--ema", action="store_true", help="take averaged weights (EMA), where a file has them beside the others"
+    )
+    parser.add_argument(
+        "--key",
+        metavar="KEY",
+        help="where the transformer's weights are in their file, its keys joined by dots, such as state_dict.model; "
+        "a lone dot for the top (default: found by the names)",
+    )
+    parser.add_argument("--tokenizer-key", metavar="KEY", help="the same for the tokenizer's")
+
+
+def choices(args: argparse.Namespace) -> tuple[Choice, Choice]:
+    """The choice for the transformer and the one for the tokenizer, of the options of :func:`add_choice`."""
+    return Choice(args.ema, args.key), Choice(args.ema, args.tokenizer_key, "--tokenizer-key")
+
+
 def run(args: argparse.Namespace) -> int:
     """Converts; returns 0, or 1 when a file cannot be used or the bundle not be written."""
     try:
         if args.model == "google-maskgit":
-            model = google_maskgit(args.transformer, args.tokenizer, args.size, args.gelu)
+            model = google_maskgit(args.transformer, args.tokenizer, args.size, args.gelu, choices(args))
         else:
-            model = halton_maskgit(args.transformer, args.tokenizer, args.variant)
+            model = halton_maskgit(args.transformer, args.tokenizer, args.variant, choices(args))
         write_bundle(model, args.output)
     except (CheckpointError, BundleError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    check = ["verify", args.output, f"--{args.model}", args.transformer, args.tokenizer]
+    check += ["--ema"] if args.ema else []
+    for name in ("gelu", "key", "tokenizer_key"):
+        if getattr(args, name, None) is not None:
+            check += [f"--{name.replace('_', '-')}", getattr(args, name)]
     print(
-        f"{args.output}: {model.metadata.name}; check it with: verify {args.output} --{args.model} {args.transformer} "
-        f"{args.tokenizer}",
+        f"{args.output}: {model.metadata.name}; check it with: {shlex.join(map(str, check))}",
         file=sys.stderr,
     )
     return 0
 
 
 def google_maskgit(
-    transformer: Path, tokenizer: Path, size: int | None = None, gelu: str | None = None
+    transformer: Path,
+    tokenizer: Path,
+    size: int | None = None,
+    gelu: str | None = None,
+    choice: tuple[Choice, Choice] = (Choice(), Choice()),
 ) -> google.GoogleMaskGit:
-    """Google's MaskGIT from two checkpoints. ``size`` and ``gelu`` as the options. Raises :class:`CheckpointError`."""
-    first, layout = _read(transformer, layouts.GOOGLE, "transformer")
+    """Google's MaskGIT from two checkpoints. ``size`` and ``gelu`` as the options; ``choice`` of each file's weights.
+    Raises :class:`CheckpointError`.
+    """
+    first, layout = _read(transformer, layouts.GOOGLE, "transformer", choice[0])
     size = _google_size(first) if size is None else size
     config = replace(google.PUBLISHED[size], gelu=gelu or GELU_OF_FORMAT[first.format])
     name = f"maskgit-imagenet{size}"
@@ -98,7 +130,8 @@ def google_maskgit(
         )
         model = google.GoogleMaskGit(config, metadata)
     _load(layout, model, first, f"{name}, {config.gelu} GELU")
-    second, layout = _read(tokenizer, layouts.GOOGLE, "tokenizer")
+    second, layout = _read(tokenizer, layouts.GOOGLE, "tokenizer", choice[1])
+    _insist_on_average(choice[0], first, second)
     _load(
         layout,
         model,
@@ -108,9 +141,14 @@ def google_maskgit(
     return model.eval()
 
 
-def halton_maskgit(transformer: Path, tokenizer: Path, variant: str = "auto") -> halton.HaltonMaskGit:
-    """Halton-MaskGIT from two checkpoints. Raises :class:`CheckpointError`."""
-    first, layout = _read(transformer, layouts.HALTON, "transformer")
+def halton_maskgit(
+    transformer: Path,
+    tokenizer: Path,
+    variant: str = "auto",
+    choice: tuple[Choice, Choice] = (Choice(), Choice()),
+) -> halton.HaltonMaskGit:
+    """Halton-MaskGIT from two checkpoints; ``choice`` of each file's weights. Raises :class:`CheckpointError`."""
+    first, layout = _read(transformer, layouts.HALTON, "transformer", choice[0])
     variant = _halton_variant(first) if variant == "auto" else variant
     config = halton.PUBLISHED[variant]
     name = f"halton-maskgit-{variant}"
@@ -122,26 +160,41 @@ def halton_maskgit(transformer: Path, tokenizer: Path, variant: str = "auto") ->
         model = halton.HaltonMaskGit(config, metadata)
     _load(layout, model, first, name)
     model.network.tie()
-    second, layout = _read(tokenizer, layouts.LLAMAGEN, "tokenizer")
+    second, layout = _read(tokenizer, layouts.LLAMAGEN, "tokenizer", choice[1])
+    _insist_on_average(choice[0], first, second)
     _load(layout, model, second, name)
     return model.eval()
 
 
-def _read(path: Path, title: str, part: str) -> tuple[Checkpoint, layouts.Layout]:
-    """Reads a file and makes sure that it is what the option asks for."""
-    found = checkpoint.read(path)
-    layout = layouts.identify(found)
-    if (layout.title, layout.part) != (title, part):
-        raise CheckpointError(
-            f"{path}: this is the {layout.part} of {layout.title}; --{part} asks for the {part} of {title}"
-        )
+def _read(path: Path, title: str, part: str, choice: Choice) -> tuple[Checkpoint, layouts.Layout]:
+    """Reads the weights of a part from a file, and says which file it is."""
+    if path.is_file():
+        # Before it is read, so that a damaged file can be compared too.
+        _say_digest(path)
+    file, found, layout = layouts.read(path, title, part, choice)
+    for name in file.files:
+        if name != path:
+            _say_digest(name)
     return found, layout
+
+
+def _say_digest(path: Path) -> None:
+    print(f"{path}: SHA-256 {sha256(path)}", file=sys.stderr)
+
+
+def _insist_on_average(choice: Choice, first: Checkpoint, second: Checkpoint) -> None:
+    """Refuses ``--ema`` where no file has averaged weights."""
+    if choice.ema and not first.averaged and not second.averaged:
+        raise CheckpointError(
+            f"--ema: neither {first.path} nor {second.path} has averaged weights (EMA) that can be used; leave it out"
+        )
 
 
 def _load(layout: layouts.Layout, model: torch.nn.Module, found: Checkpoint, what: str) -> None:
     taken_for = f"the {layout.part} of {layout.title}, {FORMAT_NAMES[layout.format]} layout: {what}"
     layouts.load(layout, model, found, taken_for)
-    print(f"{found.path}: taken for {taken_for}", file=sys.stderr)
+    for line in [f"taken for {taken_for}", *found.notes]:
+        print(f"{found.path}: {line}", file=sys.stderr)
 
 
 def _google_size(found: Checkpoint) -> int:

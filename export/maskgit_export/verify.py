@@ -58,6 +58,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="files that `convert halton-maskgit` was given",
     )
     parser.add_argument("--gelu", choices=["tanh", "erf"], help="the form that `convert google-maskgit` was given")
+    parser.add_argument("--ema", action="store_true", help="as `convert` was given it")
+    parser.add_argument("--key", metavar="KEY", help="the --key that `convert` was given")
+    parser.add_argument("--tokenizer-key", metavar="KEY", help="the --tokenizer-key that `convert` was given")
     parser.add_argument("--command", metavar="PATH", help="the maskgit program, to compare our engine too")
     parser.add_argument(
         "--write-reference", action="store_true", help="write BUNDLE/reference (from PyTorch where it takes part)"
@@ -284,13 +287,13 @@ def _model(args: argparse.Namespace, metadata: Metadata):
         return load(args.model)
     if args.google_maskgit or args.halton_maskgit:
         from .checkpoint import CheckpointError
-        from .convert import google_maskgit, halton_maskgit
+        from .convert import choices, google_maskgit, halton_maskgit
 
         try:
             return (
-                google_maskgit(*args.google_maskgit, gelu=args.gelu)
+                google_maskgit(*args.google_maskgit, gelu=args.gelu, choice=choices(args))
                 if args.google_maskgit
-                else halton_maskgit(*args.halton_maskgit)
+                else halton_maskgit(*args.halton_maskgit, choice=choices(args))
             )
         except CheckpointError as error:
             raise SystemExit(f"error: {error}") from error

@@ -38,6 +38,17 @@ def write(kind, folder, seed=3):
     return write_checkpoints(made, format, folder)
 
 
+def stored(path):
+    """The tensors of a published file by their names in it, without the container."""
+    return {
+        name.removeprefix("params/")
+        .removeprefix("state_dict.")
+        .removeprefix("model_state_dict.")
+        .removeprefix("model."): tensor
+        for name, tensor in checkpoint.read(path).tensors.items()
+    }
+
+
 def converted(kind, transformer, tokenizer):
     """The model that ``convert`` makes of the files."""
     return (convert.google_maskgit if KINDS[kind][0] == "google-maskgit" else convert.halton_maskgit)(
@@ -49,8 +60,7 @@ def reference(kind, transformer, tokenizer, dtype=np.float64, groups=4, heads=4)
     """The NumPy reference of the files."""
     model, format = KINDS[kind]
     arrays = [
-        {name: tensor.numpy() for name, tensor in checkpoint.read(path).tensors.items()}
-        for path in (transformer, tokenizer)
+        {name: tensor.float().numpy() for name, tensor in stored(path).items()} for path in (transformer, tokenizer)
     ]
     if model == "halton-maskgit":
         arrays[1].pop("quantize.codebook_used", None)

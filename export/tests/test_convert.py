@@ -1,18 +1,20 @@
 """``convert`` end to end: files to a bundle that runs, and files that do not fit."""
 
+import argparse
+import hashlib
 import os
 
 import numpy as np
 import pytest
 import torch
 from conftest import GOOGLE, HALTON
-from published_checkpoints import KINDS, converted, differing, expected, inputs, publish_small, reference, write
+from published_checkpoints import KINDS, converted, differing, expected, inputs, publish_small, reference, stored, write
 
-from maskgit_export import checkpoint, convert, verify
+from maskgit_export import checkpoint, convert, selection, verify
 from maskgit_export.bundle import validate
 from maskgit_export.checkpoint import CheckpointError
 from maskgit_export.cli import main
-from maskgit_export.published import google, halton, imagenet
+from maskgit_export.published import google, halton, imagenet, layouts
 from maskgit_export.synth import write_checkpoints
 
 
@@ -114,12 +116,10 @@ def test_gelu_follows_the_source_unless_told(tmp_path):
 
 def change(path, edit):
     """Edits a checkpoint's tensors in place."""
-    found = checkpoint.read(path)
-    tensors = {name: tensor.clone() for name, tensor in found.tensors.items()}
+    format = checkpoint.read(path).format
+    tensors = {name: tensor.clone() for name, tensor in stored(path).items()}
     edit(tensors)
-    checkpoint.write_flax(path, tensors) if found.format == "flax" else checkpoint.write_torch(
-        path, {"state_dict": tensors}
-    )
+    checkpoint.write_flax(path, tensors) if format == "flax" else checkpoint.write_torch(path, {"state_dict": tensors})
 
 
 #: Kind -> a tensor of the transformer and one of the tokenizer that each file needs beside the one it is recognised by.
@@ -159,14 +159,16 @@ def test_every_tensor_counts(tmp_path):
     for kind in SOME:
         paths = write(kind, tmp_path / kind)
         for path in paths:
-            whole = checkpoint.read(path)
-            layout = convert.layouts.identify(whole)
+            title = {"google": layouts.GOOGLE, "halton": layouts.HALTON}[kind.split("-")[0]]
+            part = "transformer" if path == paths[0] else "tokenizer"
+            title = layouts.LLAMAGEN if (title, part) == (layouts.HALTON, "tokenizer") else title
+            _, whole, layout = layouts.read(path, title, part)
             model = converted(kind, *paths)
             checked = 0
             for name in set(whole.tensors) - layout.ignored - {"head.weight", "tok_emb.weight"}:
                 rest = {other: tensor for other, tensor in whole.tensors.items() if other != name}
                 with pytest.raises(CheckpointError, match=f"it lacks {name}$"):
-                    convert.layouts.load(layout, model, checkpoint.Checkpoint(path, whole.format, rest), "x")
+                    layouts.load(layout, model, selection.Checkpoint(path, whole.format, rest), "x")
                 checked += 1
             assert checked >= 30
 
@@ -256,7 +258,7 @@ def test_sizes_and_variants(tmp_path):
 def test_swiglu_rounding(tmp_path, monkeypatch):
     """The width is in the checkpoint; the wrong rounding does not fit it."""
     paths = write("halton-torch", tmp_path)
-    assert checkpoint.read(paths[0]).tensors["transformer.layers.0.ff.w1.weight"].shape == (256, 26)
+    assert stored(paths[0])["transformer.layers.0.ff.w1.weight"].shape == (256, 26)
     for wrong in (lambda c: int(8 * c.dim / 3), lambda c: int(8 * c.dim / 3) // 256 * 256 or 128, lambda c: 4 * c.dim):
         monkeypatch.setattr(halton.Config, "hidden", property(wrong))
         with pytest.raises(
@@ -279,3 +281,73 @@ def test_synth_writes_checkpoints(tmp_path, monkeypatch, capsys):
         assert model(*(out / name for name in names)).metadata.codes == GOOGLE.codes == HALTON.codes
     assert main(["synth", "--shape", "halton-b-384", "--checkpoint", "flax", "-o", str(tmp_path / "x")]) == 2
     assert "PyTorch only" in capsys.readouterr().err and not (tmp_path / "x").exists()
+
+
+def test_files_are_named_by_their_hashes_and_averaged_weights_chosen(tmp_path, capsys, monkeypatch):
+    """Through the command: `--ema`, `--key` and `--tokenizer-key` reach each file, and `verify` is told of them."""
+    made, (transformer, tokenizer) = [], write("google-torch", tmp_path)
+    monkeypatch.setattr(convert, "write_bundle", lambda model, output: made.append(model))
+    raw, average = stored(transformer), stored(write("google-torch", tmp_path / "other", seed=5)[0])
+    checkpoint.write_torch(transformer, {"model": raw, "ema": average, "args": argparse.Namespace(lr=1)})
+    checkpoint.write_torch(tokenizer, {"vqgan": {f"net.{k}": v for k, v in stored(tokenizer).items()}, "n": 3})
+
+    def command(*more):
+        files = ["--transformer", str(transformer), "--tokenizer", str(tokenizer), "-o", str(tmp_path / "out")]
+        status = main(["convert", "google-maskgit", *files, *more])
+        return status, capsys.readouterr().err
+
+    def bias():
+        return made[-1].transformer.state_dict()["mlm_bias"]
+
+    status, told = command()
+    assert status == 0 and torch.equal(bias(), raw["bias"])
+    for path in (transformer, tokenizer):
+        assert f"{path}: SHA-256 {hashlib.sha256(path.read_bytes()).hexdigest()}" in told
+    assert f"{transformer}: has averaged weights (EMA) too, under ema" in told and "--ema takes them" in told
+    assert f"{tokenizer}: the weights are those under vqgan.net" in told
+    assert told.splitlines()[-1].endswith(f"verify {tmp_path / 'out'} --google-maskgit {transformer} {tokenizer}")
+    status, told = command("--ema", "--gelu", "tanh", "--tokenizer-key", "vqgan.net")
+    assert status == 0 and torch.equal(bias(), average["bias"]) and not torch.equal(bias(), raw["bias"])
+    assert f"{tokenizer}: has no averaged weights (EMA); its only weights are taken" in told
+    assert told.splitlines()[-1].endswith(f"{tokenizer} --ema --gelu tanh --tokenizer-key vqgan.net")
+    assert command("--key", "ema")[0] == 0 and torch.equal(bias(), average["bias"])
+    status, told = command("--tokenizer-key", "wrong")
+    assert status == 1 and "--tokenizer-key wrong: no tensors there" in told and "vqgan (" in told
+    transformer.write_bytes(transformer.read_bytes()[:-1])
+    status, told = command()
+    digest = hashlib.sha256(transformer.read_bytes()).hexdigest()
+    assert status == 1 and f"{transformer}: SHA-256 {digest}" in told and "a damaged PyTorch file" in told
+    checkpoint.write_torch(transformer, raw)
+    status, told = command("--ema")
+    assert status == 1 and "error: --ema: neither" in told
+
+
+def test_both_parts_in_one_file(tmp_path):
+    transformer, tokenizer = write("google-torch", tmp_path)
+    checkpoint.write_torch(tmp_path / "both", {"maskgit": stored(transformer), "vqgan": stored(tokenizer)})
+    model = convert.google_maskgit(tmp_path / "both", tmp_path / "both")
+    apart = convert.google_maskgit(transformer, tokenizer)
+    assert all(torch.equal(value, apart.state_dict()[name]) for name, value in model.state_dict().items())
+
+
+def test_whole_numbers_are_passed_over_and_said(tmp_path, capsys):
+    transformer, tokenizer = write("google-torch", tmp_path)
+    tensors = stored(transformer)
+    checkpoint.write_torch(transformer, {**tensors, "position_ids": torch.arange(17), "steps": torch.tensor(3.0)})
+    convert.google_maskgit(transformer, tokenizer)
+    assert f"{transformer}: passed over: position_ids, steps" in capsys.readouterr().err
+    checkpoint.write_torch(transformer, {**tensors, "bias": tensors["bias"].int()})
+    with pytest.raises(CheckpointError, match="of numbers that are not floating point bias int32"):
+        convert.google_maskgit(transformer, tokenizer)
+
+
+def test_verify_takes_the_choice_of_weights(tmp_path, monkeypatch):
+    given = []
+    monkeypatch.setattr(convert, "google_maskgit", lambda *files, **options: given.append((files, options)))
+    parser = argparse.ArgumentParser()
+    verify.add_arguments(parser)
+    files = ["--google-maskgit", "a", "b"]
+    args = parser.parse_args(["bundle", *files, *"--ema --key x --tokenizer-key y --gelu erf".split()])
+    verify._model(args, None)
+    choices = (selection.Choice(True, "x"), selection.Choice(True, "y", "--tokenizer-key"))
+    assert given[0][1] == {"gelu": "erf", "choice": choices}

@@ -13,8 +13,8 @@ import pytest
 import torch
 from PIL import Image
 
-from maskgit_export import dataset, train_mvtm, train_tokenizer, training
-from maskgit_export.classifier import StyleClassifier
+from maskgit_export import dataset, train_classifier, train_mvtm, train_tokenizer, training
+from maskgit_export.classifier import StyleClassifier, load_classifier
 from maskgit_export.cli import main
 from maskgit_export.muon import Muon, orthogonalize
 from maskgit_export.mvtm import MaskedTransformer, MvtmConfig
@@ -209,6 +209,37 @@ def test_ctrl_c_ends_a_step_and_writes_a_checkpoint(command, pictures, tmp_path,
     assert main([*train, "--images", "40"]) == 0
     captured = capsys.readouterr()
     assert "going on from step 3" in captured.err and json.loads(captured.out)["images"] == 40
+
+
+def test_the_classifier_goes_on_from_ctrl_c_to_the_same_weights(pictures, tmp_path, capsys, monkeypatch):
+    def command(output, *more):
+        given = "--size 32 --batch 4 --images 40 --threads 1 -o".split()
+        return main(["train-classifier", "--data", str(pictures), *given, str(tmp_path / output), *more])
+
+    assert command("whole.pt") == 0
+    learn, steps = train_classifier._Trainer._learn, []
+
+    def interrupted(self, loss):
+        steps.append(self.clock.step)
+        if len(steps) == 3:
+            os.kill(os.getpid(), signal.SIGINT)
+        learn(self, loss)
+
+    with monkeypatch.context() as context:
+        context.setattr(train_classifier._Trainer, "_learn", interrupted)
+        assert command("out.pt") == 1
+    told = capsys.readouterr().err
+    assert steps == [0, 1, 2] and "interrupted after step 3/10; the same command goes on" in told
+    assert not (tmp_path / "out.pt").exists() and (tmp_path / "out.pt.checkpoint").exists()
+    with pytest.raises(SystemExit, match=r"another run \(seed 1 is not 2\)"):
+        command("out.pt", "--seed", "2")
+    assert command("out.pt") == 0
+    captured = capsys.readouterr()
+    assert "going on from step 3" in captured.err and json.loads(captured.out)["images_seen"] == 40
+    whole, resumed = (load_classifier(tmp_path / name).state_dict() for name in ("whole.pt", "out.pt"))
+    assert all(torch.equal(whole[name], value) for name, value in resumed.items())
+    # The next run starts anew.
+    assert not (tmp_path / "out.pt.checkpoint").exists()
 
 
 def test_a_second_ctrl_c_is_not_put_off():

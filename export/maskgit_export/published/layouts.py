@@ -8,14 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from ..checkpoint import Checkpoint, CheckpointError
+from .. import checkpoint
+from ..checkpoint import CheckpointError, File
+from ..selection import Checkpoint, Choice, describe, has, select
 from . import google
 
 Parameters = dict[str, Tensor]
+NO_CHOICE = Choice()
 
 
 @dataclass(frozen=True)
@@ -60,23 +64,34 @@ def save(layout: Layout, model: nn.Module) -> Parameters:
     }
 
 
-def load(layout: Layout, model: nn.Module, checkpoint: Checkpoint, taken_for: str) -> None:
+def load(layout: Layout, model: nn.Module, found: Checkpoint, taken_for: str) -> None:
     """Puts a checkpoint's weights into its part of a model, which may be on the ``meta`` device.
 
-    Raises :class:`CheckpointError` that lists every tensor that is missing, is too many, has another shape or is not
-    finite.
+    Tensors of whole numbers and single numbers that the model does not have, such as ``position_ids``, are passed over
+    with a note. Raises :class:`CheckpointError` that lists every tensor that is missing, is too many, has another shape
+    or type or is not finite.
     """
     module = layout.module(model)
-    ours, theirs = parameters(module), checkpoint.tensors
+    ours, theirs = parameters(module), found.tensors
     entries = layout.entries(module)
     expected = {
         entry.theirs: tuple(entry.store([ours[name].to("meta") for name in entry.ours]).shape) for entry in entries
     }
     # Of a tied parameter, which a state_dict has under both names, safetensors keeps one copy.
-    found = {entry.ours for entry in entries if entry.theirs in theirs}
+    present = {entry.ours for entry in entries if entry.theirs in theirs}
+    others = sorted(set(theirs) - set(expected) - layout.ignored)
+    passed_over = [name for name in others if not theirs[name].is_floating_point() or not theirs[name].ndim]
     faults = [
-        ("it lacks", sorted(entry.theirs for entry in entries if entry.ours not in found)),
-        ("it should not have", sorted(set(theirs) - set(expected) - layout.ignored)),
+        ("it lacks", sorted(entry.theirs for entry in entries if entry.ours not in present)),
+        ("it should not have", [name for name in others if name not in passed_over]),
+        (
+            "of numbers that are not floating point",
+            [
+                f"{name} {str(theirs[name].dtype).removeprefix('torch.')}"
+                for name in expected
+                if name in theirs and not theirs[name].is_floating_point()
+            ],
+        ),
         (
             "of another shape",
             [
@@ -99,7 +114,9 @@ def load(layout: Layout, model: nn.Module, checkpoint: Checkpoint, taken_for: st
             for what, names in faults
             if names
         )
-        raise CheckpointError(f"{checkpoint.path}: taken for {taken_for}, but {told}")
+        raise CheckpointError(f"{found.path}: taken for {taken_for}, but {told}")
+    if passed_over:
+        found.notes.append(f"passed over: {', '.join(passed_over[:8])}{', ...' if len(passed_over) > 8 else ''}")
     state: Parameters = {}
     for entry in entries:
         if entry.theirs not in theirs:
@@ -108,25 +125,34 @@ def load(layout: Layout, model: nn.Module, checkpoint: Checkpoint, taken_for: st
             tensor = tensor.contiguous()
             if name in state and not torch.equal(state[name], tensor):
                 raise CheckpointError(
-                    f"{checkpoint.path}: taken for {taken_for}, but {entry.theirs} differs from the tensor it is tied "
-                    "to"
+                    f"{found.path}: taken for {taken_for}, but {entry.theirs} differs from the tensor it is tied to"
                 )
             state[name] = tensor
     module.load_state_dict(state, strict=False, assign=True)
 
 
-def identify(checkpoint: Checkpoint) -> Layout:
-    """The layout whose marker the checkpoint has. Raises :class:`CheckpointError` that tells what was looked for."""
-    for layout in LAYOUTS:
-        if layout.format == checkpoint.format and layout.marker in checkpoint.tensors:
-            return layout
-    known = "; ".join(
-        f"{layout.title} {layout.part} ({layout.marker})" for layout in LAYOUTS if layout.format == checkpoint.format
-    )
-    names = sorted(checkpoint.tensors)
+def read(path: str | Path, title: str, part: str, choice: Choice = NO_CHOICE) -> tuple[File, Checkpoint, Layout]:
+    """Reads a file, and the weights of a published model's part in it.
+
+    Raises :class:`CheckpointError` that tells what else the file is, or what it has and what was looked for.
+    """
+    file = checkpoint.read(path)
+    layouts = [layout for layout in LAYOUTS if layout.format == file.format]
+    for layout in layouts:
+        if (layout.title, layout.part) == (title, part) and (
+            found := select(file, layout.marker, f"the {part} of {title}", choice)
+        ):
+            return file, found, layout
+    for layout in layouts:
+        if has(file, layout.marker):
+            raise CheckpointError(
+                f"{path}: this is the {layout.part} of {layout.title}; --{part} asks for the {part} of {title}"
+            )
+    known = "; ".join(f"{layout.title} {layout.part} ({layout.marker})" for layout in layouts)
     raise CheckpointError(
-        f"{checkpoint.path}: no published model that this program knows. It has {len(names)} tensors: "
-        f"{', '.join(names[:5])}, ...; looked for {known}"
+        f"{path}: no published model that this program knows. {describe(file)}. Looked for {known}, at the end of any "
+        "name. For weights of another program, save the state_dict of the published model; for a model of your own, "
+        "write a class as docs/models.md tells under 'A model of your own': maskgit-export bundle MODULE:FUNCTION"
     )
 
 
