@@ -42,6 +42,8 @@ pub const MASKGIT_ERROR_STRUCT: maskgit_code = 12;
 pub const MASKGIT_ERROR_BUSY: maskgit_code = 13;
 /// A text is not valid UTF-8, or too long.
 pub const MASKGIT_ERROR_TEXT: maskgit_code = 14;
+/// There is not enough memory.
+pub const MASKGIT_ERROR_MEMORY: maskgit_code = 15;
 
 /// Why a call failed: a code and a message. Free it with maskgit_error_free().
 pub struct maskgit_error {
@@ -81,6 +83,7 @@ impl From<Error> for Fault {
             ErrorKind::Request => MASKGIT_ERROR_REQUEST,
             ErrorKind::Image => MASKGIT_ERROR_IMAGE,
             ErrorKind::Cancelled => MASKGIT_ERROR_CANCELLED,
+            ErrorKind::Memory => MASKGIT_ERROR_MEMORY,
             // Every kind that there is has a code; one that is new and forgotten here is a fault of this library.
             _ => MASKGIT_ERROR_INTERNAL,
         };
@@ -184,6 +187,7 @@ pub extern "C" fn maskgit_code_name(code: maskgit_code) -> *const c_char {
         MASKGIT_ERROR_STRUCT => c"struct",
         MASKGIT_ERROR_BUSY => c"busy",
         MASKGIT_ERROR_TEXT => c"text",
+        MASKGIT_ERROR_MEMORY => c"memory",
         _ => c"unknown",
     };
     name.as_ptr()
@@ -215,7 +219,7 @@ mod tests {
     #[test]
     fn the_kinds_keep_their_codes() {
         use ErrorKind::*;
-        for (code, kind) in [(1, Io), (2, Bundle), (3, Engine), (4, Request), (5, Image), (6, Cancelled), (7, Internal)]
+        for (code, kind) in [(1, Io), (2, Bundle), (3, Engine), (4, Request), (5, Image), (6, Cancelled), (7, Internal), (15, Memory)]
         {
             assert_eq!(Fault::from(Error::new(kind, "")).code, code);
         }

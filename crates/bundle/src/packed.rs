@@ -14,7 +14,7 @@
 use std::path::Path;
 
 use super::validate::MAX_MANIFEST_BYTES;
-use super::{Bundle, GraphKind, Manifest};
+use super::{Bundle, GraphKind, MANIFEST_FILE, Manifest};
 use maskgit_core::files::PendingFile;
 use maskgit_core::{Error, Result};
 

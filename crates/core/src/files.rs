@@ -109,7 +109,8 @@ impl PendingFile {
     pub fn write(&mut self, bytes: &[u8]) -> Result<()> {
         match &mut self.contents {
             Contents::Temporary(file, _) => file.file.write_all(bytes),
-            Contents::Held(held, _) => match held.try_reserve(bytes.len()) {
+            // Exactly: a whole file comes at once, or parts that are large.
+            Contents::Held(held, _) => match crate::memory::reserve(held, bytes.len()) {
                 Ok(()) => {
                     held.extend_from_slice(bytes);
                     Ok(())

@@ -9,7 +9,7 @@
 mod error;
 pub mod files;
 mod math;
-mod memory;
+pub mod memory;
 pub mod sampling;
 mod sha256;
 mod shape;

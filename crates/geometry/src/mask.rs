@@ -3,7 +3,7 @@
 use image::{GrayImage, RgbImage};
 
 use super::check_size;
-use maskgit_core::{Error, Result, filled};
+use maskgit_core::{Error, ErrorKind, Result, filled};
 
 /// A rectangle of pixels inside an image.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -82,7 +82,8 @@ impl Mask {
     /// # Errors
     ///
     /// Kind [`Image`](maskgit_core::ErrorKind::Image) for a side above [`MAX_SIDE`](crate::MAX_SIDE), kind
-    /// [`Request`](maskgit_core::ErrorKind::Request) when a side is 0 or there is no memory.
+    /// [`Request`](maskgit_core::ErrorKind::Request) when a side is 0,
+    /// [`Memory`](maskgit_core::ErrorKind::Memory) when there is no memory.
     pub fn none(width: u32, height: u32) -> Result<Self> {
         check_size(width.into(), height.into())?;
         if width == 0 || height == 0 {
@@ -229,10 +230,11 @@ impl Mask {
     ///
     /// # Errors
     ///
-    /// Kind [`Request`](maskgit_core::ErrorKind::Request) when there is no memory.
+    /// Kind [`Memory`](maskgit_core::ErrorKind::Memory) when there is no memory.
     pub fn try_clone(&self) -> Result<Self> {
         let mut marks = Vec::new();
-        marks.try_reserve_exact(self.marks.len()).map_err(|_| Error::request("no memory for the mask"))?;
+        maskgit_core::memory::reserve(&mut marks, self.marks.len())
+            .map_err(|e| Error::new(ErrorKind::Memory, "out of memory: the mask").with_source(e))?;
         marks.extend_from_slice(&self.marks);
         Ok(Self { width: self.width, height: self.height, marks })
     }

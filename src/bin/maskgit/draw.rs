@@ -206,7 +206,6 @@ impl Drawing {
 pub fn run(task: Task<'_>) -> Result<()> {
     let count = task.request.seeds.count;
     let files = files(&task.results.output, if task.sheet.grid { 1 } else { count })?;
-    cancel::install()?;
     let (mut generator, model_path) = open(&task)?;
     let resolved = match task.request.resolve(generator.manifest()) {
         Ok(resolved) => resolved,

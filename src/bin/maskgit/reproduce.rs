@@ -66,7 +66,6 @@ pub fn run(args: &Args) -> Result<()> {
     }
     let shown = args.file.display();
     let record = Record::read(&args.file)?;
-    cancel::install()?;
     let (mut generator, model_path) = args::open(&args.model, &args.resources)?;
     let again = draw(args, &record, &mut generator)?;
     if let Some(i) =

@@ -62,7 +62,6 @@ enum Graph {
 }
 
 pub fn run(args: &Args) -> Result<()> {
-    cancel::install()?;
     let (mut generator, _) = args::open(&args.model, &args.resources)?;
     let mut out = Vec::new();
     match (args.graph, &args.tokens, &args.image) {
