@@ -1,11 +1,10 @@
 //! Codes and error objects.
 
 use std::ffi::{CStr, CString, c_char};
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::ptr;
 
 use super::handle::{self, Object};
-use maskgit_core::{Error, ErrorKind};
+use maskgit_core::{Error, ErrorKind, panics};
 
 /// What became of a call: MASKGIT_OK or one of MASKGIT_ERROR_*. The numbers never change their meaning; later versions
 /// may add some.
@@ -114,7 +113,7 @@ pub(super) unsafe fn call(error: *mut *mut maskgit_error, work: impl FnOnce() ->
     if !error.is_null() {
         // Making the object must not unwind either; without memory for it, the code alone must do.
         let made = || handle::give(maskgit_error { code: fault.code, message: c_string(&fault.message) });
-        let object = catch_unwind(AssertUnwindSafe(made)).unwrap_or(ptr::null_mut());
+        let object = panics::caught(made).unwrap_or(ptr::null_mut());
         // SAFETY: as above.
         unsafe { error.write(object) };
     }
@@ -127,13 +126,10 @@ pub(super) fn value<T>(otherwise: T, work: impl FnOnce() -> Result<T, Fault>) ->
 }
 
 /// What `work` gives; a panic is a fault of this library.
-fn caught<T>(work: impl FnOnce() -> Result<T, Fault>) -> Result<T, Fault> {
-    catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panic| {
-        let text = panic.downcast_ref::<String>().map(String::as_str).or(panic.downcast_ref::<&str>().copied());
-        let fault = Fault::new(MASKGIT_ERROR_INTERNAL, format!("internal fault: {}", text.unwrap_or("it panicked")));
-        // What was thrown may itself throw when it is dropped.
-        let _ = catch_unwind(AssertUnwindSafe(|| drop(panic)));
-        Err(fault)
+pub(super) fn caught<T>(work: impl FnOnce() -> Result<T, Fault>) -> Result<T, Fault> {
+    panics::caught(work).unwrap_or_else(|panic| {
+        let place = panic.place.map(|place| format!(" ({place})")).unwrap_or_default();
+        Err(Fault::new(MASKGIT_ERROR_INTERNAL, format!("internal fault: {}{place}", panic.text)))
     })
 }
 
@@ -207,7 +203,10 @@ mod tests {
         unsafe {
             assert_eq!(maskgit_error_code(error), MASKGIT_ERROR_INTERNAL);
             let message = CStr::from_ptr(maskgit_error_message(error)).to_str().unwrap();
-            assert_eq!(message, "internal fault: by a test");
+            assert!(
+                message.starts_with("internal fault: by a test (") && message.contains("capi/error.rs:"),
+                "{message}"
+            );
             assert_eq!(maskgit_error_free(error), MASKGIT_OK);
             assert_eq!(maskgit_error_free(error), MASKGIT_ERROR_HANDLE);
         }
@@ -219,7 +218,8 @@ mod tests {
     #[test]
     fn the_kinds_keep_their_codes() {
         use ErrorKind::*;
-        for (code, kind) in [(1, Io), (2, Bundle), (3, Engine), (4, Request), (5, Image), (6, Cancelled), (7, Internal), (15, Memory)]
+        for (code, kind) in
+            [(1, Io), (2, Bundle), (3, Engine), (4, Request), (5, Image), (6, Cancelled), (7, Internal), (15, Memory)]
         {
             assert_eq!(Fault::from(Error::new(kind, "")).code, code);
         }

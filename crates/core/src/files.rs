@@ -149,9 +149,13 @@ impl Place {
             #[cfg(unix)]
             Self::Stderr => Ok(File::from(std::os::fd::AsFd::as_fd(&io::stderr()).try_clone_to_owned()?)),
             #[cfg(windows)]
-            Self::Stdout => Ok(File::from(std::os::windows::io::AsHandle::as_handle(&io::stdout()).try_clone_to_owned()?)),
+            Self::Stdout => {
+                Ok(File::from(std::os::windows::io::AsHandle::as_handle(&io::stdout()).try_clone_to_owned()?))
+            }
             #[cfg(windows)]
-            Self::Stderr => Ok(File::from(std::os::windows::io::AsHandle::as_handle(&io::stderr()).try_clone_to_owned()?)),
+            Self::Stderr => {
+                Ok(File::from(std::os::windows::io::AsHandle::as_handle(&io::stderr()).try_clone_to_owned()?))
+            }
             Self::Descriptor(path) => File::options().append(true).open(path),
             // A device has nothing to cut off, and ignores this.
             Self::Path(path) => File::options().write(true).truncate(true).open(path),

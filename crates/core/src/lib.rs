@@ -10,6 +10,7 @@ mod error;
 pub mod files;
 mod math;
 pub mod memory;
+pub mod panics;
 pub mod sampling;
 mod sha256;
 mod shape;

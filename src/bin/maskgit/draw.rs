@@ -7,11 +7,11 @@ use std::path::{Path, PathBuf};
 use anyhow::Result;
 use clap::builder::RangedU64ValueParser;
 use maskgit::{Generator, Image, MAX_COUNT, MemoryUse, Request, Sampling, SourceImage, Summary, Timings};
-use maskgit_core::files::PendingFile;
+use maskgit_core::files::{PendingFile, is_same};
 use maskgit_image::encode_png;
 use serde::Serialize;
 
-use crate::failure::Usage;
+use crate::failure::{StdoutClosed, Usage};
 use crate::operation::{Edge, Edit, FileId, Inputs, Operation, name};
 use crate::record::{Layout, ModelId, Record};
 use crate::watch::{self, Previews};
@@ -68,14 +68,18 @@ pub struct Source {
     /// profile go into the result as they are.
     #[arg(long, value_name = "FILE")]
     pub image: PathBuf,
+    /// Let -o be the file of --image or --mask, which is lost
+    #[arg(long)]
+    pub overwrite: bool,
 }
 
 /// Where results go, and what is said of them.
 #[derive(clap::Args)]
 pub struct Results {
-    /// The PNG to write; with --count, NAME-000.png, NAME-001.png and so on
+    /// The PNG to write; with --count, NAME-000.png, NAME-001.png and so on; - is the standard output
     ///
-    /// Each file appears whole, as soon as its image is finished, and replaces a file of the same name.
+    /// Each file appears whole, as soon as its image is finished, and replaces a file of the same name, whose mode and
+    /// owner it keeps. Links, devices and pipes stay, and what they lead to is written.
     #[arg(short, long, value_name = "FILE")]
     pub output: PathBuf,
     /// Print one JSON object: every parameter, the tokens as SHA-256, times in seconds, peak memory in bytes
@@ -179,8 +183,12 @@ pub fn editing(
     source: &Source,
     mask: Option<&Path>,
     drawing: Option<&Drawing>,
+    results: &Results,
     operation: impl FnOnce(Option<FileId>) -> Operation,
 ) -> Result<(Request, (SourceImage, Edit))> {
+    let given = [("--image", Some(source.image.as_path())), ("--mask", mask)];
+    let count = drawing.map_or(1, |drawing| drawing.count);
+    files(&results.output, count)?.iter().try_for_each(|file| keep_inputs(file, &given, source.overwrite))?;
     let mut inputs = Inputs::read(&source.image, mask)?;
     let operation = operation(inputs.mask_id.take());
     let mut request = operation.request(&mut inputs)?;
@@ -206,6 +214,7 @@ impl Drawing {
 pub fn run(task: Task<'_>) -> Result<()> {
     let count = task.request.seeds.count;
     let files = files(&task.results.output, if task.sheet.grid { 1 } else { count })?;
+    one_thing_on_stdout(&task.results.output, task.results.json)?;
     let (mut generator, model_path) = open(&task)?;
     let resolved = match task.request.resolve(generator.manifest()) {
         Ok(resolved) => resolved,
@@ -341,11 +350,50 @@ impl Writer<'_> {
     }
 }
 
-/// Writes one file.
+/// Whether a result goes to the standard output. A file of this name is `./-`.
+pub fn is_stdout(path: &Path) -> bool {
+    path.as_os_str() == "-"
+}
+
+/// Begins a result, a file or the standard output.
+pub fn pending(path: &Path) -> maskgit::Result<PendingFile> {
+    if is_stdout(path) { Ok(PendingFile::stdout()) } else { PendingFile::create(path) }
+}
+
+/// Writes one result.
 pub fn put(path: &Path, contents: &[u8]) -> Result<()> {
-    let mut file = PendingFile::create(path)?;
+    let mut file = pending(path)?;
     file.write(contents)?;
-    Ok(file.commit()?)
+    commit(file)
+}
+
+/// Puts a result in its place.
+pub fn commit(file: PendingFile) -> Result<()> {
+    let stdout = file.is_stdout();
+    file.commit().map_err(|error| if stdout { StdoutClosed::or(error.into()) } else { error.into() })
+}
+
+/// Refuses a result that would take the place of what it is made from.
+pub fn keep_inputs(output: &Path, inputs: &[(&str, Option<&Path>)], overwrite: bool) -> Result<()> {
+    if overwrite || is_stdout(output) {
+        return Ok(());
+    }
+    match inputs.iter().find(|(_, input)| input.is_some_and(|input| is_same(input, output))) {
+        Some((name, _)) => Err(Usage(format!(
+            "-o {} is the file of {name}, which would be lost: give another, or --overwrite",
+            output.display()
+        ))
+        .into()),
+        None => Ok(()),
+    }
+}
+
+/// Refuses a result and a JSON object on the standard output together.
+pub fn one_thing_on_stdout(output: &Path, json: bool) -> Result<()> {
+    if json && is_stdout(output) {
+        return Err(Usage("--json and -o - both write to the standard output: give one of them".into()).into());
+    }
+    Ok(())
 }
 
 /// The files to write for `count` images, checked before the work begins.
@@ -353,6 +401,9 @@ fn files(output: &Path, count: usize) -> Result<Vec<PathBuf>> {
     check_output(output)?;
     if count == 1 {
         return Ok(vec![output.to_path_buf()]);
+    }
+    if is_stdout(output) {
+        return Err(Usage(format!("{count} images do not go to one standard output: give -o a file name")).into());
     }
     let stem = output.file_stem().unwrap_or_default();
     let extension = output.extension();
@@ -371,12 +422,18 @@ fn files(output: &Path, count: usize) -> Result<Vec<PathBuf>> {
 
 /// Checks that a PNG can be written to `path`, as far as its name tells.
 pub fn check_output(path: &Path) -> Result<()> {
+    if is_stdout(path) {
+        return Ok(());
+    }
     let shown = path.display();
+    // A device or a pipe may have any name.
+    let is_special = path.metadata().is_ok_and(|found| !found.is_file());
     if path.file_name().is_none() || path.is_dir() {
         return Err(Usage(format!("-o {shown} is a folder; give a file name that ends in .png")).into());
     }
     if let Some(extension) = path.extension()
         && !extension.eq_ignore_ascii_case("png")
+        && !is_special
     {
         return Err(Usage(format!("-o {shown}: only PNG is written; give a file name that ends in .png")).into());
     }

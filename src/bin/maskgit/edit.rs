@@ -49,9 +49,10 @@ pub fn run(args: &Args) -> Result<()> {
         );
     }
     let (boxes, context, edge) = (args.boxes.clone(), args.context, args.border.edge());
-    let (request, edit) = draw::editing(&args.source, args.mask.as_deref(), Some(&args.drawing), |mask| {
-        Operation::Edit { mask, boxes, context, edge }
-    })?;
+    let (request, edit) =
+        draw::editing(&args.source, args.mask.as_deref(), Some(&args.drawing), &args.results, |mask| {
+            Operation::Edit { mask, boxes, context, edge }
+        })?;
     draw::run(Task {
         model: &args.model,
         resources: &args.resources,

@@ -30,8 +30,7 @@ pub struct StdoutClosed;
 impl StdoutClosed {
     /// This in the place of an error of the standard output that says so.
     pub fn or(error: anyhow::Error) -> anyhow::Error {
-        let closed =
-            |e: &std::io::Error| e.kind() == std::io::ErrorKind::BrokenPipe;
+        let closed = |e: &std::io::Error| e.kind() == std::io::ErrorKind::BrokenPipe;
         if error.chain().any(|cause| cause.downcast_ref().is_some_and(closed)) { Self.into() } else { error }
     }
 }
