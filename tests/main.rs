@@ -22,6 +22,12 @@ mod cuda;
 #[cfg(feature = "cli")]
 mod edit_command;
 #[cfg(feature = "cli")]
+mod numbers;
+#[cfg(all(feature = "cli", unix))]
+mod outputs;
+#[cfg(feature = "cli")]
 mod program;
 #[cfg(feature = "cli")]
 mod records;
+#[cfg(all(feature = "cli", target_os = "linux"))]
+mod signals;
