@@ -15,7 +15,7 @@ use crate::failure::{StdoutClosed, Usage};
 use crate::operation::{Edge, Edit, FileId, Inputs, Operation, name};
 use crate::record::{Layout, ModelId, Record};
 use crate::watch::{self, Previews};
-use crate::{args, cancel, memory, model, output};
+use crate::{args, memory, model, output};
 
 /// The version of what `--json` prints: docs/command.md. It grows when a field goes or changes its meaning.
 pub const JSON_VERSION: u32 = 1;
