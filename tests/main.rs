@@ -13,6 +13,7 @@ mod loads;
 mod precision;
 mod progress;
 mod requests;
+mod stacks;
 mod windows;
 
 #[cfg(feature = "cli")]
