@@ -406,6 +406,9 @@ typedef struct maskgit_rect {
 // A text is not valid UTF-8, or too long.
 #define MASKGIT_ERROR_TEXT 14
 
+// There is not enough memory.
+#define MASKGIT_ERROR_MEMORY 15
+
 // Three bytes: red, green, blue, in sRGB.
 #define MASKGIT_FORMAT_RGB8 1
 

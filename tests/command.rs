@@ -19,31 +19,31 @@ fn read_png(path: impl AsRef<Path>) -> maskgit::Result<image::RgbImage> {
 }
 
 /// A folder to work in, and the command started there.
-struct Desk {
+pub struct Desk {
     folder: TempDir,
 }
 
 impl Desk {
-    fn new() -> Self {
+    pub fn new() -> Self {
         Self { folder: tempfile::tempdir().unwrap() }
     }
 
-    fn path(&self, name: &str) -> PathBuf {
+    pub fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
     }
 
-    fn command(&self, args: &[&str]) -> Command {
+    pub fn command(&self, args: &[&str]) -> Command {
         let mut command = program(env!("CARGO_BIN_EXE_maskgit").as_ref());
         command.current_dir(self.folder.path()).env("MASKGIT_MODEL", TINY).args(args);
         command
     }
 
-    fn run(&self, args: &[&str]) -> Output {
+    pub fn run(&self, args: &[&str]) -> Output {
         self.command(args).output().unwrap()
     }
 
     /// Runs a command that must succeed without a word on stderr; returns its stdout.
-    fn ok(&self, args: &[&str]) -> String {
+    pub fn ok(&self, args: &[&str]) -> String {
         let output = self.run(args);
         let stderr = String::from_utf8_lossy(&output.stderr);
         assert!(output.status.success(), "{args:?}: {stderr}");
@@ -51,12 +51,22 @@ impl Desk {
         String::from_utf8(output.stdout).unwrap()
     }
 
-    fn json(&self, args: &[&str]) -> Value {
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// Runs a command that must succeed, whatever it says.
+    pub fn ok_or_said(&self, args: &[&str]) {
+        let output = self.run(args);
+        assert!(output.status.success(), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
+    }
+
+    pub fn json(&self, args: &[&str]) -> Value {
         serde_json::from_str(&self.ok(args)).unwrap()
     }
 
     /// Runs a command that must fail with this status and one line on stderr; returns the line.
-    fn fails(&self, status: i32, args: &[&str]) -> String {
+    pub fn fails(&self, status: i32, args: &[&str]) -> String {
         let output = self.run(args);
         let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
         assert_eq!(output.status.code(), Some(status), "{args:?}: {stderr}");
@@ -67,12 +77,12 @@ impl Desk {
     }
 
     /// The names in the folder, in order.
-    fn names(&self) -> Vec<String> {
+    pub fn names(&self) -> Vec<String> {
         names(self.folder.path())
     }
 }
 
-fn names(folder: &Path) -> Vec<String> {
+pub fn names(folder: &Path) -> Vec<String> {
     let mut names: Vec<String> =
         fs::read_dir(folder).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
     names.sort();
@@ -84,7 +94,7 @@ fn hashes(report: &Value) -> Vec<&str> {
 }
 
 /// Copies the tiny bundle, with its manifest changed.
-fn copy_tiny(to: &Path, change: impl FnOnce(&mut Value)) {
+pub fn copy_tiny(to: &Path, change: impl FnOnce(&mut Value)) {
     fs::create_dir_all(to).unwrap();
     for name in names(Path::new(TINY)) {
         fs::copy(Path::new(TINY).join(&name), to.join(&name)).unwrap();
@@ -522,7 +532,7 @@ fn reproduce_survives_hostile_parameters() {
 fn a_cancelled_run_leaves_no_file() {
     use std::process::Stdio;
     use std::time::{Duration, Instant};
-    for signal in ["-INT", "-TERM"] {
+    for (signal, status) in [("-INT", 130), ("-TERM", 143), ("-HUP", 129)] {
         let desk = Desk::new();
         fs::write(desk.path("a-001.png"), "old").unwrap();
         let mut command = desk.command(&["generate", "--class", "warm", "--count", "9", "--steps", "4096"]);
@@ -536,7 +546,7 @@ fn a_cancelled_run_leaves_no_file() {
         let killed = Command::new("kill").args([signal, &child.id().to_string()]).status().unwrap();
         assert!(killed.success());
         let output = child.wait_with_output().unwrap();
-        assert_eq!(output.status.code(), Some(1), "{signal}");
+        assert_eq!(output.status.code(), Some(status), "{signal}");
         assert_eq!(String::from_utf8_lossy(&output.stderr), "maskgit: cancelled\n");
         assert!(output.stdout.is_empty());
         assert_eq!(desk.names(), ["a-001.png", "steps"], "{signal}");
@@ -562,7 +572,7 @@ fn a_cancelled_run_keeps_what_is_finished() {
         std::thread::sleep(Duration::from_millis(5));
     }
     assert!(Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap().success());
-    assert_eq!(child.wait().unwrap().code(), Some(1));
+    assert_eq!(child.wait().unwrap().code(), Some(130));
     let found = desk.names();
     assert!((3..10_000).contains(&found.len()), "{}", found.len());
     assert_eq!(

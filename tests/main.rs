@@ -13,6 +13,7 @@ mod loads;
 mod precision;
 mod progress;
 mod requests;
+mod stacks;
 mod windows;
 
 #[cfg(feature = "cli")]
@@ -22,6 +23,12 @@ mod cuda;
 #[cfg(feature = "cli")]
 mod edit_command;
 #[cfg(feature = "cli")]
+mod numbers;
+#[cfg(all(feature = "cli", unix))]
+mod outputs;
+#[cfg(feature = "cli")]
 mod program;
 #[cfg(feature = "cli")]
 mod records;
+#[cfg(all(feature = "cli", target_os = "linux"))]
+mod signals;

@@ -1,11 +1,10 @@
 //! Codes and error objects.
 
 use std::ffi::{CStr, CString, c_char};
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::ptr;
 
 use super::handle::{self, Object};
-use maskgit_core::{Error, ErrorKind};
+use maskgit_core::{Error, ErrorKind, panics};
 
 /// What became of a call: MASKGIT_OK or one of MASKGIT_ERROR_*. The numbers never change their meaning; later versions
 /// may add some.
@@ -42,6 +41,8 @@ pub const MASKGIT_ERROR_STRUCT: maskgit_code = 12;
 pub const MASKGIT_ERROR_BUSY: maskgit_code = 13;
 /// A text is not valid UTF-8, or too long.
 pub const MASKGIT_ERROR_TEXT: maskgit_code = 14;
+/// There is not enough memory.
+pub const MASKGIT_ERROR_MEMORY: maskgit_code = 15;
 
 /// Why a call failed: a code and a message. Free it with maskgit_error_free().
 pub struct maskgit_error {
@@ -81,6 +82,7 @@ impl From<Error> for Fault {
             ErrorKind::Request => MASKGIT_ERROR_REQUEST,
             ErrorKind::Image => MASKGIT_ERROR_IMAGE,
             ErrorKind::Cancelled => MASKGIT_ERROR_CANCELLED,
+            ErrorKind::Memory => MASKGIT_ERROR_MEMORY,
             // Every kind that there is has a code; one that is new and forgotten here is a fault of this library.
             _ => MASKGIT_ERROR_INTERNAL,
         };
@@ -111,7 +113,7 @@ pub(super) unsafe fn call(error: *mut *mut maskgit_error, work: impl FnOnce() ->
     if !error.is_null() {
         // Making the object must not unwind either; without memory for it, the code alone must do.
         let made = || handle::give(maskgit_error { code: fault.code, message: c_string(&fault.message) });
-        let object = catch_unwind(AssertUnwindSafe(made)).unwrap_or(ptr::null_mut());
+        let object = panics::caught(made).unwrap_or(ptr::null_mut());
         // SAFETY: as above.
         unsafe { error.write(object) };
     }
@@ -124,13 +126,10 @@ pub(super) fn value<T>(otherwise: T, work: impl FnOnce() -> Result<T, Fault>) ->
 }
 
 /// What `work` gives; a panic is a fault of this library.
-fn caught<T>(work: impl FnOnce() -> Result<T, Fault>) -> Result<T, Fault> {
-    catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panic| {
-        let text = panic.downcast_ref::<String>().map(String::as_str).or(panic.downcast_ref::<&str>().copied());
-        let fault = Fault::new(MASKGIT_ERROR_INTERNAL, format!("internal fault: {}", text.unwrap_or("it panicked")));
-        // What was thrown may itself throw when it is dropped.
-        let _ = catch_unwind(AssertUnwindSafe(|| drop(panic)));
-        Err(fault)
+pub(super) fn caught<T>(work: impl FnOnce() -> Result<T, Fault>) -> Result<T, Fault> {
+    panics::caught(work).unwrap_or_else(|panic| {
+        let place = panic.place.map(|place| format!(" ({place})")).unwrap_or_default();
+        Err(Fault::new(MASKGIT_ERROR_INTERNAL, format!("internal fault: {}{place}", panic.text)))
     })
 }
 
@@ -184,6 +183,7 @@ pub extern "C" fn maskgit_code_name(code: maskgit_code) -> *const c_char {
         MASKGIT_ERROR_STRUCT => c"struct",
         MASKGIT_ERROR_BUSY => c"busy",
         MASKGIT_ERROR_TEXT => c"text",
+        MASKGIT_ERROR_MEMORY => c"memory",
         _ => c"unknown",
     };
     name.as_ptr()
@@ -203,7 +203,10 @@ mod tests {
         unsafe {
             assert_eq!(maskgit_error_code(error), MASKGIT_ERROR_INTERNAL);
             let message = CStr::from_ptr(maskgit_error_message(error)).to_str().unwrap();
-            assert_eq!(message, "internal fault: by a test");
+            assert!(
+                message.starts_with("internal fault: by a test (") && message.contains("capi/error.rs:"),
+                "{message}"
+            );
             assert_eq!(maskgit_error_free(error), MASKGIT_OK);
             assert_eq!(maskgit_error_free(error), MASKGIT_ERROR_HANDLE);
         }
@@ -215,7 +218,8 @@ mod tests {
     #[test]
     fn the_kinds_keep_their_codes() {
         use ErrorKind::*;
-        for (code, kind) in [(1, Io), (2, Bundle), (3, Engine), (4, Request), (5, Image), (6, Cancelled), (7, Internal)]
+        for (code, kind) in
+            [(1, Io), (2, Bundle), (3, Engine), (4, Request), (5, Image), (6, Cancelled), (7, Internal), (15, Memory)]
         {
             assert_eq!(Fault::from(Error::new(kind, "")).code, code);
         }

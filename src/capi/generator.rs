@@ -12,7 +12,7 @@ use maskgit_core::copied;
 use maskgit_engine::Isa;
 
 use super::argument::{self, Versioned};
-use super::error::{Fault, MASKGIT_ERROR_BUSY, c_string, call, free, maskgit_code, maskgit_error, value};
+use super::error::{Fault, MASKGIT_ERROR_BUSY, c_string, call, caught, free, maskgit_code, maskgit_error, value};
 use super::handle::{self, Object};
 use super::options::{
     MASKGIT_LOG_DEBUG, MASKGIT_LOG_ERROR, MASKGIT_LOG_INFO, maskgit_log_callback, maskgit_open_options,
@@ -106,7 +106,8 @@ impl maskgit_generator {
     /// Runs a call and tells the log of it.
     pub(super) fn logged<T>(&self, what: &str, work: impl FnOnce() -> Result<T, Fault>) -> Result<T, Fault> {
         let start = Instant::now();
-        let result = work();
+        // A panic too becomes a fault here: the log is the only place that hears of it when no error is asked for.
+        let result = caught(work);
         match &result {
             Ok(_) => self.log.say(MASKGIT_LOG_DEBUG, &format!("{what}: {:.3} s", start.elapsed().as_secs_f64())),
             Err(fault) => self.log.say(MASKGIT_LOG_ERROR, &format!("{what}: {}", fault.message)),
@@ -202,7 +203,11 @@ unsafe fn open(
             argument::give(generator, "generator", || {
                 let options = argument::read_or_initial(options)?;
                 let log = Log { callback: options.log, user_data: options.log_user_data };
-                Ok(handle_of(work(options.to_rust()?, &options)?, log))
+                let opened = caught(|| Ok(handle_of(work(options.to_rust()?, &options)?, log)));
+                if let Err(fault) = &opened {
+                    log.say(MASKGIT_LOG_ERROR, &format!("open: {}", fault.message));
+                }
+                opened
             })
         })
     }

@@ -21,7 +21,7 @@ use crate::pipeline::{Edge, Generator, GeneratorBuilder, MemoryUse, Request, See
 pub type maskgit_log_callback =
     Option<unsafe extern "C" fn(level: u32, message: *const c_char, user_data: *mut c_void)>;
 
-/// A call of the generator failed; its error says the same.
+/// Opening or a call of the generator failed; its error says the same.
 pub const MASKGIT_LOG_ERROR: u32 = 1;
 /// What a developer may want to know once: the model, the kernels, how long opening took.
 pub const MASKGIT_LOG_INFO: u32 = 2;

@@ -4,7 +4,7 @@ use std::cell::{Cell, RefCell};
 
 use image::RgbImage;
 use maskgit_bundle::{Bundle, GraphKind, Manifest};
-use maskgit_core::{Error, LoadLimits, Result};
+use maskgit_core::{Error, LoadLimits, Result, panics};
 use maskgit_engine::{CpuEngine, DType, Engine, Input, OperatorCount, Output, Port, Session, Signature};
 use ndarray::{ArrayD, ArrayView1, ArrayView4, ArrayViewD, ArrayViewMut3, Axis, Ix4};
 
@@ -172,23 +172,26 @@ impl Sessions {
 /// it makes of damaged ones is thrown away.
 fn load(bundle: &Bundle, engine: &dyn Engine, kind: GraphKind, limits: &LoadLimits) -> Result<Box<dyn Session>> {
     let graph = bundle.unchecked_source(kind)?;
+    let checked = |result: std::result::Result<Result<()>, panics::Caught>| {
+        result.unwrap_or_else(|panic| Err(Error::internal(panic.text).context("checking a graph's hash")))
+    };
     let prepare = || {
         engine
             .load(&graph, &signature(bundle.manifest(), kind), limits)
             .map_err(|e| e.context(format!("{}, the {kind} graph", bundle.manifest().name)))
     };
-    let check = || bundle.check_source(kind, &graph);
+    let check = || panics::caught(|| bundle.check_source(kind, &graph));
     std::thread::scope(|scope| {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let checker = (cores > 1)
             .then(|| std::thread::Builder::new().name("maskgit-hash".to_owned()).spawn_scoped(scope, check).ok())
             .flatten();
         let Some(checker) = checker else {
-            check()?;
+            checked(check())?;
             return prepare();
         };
         let session = prepare();
-        checker.join().map_err(|_| Error::internal("checking a graph's hash panicked"))??;
+        checked(checker.join().map_err(|_| Error::internal("checking a graph's hash panicked"))?)?;
         session
     })
 }

@@ -484,6 +484,9 @@ static void test_log(void) {
     CHECK(counts[MASKGIT_LOG_INFO] == 1 && counts[MASKGIT_LOG_DEBUG] == 1 && counts[MASKGIT_LOG_ERROR] == 1, "%d %d %d",
           counts[1], counts[2], counts[3]);
     maskgit_generator_free(generator);
+    generator = NULL;
+    CHECK_CODE(MASKGIT_ERROR_IO, maskgit_open("no such folder", &options, &generator, &error));
+    CHECK(counts[MASKGIT_LOG_ERROR] == 2, "opening fails: %d", counts[MASKGIT_LOG_ERROR]);
 }
 
 /* Bytes in use on the heap; 0 under a tool that has its own heap. tests/c/run switches the lists of freed pieces off

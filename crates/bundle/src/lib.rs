@@ -18,7 +18,7 @@ use std::borrow::Cow;
 use std::path::Path;
 
 pub use manifest::{FORMAT_VERSION, GraphFile, GraphFiles, Manifest, Precision};
-pub use packed::pack;
+pub use packed::{pack, pack_folder_into};
 
 use maskgit_core::{Error, Result, Sha256, Source};
 use store::Store;

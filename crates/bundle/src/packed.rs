@@ -14,7 +14,7 @@
 use std::path::Path;
 
 use super::validate::MAX_MANIFEST_BYTES;
-use super::{Bundle, GraphKind, Manifest};
+use super::{Bundle, GraphKind, MANIFEST_FILE, Manifest};
 use maskgit_core::files::PendingFile;
 use maskgit_core::{Error, Result};
 
@@ -100,10 +100,36 @@ pub(super) fn manifest_length(header: &[u8; HEADER_BYTES]) -> Result<usize> {
 /// # Errors
 ///
 /// Kind [`Bundle`](maskgit_core::ErrorKind::Bundle) when the folder is not a valid bundle,
-/// [`Io`](maskgit_core::ErrorKind::Io) when a file cannot be read or written.
+/// [`Io`](maskgit_core::ErrorKind::Io) when a file cannot be read or written,
+/// [`Request`](maskgit_core::ErrorKind::Request) when `out` is one of the folder's own files.
 pub fn pack(dir: &Path, out: &Path) -> Result<()> {
     let bundle = Bundle::open_folder(dir)?;
-    let mut file = PendingFile::create(out)?;
+    refuse_source(&bundle, dir, out)?;
+    pack_into(&bundle, PendingFile::create(out)?)
+}
+
+/// Packs the bundle in the folder `dir` into any file that is yet to be written.
+///
+/// # Errors
+///
+/// As [`pack`].
+pub fn pack_folder_into(dir: &Path, file: PendingFile) -> Result<()> {
+    pack_into(&Bundle::open_folder(dir)?, file)
+}
+
+/// Refuses to write over a file that is packed.
+fn refuse_source(bundle: &Bundle, dir: &Path, out: &Path) -> Result<()> {
+    let graphs = bundle.manifest.graphs.iter().map(|(_, graph)| graph.file.as_str());
+    match graphs.chain([MANIFEST_FILE]).find(|name| maskgit_core::files::is_same(&dir.join(name), out)) {
+        Some(name) => Err(Error::request(format!(
+            "{} is the model's own {name}: give another file to pack it into",
+            out.display()
+        ))),
+        None => Ok(()),
+    }
+}
+
+fn pack_into(bundle: &Bundle, mut file: PendingFile) -> Result<()> {
     let layout = Layout::new(&bundle.manifest, bundle.manifest_json.len());
     file.write(MAGIC)?;
     file.write(&(bundle.manifest_json.len() as u64).to_le_bytes())?;

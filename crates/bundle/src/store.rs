@@ -171,8 +171,8 @@ fn open_file(path: &Path, what: &str) -> Result<(File, u64)> {
 fn read_exactly(file: impl Read, length: u64, what: &str) -> Result<Vec<u8>> {
     let mut bytes = Vec::new();
     let capacity = usize::try_from(length).unwrap_or(usize::MAX);
-    bytes.try_reserve_exact(capacity).map_err(|e| {
-        Error::new(maskgit_core::ErrorKind::Io, format!("no memory for {what}: {length} bytes")).with_source(e)
+    maskgit_core::memory::reserve(&mut bytes, capacity).map_err(|e| {
+        Error::new(maskgit_core::ErrorKind::Memory, format!("out of memory: {what}, {length} bytes")).with_source(e)
     })?;
     file.take(length).read_to_end(&mut bytes).map_err(|e| Error::io(format!("cannot read {what}"), e))?;
     if bytes.len() as u64 != length {

@@ -32,6 +32,8 @@ pub enum ErrorKind {
     Image,
     /// The caller stopped the work.
     Cancelled,
+    /// There is not enough memory.
+    Memory,
     /// A fault of this library. Please report it.
     Internal,
 }

@@ -55,12 +55,12 @@ impl Source {
     ///
     /// # Errors
     ///
-    /// As [`Source::read_into`], and [`Io`](crate::ErrorKind::Io) when there is no memory for them.
+    /// As [`Source::read_into`], and [`Memory`](crate::ErrorKind::Memory) when there is no memory for them.
     pub fn read(&self, start: u64, len: usize) -> Result<Vec<u8>> {
         self.check(start, len)?;
         let mut bytes = Vec::new();
-        bytes.try_reserve_exact(len).map_err(|e| {
-            Error::new(crate::ErrorKind::Io, format!("no memory for {len} bytes of a graph")).with_source(e)
+        crate::memory::reserve(&mut bytes, len).map_err(|e| {
+            Error::new(crate::ErrorKind::Memory, format!("out of memory: {len} bytes of a graph")).with_source(e)
         })?;
         bytes.resize(len, 0);
         self.read_into(start, &mut bytes)?;

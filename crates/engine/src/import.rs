@@ -1,14 +1,12 @@
 //! From an ONNX file to a graph that a device can run: checks, tract's simplification, our operators.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
-
 use tract_onnx::prelude::*;
 
 use super::budget::Budget;
 use super::fuse::{self, Target};
 use super::{DType, Input, Port, Signature, Source};
 use super::{check, guard, lazy, rules, skeleton};
-use maskgit_core::{Error, LoadLimits, Result};
+use maskgit_core::{Error, LoadLimits, Result, panics};
 use maskgit_kernels::pool;
 
 /// The largest tensor inside a graph, in elements. A file of a hundred bytes can ask for any size.
@@ -129,10 +127,8 @@ fn check_output(port: &Port, fact: &TypedFact) -> Result<()> {
 /// tract checks most of what a file can get wrong, not all of it. The panic must be caught inside the scope: unwinding
 /// through it would leave the threads set for this one.
 pub(super) fn guarded<T>(threads: &pool::Threads, what: &str, work: impl FnOnce() -> Result<T>) -> Result<T> {
-    pool::scope(threads, || catch_unwind(AssertUnwindSafe(work))).unwrap_or_else(|panic| {
-        let text = panic.downcast_ref::<String>().map(String::as_str).or(panic.downcast_ref::<&str>().copied());
-        Err(Error::engine(format!("cannot {what}: {}", clip(text.unwrap_or("it panicked")))))
-    })
+    pool::scope(threads, || panics::caught(work))
+        .unwrap_or_else(|panic| Err(Error::engine(format!("cannot {what}: {}", clip(&panic.text)))))
 }
 
 /// Compares what a caller gives with the signature.

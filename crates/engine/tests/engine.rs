@@ -214,6 +214,8 @@ thread_local! {
 fn watched<T>(work: impl FnOnce() -> T) -> (T, Vec<String>) {
     static HOOK: Once = Once::new();
     HOOK.call_once(|| {
+        // The engine's own hook first, so that it is under this one and hides nothing.
+        let _ = maskgit_core::panics::caught(|| ());
         let before = std::panic::take_hook();
         std::panic::set_hook(Box::new(move |info| {
             let mut place = info.location().map(ToString::to_string).unwrap_or_default();

@@ -21,7 +21,7 @@ impl Blend {
     ///
     /// # Errors
     ///
-    /// Kind [`Request`](maskgit_core::ErrorKind::Request) when there is no memory.
+    /// Kind [`Memory`](maskgit_core::ErrorKind::Memory) when there is no memory.
     pub fn new(mask: &Mask, job: Job, feather: Feather, dilation: usize, shape: Shape) -> Result<Self> {
         let painted = TokenMask::touched(mask, job.window, job.paint, shape).dilated(dilation);
         Ok(Self { job, weights: Weights::new(feather, mask, job, &painted, shape)?, shape })

@@ -99,7 +99,8 @@ impl Mask {
     /// # Errors
     ///
     /// Kind [`Image`](maskgit_core::ErrorKind::Image) for a side above [`MAX_SIDE`](crate::MAX_SIDE), kind
-    /// [`Request`](maskgit_core::ErrorKind::Request) when a side is 0 or there is no memory.
+    /// [`Request`](maskgit_core::ErrorKind::Request) when a side is 0,
+    /// [`Memory`](maskgit_core::ErrorKind::Memory) when there is no memory.
     pub fn none(width: u32, height: u32) -> Result<Self> {
         check_size(width.into(), height.into())?;
         if width == 0 || height == 0 {
@@ -303,7 +304,7 @@ impl Mask {
     ///
     /// # Errors
     ///
-    /// Kind [`Request`](maskgit_core::ErrorKind::Request) when there is no memory.
+    /// Kind [`Memory`](maskgit_core::ErrorKind::Memory) when there is no memory.
     pub fn try_clone(&self) -> Result<Self> {
         let marks = copied(&self.marks, "the mask")?;
         let soft = self.soft.as_deref().map(|soft| copied(soft, "the mask")).transpose()?;

@@ -67,7 +67,7 @@ impl Outpaint {
     ///
     /// # Errors
     ///
-    /// As [`Outpaint::extent`]; kind [`Request`](maskgit_core::ErrorKind::Request) when there is no memory.
+    /// As [`Outpaint::extent`]; kind [`Memory`](maskgit_core::ErrorKind::Memory) when there is no memory.
     pub fn extend(&self, image: &RgbImage) -> Result<RgbImage> {
         let ((width, height), old) = self.extent(image.width(), image.height())?;
         let pixels = filled(width as usize * height as usize * 3, 0, "the extended image")?;

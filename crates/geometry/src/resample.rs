@@ -194,7 +194,7 @@ impl Resampler {
 ///
 /// # Errors
 ///
-/// Kind [`Request`](maskgit_core::ErrorKind::Request) when there is no memory,
+/// Kind [`Memory`](maskgit_core::ErrorKind::Memory) when there is no memory,
 /// [`Internal`](maskgit_core::ErrorKind::Internal) never in practice.
 pub fn enlarge(decoded: &RgbImage, window: Window, width: u32, height: u32) -> Result<RgbImage> {
     let mut image = RgbImage::from_raw(width, height, filled(width as usize * height as usize * 3, 0, "an image")?)

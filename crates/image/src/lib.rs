@@ -87,7 +87,7 @@ fn encode(
 }
 
 /// Reads the metadata that [`encode_png`] wrote: the text of the first chunk of key [`METADATA_KEY`], in any of PNG's
-/// three kinds of text chunk. `None`: the PNG has no such chunk in front of its pixels.
+/// three kinds of text chunk, before or after the pixels. `None`: the PNG has no such chunk.
 ///
 /// # Errors
 ///
@@ -101,7 +101,11 @@ pub fn read_metadata(path: &Path) -> Result<Option<String>> {
         png::Limits { bytes: 8 * MAX_METADATA_BYTES },
     );
     decoder.set_ignore_iccp_chunk(true);
-    let reader = decoder.read_info().map_err(broken)?;
+    let mut reader = decoder.read_info().map_err(broken)?;
+    if !has_metadata(reader.info()) {
+        // A program that wrote the file again may have put it after the pixels.
+        reader.finish().map_err(broken)?;
+    }
     let info = reader.info();
     let text = if let Some(chunk) = info.utf8_text.iter().find(|c| c.keyword == METADATA_KEY) {
         let mut chunk = chunk.clone();
@@ -124,6 +128,13 @@ pub fn read_metadata(path: &Path) -> Result<Option<String>> {
         )));
     }
     Ok(Some(text))
+}
+
+/// Whether a text chunk of ours has been read.
+fn has_metadata(info: &png::Info<'_>) -> bool {
+    info.utf8_text.iter().any(|c| c.keyword == METADATA_KEY)
+        || info.uncompressed_latin1_text.iter().any(|c| c.keyword == METADATA_KEY)
+        || info.compressed_latin1_text.iter().any(|c| c.keyword == METADATA_KEY)
 }
 
 /// Opens a regular file of a bearable size.
@@ -244,6 +255,22 @@ mod tests {
         }
         assert!(encode_png(&sample(), Some(&"a".repeat(MAX_METADATA_BYTES))).is_ok());
         assert!(encode_png(&sample(), Some(&"a".repeat(MAX_METADATA_BYTES + 1))).is_err());
+    }
+
+    #[test]
+    fn metadata_after_the_pixels_is_found() {
+        let dir = folder();
+        let path = dir.path().join("a.png");
+        let mut bytes = Vec::new();
+        let mut writer = png::Encoder::new(&mut bytes, 1, 1).write_header().unwrap();
+        writer.write_image_data(&[0]).unwrap();
+        let mut other = png::text_metadata::ITXtChunk::new("Comment", "no");
+        writer.write_text_chunk(&other).unwrap();
+        other = png::text_metadata::ITXtChunk::new(METADATA_KEY, "après");
+        writer.write_text_chunk(&other).unwrap();
+        writer.finish().unwrap();
+        fs::write(&path, &bytes).unwrap();
+        assert_eq!(read_metadata(&path).unwrap().as_deref(), Some("après"));
     }
 
     #[test]

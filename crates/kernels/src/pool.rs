@@ -10,11 +10,13 @@
 use std::any::Any;
 use std::cell::{RefCell, UnsafeCell};
 use std::fmt;
-use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::panic::resume_unwind;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
+
+use maskgit_core::panics;
 
 /// An engine's threads; none for an engine that runs on the thread that calls.
 pub type Threads = Option<Arc<Pool>>;
@@ -24,6 +26,10 @@ pub type Threads = Option<Arc<Pool>>;
 const PATIENCE: Duration = Duration::from_millis(1);
 /// Looks without leaving the processor to others; some ten microseconds.
 const SPINS: u32 = 1000;
+
+/// What a helper's stack holds. Its operators keep their buffers on the heap; see `stacks` in the tests, which run the
+/// deepest in a quarter of this. Not the system's default, which differs: 128 KiB to 8 MiB.
+const STACK_BYTES: usize = 1 << 20;
 
 /// Bits of [`Shared::state`]: how many helpers are at the job, whether another one may join them, and above that the
 /// job's number.
@@ -118,7 +124,7 @@ impl Pool {
         let mut pool = Self { shared, helpers: Vec::new() };
         for index in 1..threads {
             let shared = Arc::clone(&pool.shared);
-            let builder = std::thread::Builder::new().name(format!("maskgit-cpu-{index}"));
+            let builder = std::thread::Builder::new().name(format!("maskgit-cpu-{index}")).stack_size(STACK_BYTES);
             // Where one cannot be had, the pool is dropped, which ends the others.
             pool.helpers.push(builder.spawn(move || shared.help())?);
         }
@@ -234,7 +240,7 @@ impl Shared {
         // SAFETY: the job is not closed and left before this returns (`Pool::run`), so what its pointer leads to is
         // there.
         let work = unsafe { &*job.work };
-        let result = catch_unwind(AssertUnwindSafe(|| {
+        let result = panics::caught(|| {
             loop {
                 let task = self.next.fetch_add(1, Ordering::Relaxed);
                 if task >= job.count {
@@ -242,9 +248,11 @@ impl Shared {
                 }
                 work(task);
             }
-        }));
+        });
         if let Err(panic) = result {
-            locked(&self.panic).get_or_insert(panic);
+            // The caller's thread does not know where it was.
+            let place = panic.place.map(|place| format!(" ({place})")).unwrap_or_default();
+            locked(&self.panic).get_or_insert_with(|| Box::new(panic.text + &place));
         }
     }
 }
@@ -269,6 +277,8 @@ impl Drop for Pool {
 
 #[cfg(test)]
 mod tests {
+    use std::panic::{AssertUnwindSafe, catch_unwind};
+
     use super::*;
 
     #[test]

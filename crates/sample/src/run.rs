@@ -1,6 +1,6 @@
 //! The decoding loop.
 
-use maskgit_core::{Error, Result, Sampling};
+use maskgit_core::{Error, ErrorKind, Result, Sampling, memory};
 use ndarray::{ArrayView3, ArrayViewMut3, Axis};
 
 use super::state::GridState;
@@ -107,15 +107,16 @@ fn predict_rows<'a>(
 /// Makes room for `rows` times `size` logits; an error when there is no memory for so many.
 fn resize(logits: &mut Vec<f32>, rows: usize, size: usize) -> Result<()> {
     let total = rows.checked_mul(size);
-    let room = total.map(|total| logits.try_reserve_exact(total.saturating_sub(logits.len())));
+    let room = total.map(|total| memory::reserve(logits, total.saturating_sub(logits.len())));
     match (total, room) {
         (Some(total), Some(Ok(()))) => {
             logits.resize(total, 0.0);
             Ok(())
         }
-        _ => Err(Error::request(format!(
-            "no memory for the logits of {rows} passes, {size} numbers each; draw fewer images at once"
-        ))),
+        _ => Err(Error::new(
+            ErrorKind::Memory,
+            format!("out of memory: the logits of {rows} passes, {size} numbers each; draw fewer images at once"),
+        )),
     }
 }
 
@@ -154,7 +155,7 @@ mod tests {
         let mut logits = Vec::new();
         for (rows, size) in [(3, usize::MAX / 2), (1, usize::MAX), (1, isize::MAX as usize)] {
             let error = resize(&mut logits, rows, size).expect_err("too many");
-            assert_eq!(error.kind(), maskgit_core::ErrorKind::Request, "{rows} x {size}");
+            assert_eq!(error.kind(), ErrorKind::Memory, "{rows} x {size}");
         }
         resize(&mut logits, 2, 6).expect("little");
         assert_eq!(logits.len(), 12);

@@ -59,7 +59,6 @@ struct Report<'a> {
 }
 
 pub fn run(args: &Args) -> Result<()> {
-    cancel::install()?;
     let (mut generator, path) = args::open(&args.model, &args.resources)?;
     let class = generator.manifest().labels.first().cloned().unwrap_or_default();
     let request = Request::generate().with_class(class).with_count(args.count).with_sampling(args.sampling.changes());

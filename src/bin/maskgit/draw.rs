@@ -9,15 +9,15 @@ use clap::builder::RangedU64ValueParser;
 use maskgit::{
     Generator, Image, MAX_COUNT, MaskOptions, MemoryUse, Request, Sampling, SourceImage, Subject, Summary, Timings,
 };
-use maskgit_core::files::PendingFile;
+use maskgit_core::files::{PendingFile, is_same};
 use maskgit_image::encode_png;
 use serde::Serialize;
 
-use crate::failure::{self, Usage};
+use crate::failure::{self, StdoutClosed, Usage};
 use crate::operation::{Auto, Edge, Edit, Fade, FileId, Inputs, MaskRead, Operation, name};
 use crate::record::{Layout, ModelId, Record};
 use crate::watch::{self, Previews};
-use crate::{args, cancel, memory, model, output};
+use crate::{args, memory, model, output};
 
 /// The version of what `--json` prints: docs/command.md. It grows when a field goes or changes its meaning.
 pub const JSON_VERSION: u32 = 1;
@@ -85,14 +85,18 @@ pub struct Source {
     /// Read a JPEG that is damaged, one that ends too early for example, as far as it goes, with a warning
     #[arg(long)]
     pub allow_damaged: bool,
+    /// Let -o be the file of --image or --mask, which is lost
+    #[arg(long)]
+    pub overwrite: bool,
 }
 
 /// Where results go, and what is said of them.
 #[derive(clap::Args)]
 pub struct Results {
-    /// The PNG to write; with --count, NAME-000.png, NAME-001.png and so on
+    /// The PNG to write; with --count, NAME-000.png, NAME-001.png and so on; - is the standard output
     ///
-    /// Each file appears whole, as soon as its image is finished, and replaces a file of the same name.
+    /// Each file appears whole, as soon as its image is finished, and replaces a file of the same name, whose mode and
+    /// owner it keeps. Links, devices and pipes stay, and what they lead to is written.
     #[arg(short, long, value_name = "FILE")]
     pub output: PathBuf,
     /// Print one JSON object: every parameter, the tokens as SHA-256, times in seconds, peak memory in bytes
@@ -203,11 +207,14 @@ pub fn editing(
     source: &Source,
     mask: Option<(&Path, MaskOptions)>,
     drawing: Option<&Drawing>,
-    quiet: bool,
+    results: &Results,
     operation: impl FnOnce(Option<MaskRead>) -> Operation,
 ) -> Result<(Request, (SourceImage, Edit))> {
+    let given = [("--image", Some(source.image.as_path())), ("--mask", mask.map(|(path, _)| path))];
+    let count = drawing.map_or(1, |drawing| drawing.count);
+    files(&results.output, count)?.iter().try_for_each(|file| keep_inputs(file, &given, source.overwrite))?;
     let mask = mask.map(|(path, options)| (path, Some(options)));
-    let mut inputs = Inputs::read(&source.image, mask, source.allow_damaged, quiet)?;
+    let mut inputs = Inputs::read(&source.image, mask, source.allow_damaged, results.quiet)?;
     let operation = operation(inputs.read.take());
     let mut request = operation.request(&mut inputs, true)?;
     let transparency = request.unknown.is_some();
@@ -233,7 +240,7 @@ impl Drawing {
 pub fn run(task: Task<'_>) -> Result<()> {
     let count = task.request.seeds.count;
     let files = files(&task.results.output, if task.sheet.grid { 1 } else { count })?;
-    cancel::install()?;
+    one_thing_on_stdout(&task.results.output, task.results.json)?;
     let (mut generator, model_path) = open(&task)?;
     let resolved = match task.request.resolve(generator.manifest()) {
         Ok(resolved) => resolved,
@@ -400,11 +407,50 @@ impl Writer<'_> {
     }
 }
 
-/// Writes one file.
+/// Whether a result goes to the standard output. A file of this name is `./-`.
+pub fn is_stdout(path: &Path) -> bool {
+    path.as_os_str() == "-"
+}
+
+/// Begins a result, a file or the standard output.
+pub fn pending(path: &Path) -> maskgit::Result<PendingFile> {
+    if is_stdout(path) { Ok(PendingFile::stdout()) } else { PendingFile::create(path) }
+}
+
+/// Writes one result.
 pub fn put(path: &Path, contents: &[u8]) -> Result<()> {
-    let mut file = PendingFile::create(path)?;
+    let mut file = pending(path)?;
     file.write(contents)?;
-    Ok(file.commit()?)
+    commit(file)
+}
+
+/// Puts a result in its place.
+pub fn commit(file: PendingFile) -> Result<()> {
+    let stdout = file.is_stdout();
+    file.commit().map_err(|error| if stdout { StdoutClosed::or(error.into()) } else { error.into() })
+}
+
+/// Refuses a result that would take the place of what it is made from.
+pub fn keep_inputs(output: &Path, inputs: &[(&str, Option<&Path>)], overwrite: bool) -> Result<()> {
+    if overwrite || is_stdout(output) {
+        return Ok(());
+    }
+    match inputs.iter().find(|(_, input)| input.is_some_and(|input| is_same(input, output))) {
+        Some((name, _)) => Err(Usage(format!(
+            "-o {} is the file of {name}, which would be lost: give another, or --overwrite",
+            output.display()
+        ))
+        .into()),
+        None => Ok(()),
+    }
+}
+
+/// Refuses a result and a JSON object on the standard output together.
+pub fn one_thing_on_stdout(output: &Path, json: bool) -> Result<()> {
+    if json && is_stdout(output) {
+        return Err(Usage("--json and -o - both write to the standard output: give one of them".into()).into());
+    }
+    Ok(())
 }
 
 /// The files to write for `count` images, checked before the work begins.
@@ -412,6 +458,9 @@ fn files(output: &Path, count: usize) -> Result<Vec<PathBuf>> {
     check_output(output)?;
     if count == 1 {
         return Ok(vec![output.to_path_buf()]);
+    }
+    if is_stdout(output) {
+        return Err(Usage(format!("{count} images do not go to one standard output: give -o a file name")).into());
     }
     let stem = output.file_stem().unwrap_or_default();
     let extension = output.extension();
@@ -430,12 +479,18 @@ fn files(output: &Path, count: usize) -> Result<Vec<PathBuf>> {
 
 /// Checks that a PNG can be written to `path`, as far as its name tells.
 pub fn check_output(path: &Path) -> Result<()> {
+    if is_stdout(path) {
+        return Ok(());
+    }
     let shown = path.display();
+    // A device or a pipe may have any name.
+    let is_special = path.metadata().is_ok_and(|found| !found.is_file());
     if path.file_name().is_none() || path.is_dir() {
         return Err(Usage(format!("-o {shown} is a folder; give a file name that ends in .png")).into());
     }
     if let Some(extension) = path.extension()
         && !extension.eq_ignore_ascii_case("png")
+        && !is_special
     {
         return Err(Usage(format!("-o {shown}: only PNG is written; give a file name that ends in .png")).into());
     }

@@ -73,7 +73,7 @@ pub fn run(args: &Args) -> Result<()> {
         MaskOptions::new().with_from(args.mask_from).with_invert(args.invert_mask).with_resize(args.resize_mask);
     let mask = args.mask.as_deref().map(|path| (path, options));
     let mut said = None;
-    let (request, edit) = draw::editing(&args.source, mask, Some(&args.drawing), args.results.quiet, |read| {
+    let (request, edit) = draw::editing(&args.source, mask, Some(&args.drawing), &args.results, |read| {
         let (mask, reading) = match read {
             Some(read) => {
                 said = Some(read.said);

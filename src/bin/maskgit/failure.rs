@@ -6,6 +6,8 @@ use std::process::ExitCode;
 use clap::error::ErrorKind as ClapKind;
 use maskgit::ErrorKind;
 
+use crate::cancel;
+
 const FAILED: u8 = 1;
 const WRONG_USAGE: u8 = 2;
 
@@ -21,16 +23,40 @@ impl std::fmt::Display for Usage {
 
 impl std::error::Error for Usage {}
 
-/// Prints why a subcommand failed; returns 2 for impossible values that the user typed, else 1.
+/// Whoever read our standard output has closed it, as `head` does: nothing is wrong.
+#[derive(Debug)]
+pub struct StdoutClosed;
+
+impl StdoutClosed {
+    /// This in the place of an error of the standard output that says so.
+    pub fn or(error: anyhow::Error) -> anyhow::Error {
+        let closed = |e: &std::io::Error| e.kind() == std::io::ErrorKind::BrokenPipe;
+        if error.chain().any(|cause| cause.downcast_ref().is_some_and(closed)) { Self.into() } else { error }
+    }
+}
+
+impl std::fmt::Display for StdoutClosed {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("the standard output is closed")
+    }
+}
+
+impl std::error::Error for StdoutClosed {}
+
+/// Prints why a subcommand failed; returns 2 for impossible values that the user typed, 128 and the signal's number
+/// where one stopped it, else 1.
 pub fn report(error: &anyhow::Error) -> ExitCode {
-    let mut usage = false;
-    for cause in error.chain() {
-        usage |= cause.is::<Usage>();
-        usage |= cause.downcast_ref::<maskgit::Error>().is_some_and(|e| e.kind() == ErrorKind::Request);
-        // Whoever read our output has closed it, as `head` does: nothing is wrong.
-        if cause.downcast_ref::<std::io::Error>().is_some_and(|e| e.kind() == std::io::ErrorKind::BrokenPipe) {
-            return ExitCode::SUCCESS;
-        }
+    if error.is::<StdoutClosed>() {
+        return ExitCode::SUCCESS;
+    }
+    // The first of the library's errors decides: what a model gave may be called impossible by a cause of it.
+    let kind = error.chain().find_map(|cause| cause.downcast_ref::<maskgit::Error>()).map(maskgit::Error::kind);
+    let usage = kind == Some(ErrorKind::Request) || error.chain().any(|cause| cause.is::<Usage>());
+    if kind == Some(ErrorKind::Cancelled)
+        && let Some(status) = cancel::status()
+    {
+        cancel::say();
+        return ExitCode::from(status);
     }
     // The library's errors print their causes themselves, so causes that the text has already are left out.
     let mut text = String::new();

@@ -1,7 +1,9 @@
 //! The `maskgit` command: a thin face over the library. One file per subcommand.
 
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
 
+#[cfg(unix)]
+mod allocator;
 mod args;
 mod bench;
 mod cancel;
@@ -32,7 +34,7 @@ use clap::Parser;
 /// Draws images with MaskGIT-family models, on this machine, without a network
 #[derive(Parser)]
 #[command(name = "maskgit", version, subcommand_required = true, arg_required_else_help = true, max_term_width = 110)]
-#[command(after_help = "Exit status: 0 done, 1 failed, 2 wrong usage.\n\
+#[command(after_help = "Exit status: 0 done, 1 failed, 2 wrong usage, 128 and its number where a signal stopped it.\n\
     Environment: MASKGIT_MODEL is the model to use when --model is not given.")]
 pub struct Cli {
     #[command(subcommand)]
@@ -60,7 +62,18 @@ fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(error) => return failure::usage(&error),
     };
-    let done = match cli.command {
+    let done = match cancel::install() {
+        Ok(()) => run(cli.command),
+        Err(error) => Err(error),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => failure::report(&error),
+    }
+}
+
+fn run(command: Command) -> anyhow::Result<()> {
+    match command {
         Command::Generate(args) => generate::run(&args),
         Command::Edit(args) => edit::run(&args),
         Command::Outpaint(args) => outpaint::run(&args),
@@ -73,9 +86,5 @@ fn main() -> ExitCode {
         Command::Run(args) => run::run(&args),
         Command::Completions(args) => completions::run(&args),
         Command::Man(args) => man::run(&args),
-    };
-    match done {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => failure::report(&error),
     }
 }

@@ -7,6 +7,7 @@ use clap::CommandFactory;
 use clap_mangen::Man;
 use maskgit_core::files::write_file;
 
+use crate::draw::is_stdout;
 use crate::{Cli, output};
 
 /// Print the manual page, or write the pages of all subcommands to a folder
@@ -20,7 +21,7 @@ pub struct Args {
 pub fn run(args: &Args) -> Result<()> {
     let mut command = Cli::command();
     command.build();
-    let Some(folder) = &args.output else {
+    let Some(folder) = args.output.as_ref().filter(|folder| !is_stdout(folder)) else {
         let mut page = Vec::new();
         Man::new(command).render(&mut page)?;
         return output::text(&String::from_utf8_lossy(&page));

@@ -1,7 +1,7 @@
 //! What an edit does, as it stands in the metadata of its result and as it runs.
 
 use std::fs;
-use std::io::Write;
+use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -9,6 +9,7 @@ use maskgit::{
     Feather, Limits, Mask, MaskFrom, MaskOptions, Outpaint, Rect, Request, SourceImage, Windows, read_hard_mask,
     read_image, read_mask,
 };
+use maskgit_core::Sha256;
 use serde::{Deserialize, Serialize};
 
 /// An edit of an image: with the sampling settings, all that makes the result again.
@@ -302,8 +303,31 @@ fn find(id: &FileId, result: &Path, given: Option<&Path>, option: &str) -> Resul
     // The record may say anything: only a name counts, never a path out of these folders.
     let name = Path::new(&id.name).file_name().context("the record does not name the file that was edited")?;
     let places = [result.with_file_name(name), PathBuf::from(name)];
-    match places.iter().find(|place| fs::metadata(place).is_ok_and(|found| found.is_file())) {
-        Some(place) => Ok(place.clone()),
+    let is_file = |place: &&PathBuf| fs::metadata(place).is_ok_and(|found| found.is_file());
+    match places.iter().find(is_file).cloned().or_else(|| places.iter().find_map(|place| unreadable(place, id))) {
+        Some(place) => Ok(place),
         None => bail!("the file '{}' that was used is neither beside it nor here: give it with {option}", id.name),
+    }
+}
+
+/// The file whose name is not text, and stands in the record as the name of `place`: of several, the one that was used.
+fn unreadable(place: &Path, id: &FileId) -> Option<PathBuf> {
+    if !id.name.contains(char::REPLACEMENT_CHARACTER) {
+        return None;
+    }
+    let folder = place.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let found = fs::read_dir(folder).ok()?.flatten();
+    let mut named = found.filter(|entry| name(entry.file_name().as_ref()) == id.name).map(|entry| entry.path());
+    named.find(|path| sha256_of(path).is_ok_and(|sha256| sha256 == id.sha256))
+}
+
+fn sha256_of(path: &Path) -> Result<String> {
+    ensure!(fs::metadata(path)?.is_file(), "it is not a file");
+    let (mut hash, mut file, mut part) = (Sha256::default(), fs::File::open(path)?, [0; 1 << 14]);
+    loop {
+        match file.read(&mut part)? {
+            0 => return Ok(hash.hex()),
+            length => hash.update(part.get(..length).unwrap_or_default()),
+        }
     }
 }

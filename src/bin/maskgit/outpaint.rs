@@ -56,7 +56,7 @@ pub fn run(args: &Args) -> Result<()> {
         overlap: args.overlap,
         edge,
     };
-    let (request, edit) = draw::editing(&args.source, None, Some(&args.drawing), args.results.quiet, |_| operation)?;
+    let (request, edit) = draw::editing(&args.source, None, Some(&args.drawing), &args.results, |_| operation)?;
     draw::run(Task {
         model: &args.model,
         resources: &args.resources,

@@ -2,14 +2,16 @@
 
 use std::io::Write;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use serde::Serialize;
+
+use crate::failure::StdoutClosed;
 
 /// Prints text as it is.
 pub fn text(text: &str) -> Result<()> {
     let mut out = std::io::stdout().lock();
-    out.write_all(text.as_bytes())?;
-    Ok(out.flush()?)
+    let written = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+    written.context("cannot write to the standard output").map_err(StdoutClosed::or)
 }
 
 /// Prints one JSON object.

@@ -24,7 +24,7 @@ pub struct Args {
 
 pub fn run(args: &Args) -> Result<()> {
     let operation = Operation::Reconstruct;
-    let (request, edit) = draw::editing(&args.source, None, None, args.results.quiet, |_| operation)?;
+    let (request, edit) = draw::editing(&args.source, None, None, &args.results, |_| operation)?;
     draw::run(Task {
         model: &args.model,
         resources: &args.resources,

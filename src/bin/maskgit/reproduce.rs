@@ -1,5 +1,6 @@
 //! `maskgit reproduce`.
 
+use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow, bail};
@@ -8,7 +9,7 @@ use maskgit::{ErrorKind, Generator, Image, Limits, Request, Sampling, SourceImag
 use maskgit_image::encode_png;
 use serde::Serialize;
 
-use crate::draw::{JSON_VERSION, Times, check_output, put};
+use crate::draw::{JSON_VERSION, Times, check_output, is_stdout, keep_inputs, one_thing_on_stdout, put};
 use crate::record::Record;
 use crate::{args, cancel, memory, output, watch};
 
@@ -23,9 +24,12 @@ pub struct Args {
     /// A PNG that this program drew
     #[arg(value_name = "FILE.png")]
     file: PathBuf,
-    /// Write the images drawn again to this PNG
+    /// Write the images drawn again to this PNG; - is the standard output
     #[arg(short, long, value_name = "FILE")]
     output: Option<PathBuf>,
+    /// Let -o be FILE.png, or the file of --image or --mask, which is lost
+    #[arg(long)]
+    overwrite: bool,
     /// Of an edit, the image that was edited [default: the file of its name beside FILE, or here]
     #[arg(long, value_name = "FILE")]
     image: Option<PathBuf>,
@@ -63,10 +67,16 @@ struct Report<'a> {
 pub fn run(args: &Args) -> Result<()> {
     if let Some(output) = &args.output {
         check_output(output)?;
+        one_thing_on_stdout(output, args.json)?;
+        let inputs = [
+            ("the image that is drawn again", Some(args.file.as_path())),
+            ("--image", args.image.as_deref()),
+            ("--mask", args.mask.as_deref()),
+        ];
+        keep_inputs(output, &inputs, args.overwrite)?;
     }
     let shown = args.file.display();
     let record = Record::read(&args.file)?;
-    cancel::install()?;
     let (mut generator, model_path) = args::open(&args.model, &args.resources)?;
     let again = draw(args, &record, &mut generator)?;
     if let Some(i) =
@@ -177,12 +187,18 @@ fn tell(args: &Args, generator: &Generator, model_path: &Path, again: &Reproduce
             peak_memory_bytes: memory::peak_bytes(),
         });
     }
-    output::text(&format!(
+    let said = format!(
         "{shown}: {}, seed {}, {} image{}: the same tokens, {} pixels\n",
         record.class.as_deref().unwrap_or("no class"),
         record.seed,
         record.count,
         if record.count == 1 { "" } else { "s" },
         if same_pixels { "the same" } else { "other" }
-    ))
+    );
+    if args.output.as_deref().is_some_and(is_stdout) {
+        // The image is there; stderr may be closed.
+        let _ = write!(std::io::stderr(), "{said}");
+        return Ok(());
+    }
+    output::text(&said)
 }

@@ -7,10 +7,9 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail, ensure};
 use clap::ValueEnum;
 use maskgit::Generator;
-use maskgit_core::files::write_file;
 
 use crate::failure::Usage;
-use crate::{args, cancel};
+use crate::{args, cancel, draw};
 
 /// The largest input file.
 const MAX_BYTES: u64 = 1 << 30;
@@ -46,9 +45,12 @@ pub struct Args {
     /// Images, for the encoder
     #[arg(long, value_name = "FILE", required_if_eq("graph", "encoder"))]
     image: Option<PathBuf>,
-    /// The file to write
+    /// The file to write; - is the standard output
     #[arg(short, long, value_name = "FILE")]
     output: PathBuf,
+    /// Let -o be the file of --tokens or --image, which is lost
+    #[arg(long)]
+    overwrite: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, ValueEnum)]
@@ -62,7 +64,8 @@ enum Graph {
 }
 
 pub fn run(args: &Args) -> Result<()> {
-    cancel::install()?;
+    let inputs = [("--tokens", args.tokens.as_deref()), ("--image", args.image.as_deref())];
+    draw::keep_inputs(&args.output, &inputs, args.overwrite)?;
     let (mut generator, _) = args::open(&args.model, &args.resources)?;
     let mut out = Vec::new();
     match (args.graph, &args.tokens, &args.image) {
@@ -91,7 +94,7 @@ pub fn run(args: &Args) -> Result<()> {
         }
         _ => bail!("the graph needs --tokens or --image"),
     }
-    Ok(write_file(&args.output, &out)?)
+    draw::put(&args.output, &out)
 }
 
 fn one(generator: &mut Generator, graph: Graph, tokens: &[i64], label: i64) -> maskgit::Result<Vec<f32>> {

@@ -30,7 +30,7 @@ pub struct Args {
 
 pub fn run(args: &Args) -> Result<()> {
     let operation = Operation::Vary { strength: args.strength };
-    let (request, edit) = draw::editing(&args.source, None, Some(&args.drawing), args.results.quiet, |_| operation)?;
+    let (request, edit) = draw::editing(&args.source, None, Some(&args.drawing), &args.results, |_| operation)?;
     draw::run(Task {
         model: &args.model,
         resources: &args.resources,
