@@ -77,41 +77,17 @@ def load(layout: Layout, model: nn.Module, found: Checkpoint, taken_for: str) ->
     expected = {
         entry.theirs: tuple(entry.store([ours[name].to("meta") for name in entry.ours]).shape) for entry in entries
     }
-    # Of a tied parameter, which a state_dict has under both names, safetensors keeps one copy.
-    present = {entry.ours for entry in entries if entry.theirs in theirs}
     others = sorted(set(theirs) - set(expected) - layout.ignored)
     passed_over = [name for name in others if not theirs[name].is_floating_point() or not theirs[name].ndim]
-    faults = [
-        ("it lacks", sorted(entry.theirs for entry in entries if entry.ours not in present)),
-        ("it should not have", [name for name in others if name not in passed_over]),
-        (
-            "of numbers that are not floating point",
-            [
-                f"{name} {str(theirs[name].dtype).removeprefix('torch.')}"
-                for name in expected
-                if name in theirs and not theirs[name].is_floating_point()
-            ],
-        ),
-        (
-            "of another shape",
-            [
-                f"{name} {tuple(theirs[name].shape)} instead of {shape}"
-                for name, shape in expected.items()
-                if name in theirs and tuple(theirs[name].shape) != shape
-            ],
-        ),
-    ]
-    if not any(names for _, names in faults):
-        faults.append(
-            (
-                "with NaN or infinity",
-                [name for name in expected if name in theirs and not theirs[name].isfinite().all()],
-            )
-        )
-    if any(names for _, names in faults):
+    faults = {
+        "it lacks": _missing(entries, theirs),
+        "it should not have": [name for name in others if name not in passed_over],
+        **_unfit(expected, theirs),
+    }
+    if any(faults.values()):
         told = "; ".join(
             f"{what} {', '.join(names[:8])}{f' and {len(names) - 8} more' if len(names) > 8 else ''}"
-            for what, names in faults
+            for what, names in faults.items()
             if names
         )
         raise CheckpointError(f"{found.path}: taken for {taken_for}, but {told}")
@@ -129,6 +105,33 @@ def load(layout: Layout, model: nn.Module, found: Checkpoint, taken_for: str) ->
                 )
             state[name] = tensor
     module.load_state_dict(state, strict=False, assign=True)
+
+
+def _missing(entries: list[Entry], theirs: Parameters) -> list[str]:
+    """The names that a checkpoint lacks."""
+    # Of a tied parameter, which a state_dict has under both names, safetensors keeps one copy.
+    present = {entry.ours for entry in entries if entry.theirs in theirs}
+    return sorted(entry.theirs for entry in entries if entry.ours not in present)
+
+
+def _unfit(expected: dict[str, tuple[int, ...]], theirs: Parameters) -> dict[str, list[str]]:
+    """The tensors that cannot be the expected ones, by what is wrong with them."""
+    there = {name: theirs[name] for name in expected if name in theirs}
+    faults = {
+        "of numbers that are not floating point": [
+            f"{name} {str(tensor.dtype).removeprefix('torch.')}"
+            for name, tensor in there.items()
+            if not tensor.is_floating_point()
+        ],
+        "of another shape": [
+            f"{name} {tuple(tensor.shape)} instead of {expected[name]}"
+            for name, tensor in there.items()
+            if tuple(tensor.shape) != expected[name]
+        ],
+    }
+    if not any(faults.values()):
+        faults["with NaN or infinity"] = [name for name, tensor in there.items() if not tensor.isfinite().all()]
+    return faults
 
 
 def read(path: str | Path, title: str, part: str, choice: Choice = NO_CHOICE) -> tuple[File, Checkpoint, Layout]:
