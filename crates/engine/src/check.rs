@@ -14,7 +14,7 @@ use maskgit_core::{Error, Result};
 
 /// The largest published model of the family has some 3,000 nodes. The importer compares the name of each node with those of
 /// all before it, so that its time grows with the square of their number: some seconds for as many as this.
-const MAX_NODES: usize = 1 << 14;
+const MAX_NODES: usize = 1 << 13;
 
 /// The versions of ONNX's operators that the importer knows.
 const OPSETS: std::ops::RangeInclusive<i64> = 7..=25;

@@ -173,6 +173,8 @@ const MAX_LIST: usize = 64;
 const MAX_WINDOW: i64 = 1 << 14;
 /// The most places of a pooling window.
 const MAX_KERNEL: i64 = 1 << 20;
+/// The most values of a Range.
+const MAX_RANGE: f64 = 16_777_216.0;
 /// The longest equation of an Einsum in bytes.
 const MAX_EQUATION: usize = 256;
 
@@ -316,6 +318,7 @@ impl Attributes {
             return self.axes(&axes.unwrap_or_default(), rank);
         }
         match op_type {
+            "Range" => self.range(facts),
             "Flatten" => axis(self.integer("axis").unwrap_or(1), -rank..rank + 1, rank),
             "OneHot" => axis(self.integer("axis").unwrap_or(-1), -rank - 1..rank + 1, rank),
             "Transpose" => self.permutation(rank),
@@ -348,6 +351,26 @@ impl Attributes {
             Some(pair) => Err(format!("it has the axis {} twice", pair.first().unwrap_or(&0))),
             None => Ok(()),
         }
+    }
+
+    /// The importer counts in whole steps upwards. A range of sizes that are not known ends up with an unknown size.
+    fn range(&self, facts: &[&InferenceFact]) -> Result<(), String> {
+        let number = |place| -> Option<f64> {
+            let tensor = self.input(place, facts)?.value.concretize()?;
+            let tensor = tensor.cast_to::<f64>().ok()?;
+            tensor.to_plain_array_view::<f64>().ok()?.first().copied()
+        };
+        let (Some(start), Some(limit), Some(delta)) = (number(0), number(1), number(2)) else { return Ok(()) };
+        if [start, limit, delta].iter().any(|value| value.fract() != 0.0) || delta < 1.0 {
+            return Err(format!(
+                "it counts from {start} to {limit} in steps of {delta}; whole numbers and steps of 1 or more are supported"
+            ));
+        }
+        let count = ((limit - start) / delta).ceil();
+        if (0.0..=MAX_RANGE).contains(&count) {
+            return Ok(());
+        }
+        Err(format!("it has {count} values; it must have 0 to {MAX_RANGE}"))
     }
 
     fn permutation(&self, rank: i64) -> Result<(), String> {

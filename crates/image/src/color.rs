@@ -20,7 +20,7 @@ pub(super) fn cmyk_to_rgb(pixels: &mut [u8], ycck: bool, profile: &[u8]) -> Opti
         pixel.iter_mut().for_each(|value| *value = 255 - *value);
     }
     let mut rgb = Vec::new();
-    rgb.try_reserve_exact(pixels.len() / 4 * 3).ok()?;
+    maskgit_core::memory::reserve(&mut rgb, pixels.len() / 4 * 3).ok()?;
     rgb.resize(pixels.len() / 4 * 3, 0);
     transform.transform(pixels, &mut rgb).ok()?;
     Some(rgb)

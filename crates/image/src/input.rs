@@ -5,6 +5,7 @@ use std::path::Path;
 
 use image::metadata::Orientation;
 use image::{DynamicImage, GrayImage, ImageDecoder, ImageFormat, ImageReader, RgbImage, RgbaImage};
+use maskgit_core::memory::reserve;
 use maskgit_core::{Error, Result, filled, sha256};
 use maskgit_geometry::Mask;
 
@@ -94,8 +95,7 @@ impl SourceImage {
             return Err(Error::image("the image's opacity has another size than its colours"));
         }
         let mut pixels = Vec::new();
-        pixels
-            .try_reserve_exact(alpha.as_raw().len() * 4)
+        reserve(&mut pixels, alpha.as_raw().len() * 4)
             .map_err(|_| Error::image("no memory to write the image with its opacity"))?;
         for (color, opacity) in image.pixels().zip(alpha.as_raw()) {
             pixels.extend_from_slice(&color.0);
@@ -219,8 +219,7 @@ fn read_file(path: &Path, limits: &Limits) -> Result<Vec<u8>> {
     let file = open(path)?;
     let mut bytes = Vec::new();
     let length = file.metadata().map_or(0, |found| found.len()).min(limits.bytes);
-    bytes
-        .try_reserve_exact(usize::try_from(length).unwrap_or(usize::MAX))
+    reserve(&mut bytes, usize::try_from(length).unwrap_or(usize::MAX))
         .map_err(|_| Error::image(format!("no memory for the {length} bytes of {shown}")))?;
     file.take(limits.bytes.saturating_add(1))
         .read_to_end(&mut bytes)
@@ -317,7 +316,7 @@ impl Needs {
 fn room(pixels: u64, others: u64) -> Checked<()> {
     let take = |bytes: u64| {
         let mut room = Vec::<u8>::new();
-        room.try_reserve_exact(usize::try_from(bytes).ok()?).ok()?;
+        reserve(&mut room, usize::try_from(bytes).ok()?).ok()?;
         // Without this the reservation, which nothing uses, may be left out of the program.
         Some(std::hint::black_box(room))
     };

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use image::{GrayImage, Luma, RgbImage};
 use maskgit_core::ErrorKind;
-use maskgit_image::{FORMATS, Limits, SourceImage, read_image, read_mask};
+use maskgit_image::{FORMATS, Limits, SourceImage, read_hard_mask, read_image};
 
 /// The largest block that was asked for since it was set to 0.
 static LARGEST: AtomicUsize = AtomicUsize::new(0);
@@ -246,7 +246,8 @@ fn every_cut_of_a_jpeg_is_an_error_and_may_be_allowed() {
     let path = folder.path().join("mask.jpg");
     let whole = input("grey.jpg");
     fs::write(&path, &whole[..whole.len() - 9]).unwrap();
-    assert!(read_mask(&path, &damaged_too()).is_err());
+    let error = read_hard_mask(&path, &damaged_too()).expect_err("damaged").to_string();
+    assert!(error.contains("--allow-damaged"), "{error}");
 }
 
 /// Codes that no table has.
