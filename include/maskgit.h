@@ -39,7 +39,7 @@
 // carries its size. maskgit_version() tells which a library has.
 #define MASKGIT_ABI_VERSION 2
 
-// A call of the generator failed; its error says the same.
+// Opening or a call of the generator failed; its error says the same.
 #define MASKGIT_LOG_ERROR 1
 
 // What a developer may want to know once: the model, the kernels, how long opening took.
