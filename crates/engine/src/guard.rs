@@ -147,7 +147,7 @@ impl Guarded {
         if values.iter().any(|value| !value.is_plain_ram()) {
             return Ok(None);
         }
-        let made = outputs.iter().filter_map(|fact| bytes(fact)).fold(0, usize::saturating_add);
+        let made = outputs.iter().filter_map(bytes).fold(0, usize::saturating_add);
         let read = values.iter().map(|v| v.volume() * v.datum_type().size_of()).fold(0, usize::saturating_add);
         ensure!(
             made <= MAX_MADE.max(read),
