@@ -1,6 +1,6 @@
 //! Stopping a call from another thread.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use maskgit_core::Cancel;
 
 use super::argument;
 use super::error::{MASKGIT_ERROR_INTERNAL, MASKGIT_OK, call, free, maskgit_code, maskgit_error, value};
@@ -10,7 +10,7 @@ use super::handle::{self, Object};
 /// calls.
 #[derive(Default)]
 pub struct maskgit_cancel {
-    pub(super) stop: AtomicBool,
+    pub(super) stop: Cancel,
 }
 
 impl Object for maskgit_cancel {
@@ -46,7 +46,11 @@ fn store(cancel: *mut maskgit_cancel, stop: bool) -> maskgit_code {
     value(MASKGIT_ERROR_INTERNAL, || {
         Ok(match handle::get(cancel.cast_const()) {
             Ok(cancel) => {
-                cancel.stop.store(stop, Ordering::Relaxed);
+                if stop {
+                    cancel.stop.cancel()
+                } else {
+                    cancel.stop.reset()
+                }
                 MASKGIT_OK
             }
             Err(fault) => fault.code,

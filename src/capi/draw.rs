@@ -4,7 +4,6 @@ use std::ffi::c_void;
 use std::ops::ControlFlow;
 use std::ptr;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use image::GrayImage;
 use maskgit_image::{SourceImage, transparent};
@@ -56,7 +55,7 @@ impl Watch {
     }
 
     fn is_cancelled(&self) -> bool {
-        self.cancel.as_ref().is_some_and(|cancel| cancel.stop.load(Ordering::Relaxed))
+        self.cancel.as_ref().is_some_and(|cancel| cancel.stop.is_cancelled())
     }
 
     fn flow(&self, answer: i32) -> ControlFlow<()> {

@@ -4,14 +4,16 @@ use std::ffi::{c_char, c_void};
 use std::mem::offset_of;
 use std::ptr;
 use std::slice;
+use std::time::Duration;
 
 use maskgit_bundle::Manifest;
-use maskgit_core::{Error, SamplingChanges};
+use maskgit_core::{Error, LoadLimits, SamplingChanges};
 use maskgit_geometry::{Feather, Outpaint};
 
 use super::argument::{self, Versioned};
 use super::cancel::maskgit_cancel;
 use super::error::{Fault, MASKGIT_ERROR_REQUEST, call, maskgit_code};
+use super::handle;
 use super::images::maskgit_image;
 use super::pixels::maskgit_pixels;
 use crate::pipeline::{Edge, Generator, GeneratorBuilder, MemoryUse, Request, Seeds};
@@ -48,6 +50,9 @@ pub struct maskgit_open_options {
     /// The device: "cpu"; "cuda" or "cuda:N", an NVIDIA GPU; "auto", the first GPU where it can run the model, else the
     /// CPU, and `log` hears why. NULL: "cpu". A library without GPUs has the CPU only.
     pub device: *const c_char,
+    /// Stops the opening from another thread, and later loads of its graphs, with MASKGIT_ERROR_CANCELLED; NULL: nothing
+    /// does.
+    pub cancel: *const maskgit_cancel,
     /// The most bytes to hold logits in; 0: 64 MiB. One image always fits. Does not change the images.
     pub logits_bytes: u64,
     /// Threads that compute, 1 to 1024; 0: as many as cores. Does not change the images.
@@ -57,14 +62,16 @@ pub struct maskgit_open_options {
     /// maskgit_open_bytes() only. 0: the bytes are copied. 1: they are used where they are, and the caller keeps them
     /// unchanged until the generator is freed and no call of it runs.
     pub borrow_bytes: u32,
+    /// The longest time in seconds that loading one graph may take; 0: 300. Longer is MASKGIT_ERROR_ENGINE.
+    pub load_seconds: u32,
     /// 0, for later versions.
-    pub reserved: u32,
+    pub reserved: [u32; 2],
 }
 
 // SAFETY: `repr(C)`, the size first; integers, pointers, among them a text, and a function that may be NULL.
 unsafe impl Versioned for maskgit_open_options {
     const NAME: &'static str = "maskgit_open_options";
-    const FIRST_SIZE: usize = offset_of!(Self, reserved) + size_of::<u32>();
+    const FIRST_SIZE: usize = offset_of!(Self, reserved) + size_of::<[u32; 2]>();
 
     fn initial() -> Self {
         Self {
@@ -72,16 +79,18 @@ unsafe impl Versioned for maskgit_open_options {
             log: None,
             log_user_data: ptr::null_mut(),
             device: ptr::null(),
+            cancel: ptr::null(),
             logits_bytes: 0,
             threads: 0,
             memory: MASKGIT_MEMORY_KEEP_ALL,
             borrow_bytes: 0,
-            reserved: 0,
+            load_seconds: 0,
+            reserved: [0; 2],
         }
     }
 
     fn reserved(&self) -> &[u32] {
-        slice::from_ref(&self.reserved)
+        &self.reserved
     }
 }
 
@@ -105,7 +114,14 @@ impl maskgit_open_options {
             let message = format!("borrow_bytes is {}; it must be 0 or 1", self.borrow_bytes);
             return Err(Fault::new(MASKGIT_ERROR_REQUEST, message));
         }
-        Ok(builder.memory(match self.memory {
+        let mut limits = LoadLimits::default();
+        if self.load_seconds != 0 {
+            limits = limits.with_time(Duration::from_secs(self.load_seconds.into()));
+        }
+        if !self.cancel.is_null() {
+            limits = limits.with_cancel(handle::get(self.cancel)?.stop.clone());
+        }
+        Ok(builder.load_limits(limits).memory(match self.memory {
             MASKGIT_MEMORY_KEEP_ALL => MemoryUse::KeepAll,
             MASKGIT_MEMORY_DROP_TRANSFORMER => MemoryUse::DropTransformer,
             MASKGIT_MEMORY_ONE_AT_A_TIME => MemoryUse::OneAtATime,

@@ -243,8 +243,22 @@ static void test_wrong_arguments(maskgit_generator *tiny) {
     opening.size = offsetof(maskgit_open_options, reserved);
     CHECK_CODE(MASKGIT_ERROR_STRUCT, maskgit_open(in_repository("tests/data/tiny"), &opening, &none, &error));
     maskgit_open_options_init(&opening, sizeof opening);
-    opening.reserved = 1;
+    opening.reserved[1] = 1;
     CHECK_CODE(MASKGIT_ERROR_STRUCT, maskgit_open(in_repository("tests/data/tiny"), &opening, &none, &error));
+
+    /* Opening can be stopped, and let go on. */
+    maskgit_open_options_init(&opening, sizeof opening);
+    maskgit_cancel *cancel = NULL;
+    OK(maskgit_cancel_new(&cancel, &error));
+    opening.cancel = cancel;
+    opening.load_seconds = 60;
+    maskgit_cancel_stop(cancel);
+    CHECK_CODE(MASKGIT_ERROR_CANCELLED, maskgit_open(in_repository("tests/data/tiny"), &opening, &none, &error));
+    maskgit_cancel_reset(cancel);
+    OK(maskgit_open(in_repository("tests/data/tiny"), &opening, &none, &error));
+    maskgit_generator_free(none);
+    none = NULL;
+    maskgit_cancel_free(cancel);
 
     /* Structs: not set, too short, and from a later version. */
     CHECK(maskgit_options_init(NULL, sizeof options) == MASKGIT_ERROR_NULL, "NULL");

@@ -309,6 +309,13 @@ impl Attributes {
     /// Checks the attributes against what is known of the inputs.
     pub(super) fn check(&self, facts: &[&InferenceFact]) -> Result<(), String> {
         let op_type = self.op_type.as_str();
+        if matches!(op_type, "Gather" | "GatherElements" | "GatherND" | "Scatter" | "ScatterElements" | "ScatterND")
+            && let Some(dtype) = self.input(1, facts).and_then(|fact| fact.datum_type.concretize())
+            && !dtype.is_integer()
+            && !dtype.is_tdim()
+        {
+            return Err(format!("its indices are {dtype:?}; they must be integers"));
+        }
         let Some(rank) = self.input(0, facts).and_then(rank) else { return Ok(()) };
         if let Some(&(_, default)) = ONE_AXIS.iter().find(|(name, _)| *name == op_type) {
             return axis(self.integer("axis").unwrap_or(default), -rank..rank, rank);

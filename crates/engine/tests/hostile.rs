@@ -161,6 +161,16 @@ fn indices_without_coordinates() {
 }
 
 #[test]
+fn indices_that_are_no_integers() {
+    for op in ["Gather", "GatherElements", "GatherND", "ScatterElements", "ScatterND"] {
+        let inputs: &[&str] = if op.starts_with("Scatter") { &["x", "i", "u"] } else { &["x", "i"] };
+        let weights = vec![floats("i", &[1, 1, 1, 1], &[0.0]), floats("u", &[1, 1, 1, 1], &[0.0])];
+        let text = refused(&model(vec![node(op, inputs, "y", vec![])], weights));
+        assert!(text.contains("must be integers"), "{op}: {text}");
+    }
+}
+
+#[test]
 fn windows_of_any_size() {
     for (name, values, want) in [
         ("kernel_shape", &[1 << 40, 1 << 40][..], "must be 1 to"),
