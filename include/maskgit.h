@@ -149,6 +149,9 @@ typedef struct maskgit_open_options {
     // The device: "cpu"; "cuda" or "cuda:N", an NVIDIA GPU; "auto", the first GPU where it can run the model, else the
     // CPU, and `log` hears why. NULL: "cpu". A library without GPUs has the CPU only.
     const char *device;
+    // Stops the opening from another thread, and later loads of its graphs, with MASKGIT_ERROR_CANCELLED; NULL: nothing
+    // does.
+    const struct maskgit_cancel *cancel;
     // The most bytes to hold logits in; 0: 64 MiB. One image always fits. Does not change the images.
     uint64_t logits_bytes;
     // Threads that compute, 1 to 1024; 0: as many as cores. Does not change the images.
@@ -158,8 +161,10 @@ typedef struct maskgit_open_options {
     // maskgit_open_bytes() only. 0: the bytes are copied. 1: they are used where they are, and the caller keeps them
     // unchanged until the generator is freed and no call of it runs.
     uint32_t borrow_bytes;
+    // The longest time in seconds that loading one graph may take; 0: 300. Longer is MASKGIT_ERROR_ENGINE.
+    uint32_t load_seconds;
     // 0, for later versions.
-    uint32_t reserved;
+    uint32_t reserved[2];
 } maskgit_open_options;
 
 // How far a call is. Later versions may add fields at the end.
