@@ -135,6 +135,13 @@ fn drawn(
     (grids.into_iter().map(|grid| grid.tokens).collect(), outcome.expect("a valid request").masked)
 }
 
+/// Logits of all sizes, or of few values, so that many are equal.
+fn logits() -> impl Strategy<Value = Vec<f32>> {
+    let all = prop_oneof![-9f32..9.0, Just(0f32), Just(f32::NEG_INFINITY)];
+    let few = (0..3u8).prop_map(f32::from);
+    prop_oneof![prop::collection::vec(all, 1..200), prop::collection::vec(few, 1..20)]
+}
+
 proptest! {
     #![proptest_config(cases(192))]
 
@@ -245,8 +252,8 @@ proptest! {
     /// and has a weight; its probability is that under all logits.
     #[test]
     fn nothing_is_drawn_outside_of_the_top_k(
-        logits in prop::collection::vec(prop_oneof![-9f32..9.0, Just(0f32), Just(f32::NEG_INFINITY)], 1..200),
-        temperature in prop_oneof![Just(0f32), Just(1.0), 0.01f32..4.0], k in prop::option::of(1..210usize),
+        logits in logits(),
+        temperature in prop_oneof![Just(0f32), Just(1.0), 0.01f32..4.0], k in prop::option::of(prop_oneof![1..20usize, 1..210usize]),
         uniform in 0f64..1.0,
     ) {
         prop_assume!(logits.iter().any(|&logit| logit > f32::NEG_INFINITY));
