@@ -158,7 +158,10 @@ fn one(generator: &mut Generator, packed: &[u8], number: usize) -> Result<()> {
             fails(generator.generate(&request), ErrorKind::Request)?;
         }
         _ => {
+            // A graph's hash is checked when it is loaded; an edit loads all three.
+            let request = Request::edit(source, hole(width, height)?).with_class(&*class).with_steps(2);
             let opened = Generator::builder().threads(2).open_bytes(damaged(packed, number));
+            let opened = opened.and_then(|mut generator| generator.generate(&request));
             fails(opened, ErrorKind::Bundle)?;
         }
     }
