@@ -81,7 +81,15 @@ fn soak(images: usize, models: &[String]) -> Result<bool> {
         }
     }
     drop(generator);
-    let after = Held::now()?;
+    let mut after = Held::now()?;
+    // The system lists a thread for a moment after it has ended.
+    for _ in 0..100 {
+        if after.threads == before.threads {
+            break;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(10));
+        after = Held::now()?;
+    }
     let mut kept = true;
     for (model, samples) in models.iter().zip(&samples) {
         kept &= judge(model, samples);
