@@ -16,6 +16,9 @@
 # make test-python     lint and tests of export/
 # make test-arm        64-bit ARM in an emulator; make test-armv7: 32-bit ARM; make test-mobile: Android and iOS, type-checked
 # make test-cuda       the GPU's tests, where there is a GPU; make test-cuda-kernels: every kernel compiled, without one
+# make deny            licences and sources of the dependencies; make advisories: known faults too, from GitHub's list
+# make loom            the pool of threads in a model of all their orders; make miri: its unsafe code, by nightly's Miri
+# make soak IMAGES=5000   one process for thousands of images: memory, descriptors and threads stay
 # make bench           Criterion benches and `maskgit bench`
 # make bench-cuda      measure on a GPU: benches/RESULTS-cuda.md
 # make compare         our engine beside ONNX Runtime: benches/RESULTS.md, benches/RESULTS-imagenet256.md
@@ -43,7 +46,8 @@ CLASS ?= lorelei
 FAST = $(foreach crate,core sample geometry image bundle kernels,-p maskgit-$(crate))
 
 .PHONY: demo check fmt test test-all test-features test-c test-docs test-package test-api api test-python test-arm \
-	test-armv7 test-mobile test-cuda test-cuda-kernels bench bench-cuda compare capi header install install-lib uninstall \
+	test-armv7 test-mobile test-cuda test-cuda-kernels deny advisories loom miri soak \
+	bench bench-cuda compare capi header install install-lib uninstall \
 	golden tiny inputs venv published pictures evaluate-edit ablate avatars-64 avatars-64-train avatars-128 avatars-128-train
 
 demo:
@@ -63,7 +67,7 @@ fmt: $(VENV_STAMP)
 test:
 	$(CARGO) test --release --locked --workspace --features maskgit/unstable
 
-test-all: test-features test-c test-docs test-package test-api test-python test-arm test-armv7 test-mobile
+test-all: test-features test-c test-docs test-package test-api deny loom test-python test-arm test-armv7 test-mobile
 
 # The last: the GPU's kernels, run on the CPU.
 test-features:
@@ -99,6 +103,28 @@ test-cuda:
 	@if "$(MASKGIT)" info --devices | tee /dev/stderr | grep '^cuda' | grep -qv 'not usable'; then \
 		$(CARGO) test --release --locked --workspace --features maskgit/cuda --lib -- --include-ignored cuda::tests::device; \
 	else echo "make test-cuda: no usable GPU here, so nothing was tested on one"; fi
+
+deny:
+	tests/deny/run
+
+advisories:
+	tests/deny/run advisories
+
+# All is compiled for the model, so it has a folder of its own.
+loom:
+	RUSTFLAGS="--cfg loom" CARGO_TARGET_DIR="$(CARGO_TARGET_DIR)/loom" \
+		$(CARGO) test --locked --release -p maskgit-kernels --test loom
+
+# The tests of the crates with unsafe code that Miri can interpret: it knows no instructions written by hand, and is some
+# hundred times slower. Needs: rustup component add --toolchain nightly miri rust-src
+miri:
+	MIRIFLAGS=-Zmiri-disable-isolation CARGO_TARGET_DIR="$(CARGO_TARGET_DIR)/miri" \
+		cargo +nightly miri test --locked -p maskgit-kernels --lib
+
+IMAGES ?= 5000
+SOAKED ?= tests/data/tiny models/avatars-64-int8
+soak:
+	$(CARGO) bench --locked --bench soak -- $(IMAGES) $(SOAKED)
 
 bench-cuda: $(VENV_STAMP)
 	$(CARGO) build --release --locked --features cuda

@@ -48,7 +48,7 @@ impl Feather {
     /// anything. Pixels farther than this keep their bytes.
     ///
     /// For the Gaussian: the rest of the token's cell, `dilation` cells, and three standard deviations; where the
-    /// window is scaled, one pixel of interpolation more.
+    /// window is scaled, the whole of the cell, of which a pixel may touch an edge, and what interpolation spreads it by.
     pub fn reach(self, shape: Shape, dilation: usize, window: Window) -> u32 {
         match self {
             Self::Pixels(pixels) => pixels,
@@ -59,7 +59,8 @@ impl Feather {
                     let rings = (dilation as u64).min(u64::from(cells)) * cell;
                     let pixels = cell - 1 + rings + radius(shape) as u64;
                     let scale = f64::from(side) / f64::from(model.max(1));
-                    if side == model { pixels as f64 } else { (pixels as f64 * scale + scale.max(1.0)).ceil() + 1.0 }
+                    let spread = (pixels as f64 + 0.5) * scale + scale.max(1.0) + 0.5;
+                    if side == model { pixels as f64 } else { spread.ceil() - 1.0 }
                 };
                 let across = along(shape.image.width, shape.grid.cols, window.width);
                 across.max(along(shape.image.height, shape.grid.rows, window.height)) as u32

@@ -8,15 +8,17 @@
 #![allow(unsafe_code)] // a job that lives on the stack of the caller is shared with threads that outlive it
 
 use std::any::Any;
-use std::cell::{RefCell, UnsafeCell};
+use std::cell::RefCell;
 use std::fmt;
 use std::panic::resume_unwind;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
+use std::time::Duration;
 
 use maskgit_core::panics;
+use sync::{AtomicBool, AtomicU64, AtomicUsize, Cell, Condvar, Instant, JoinHandle, Mutex, MutexGuard};
+
+mod sync;
 
 /// An engine's threads; none for an engine that runs on the thread that calls.
 pub type Threads = Option<Arc<Pool>>;
@@ -25,7 +27,7 @@ pub type Threads = Option<Arc<Pool>>;
 /// or two steps.
 const PATIENCE: Duration = Duration::from_millis(1);
 /// Looks without leaving the processor to others; some ten microseconds.
-const SPINS: u32 = 1000;
+const SPINS: u32 = sync::SPINS;
 
 /// What a helper's stack holds. Its operators keep their buffers on the heap; see `stacks` in the tests, which run the
 /// deepest in a quarter of this. Not the system's default, which differs: 128 KiB to 8 MiB.
@@ -76,7 +78,7 @@ pub struct Pool {
 struct Shared {
     state: AtomicU64,
     /// Written by the caller that has `busy`, while the job is closed and nobody is inside.
-    job: UnsafeCell<Job>,
+    job: Cell<Job>,
     /// The job's first task that nobody has taken.
     next: AtomicUsize,
     /// Whether somebody's job is running.
@@ -112,7 +114,7 @@ impl Pool {
         fn nothing(_: usize) {}
         let shared = Arc::new(Shared {
             state: AtomicU64::new(0),
-            job: UnsafeCell::new(Job { work: &nothing, count: 0 }),
+            job: Cell::new(Job { work: &nothing, count: 0 }),
             next: AtomicUsize::new(0),
             busy: AtomicBool::new(false),
             stop: AtomicBool::new(false),
@@ -124,7 +126,7 @@ impl Pool {
         let mut pool = Self { shared, helpers: Vec::new() };
         for index in 1..threads {
             let shared = Arc::clone(&pool.shared);
-            let builder = std::thread::Builder::new().name(format!("maskgit-cpu-{index}")).stack_size(STACK_BYTES);
+            let builder = sync::Builder::new().name(format!("maskgit-cpu-{index}")).stack_size(STACK_BYTES);
             // Where one cannot be had, the pool is dropped, which ends the others.
             pool.helpers.push(builder.spawn(move || shared.help())?);
         }
@@ -150,12 +152,13 @@ impl Pool {
             unsafe { std::mem::transmute::<*const (dyn Fn(usize) + Sync + '_), *const (dyn Fn(usize) + Sync)>(work) };
         let job = Job { work, count };
         // SAFETY: `busy` keeps other callers away, and the job before is closed and left.
-        unsafe { *shared.job.get() = job };
+        unsafe { shared.job.set(job) };
         shared.next.store(0, Ordering::Relaxed);
         let number = shared.state.load(Ordering::Relaxed) / JOB;
+        shared.state.store(number.wrapping_add(1).wrapping_mul(JOB) | OPEN, Ordering::Release);
         // Before `asleep` is read, as a helper reads the state after it has raised that: one of the two sees the other.
-        shared.state.store(number.wrapping_add(1).wrapping_mul(JOB) | OPEN, Ordering::SeqCst);
-        if shared.asleep.load(Ordering::SeqCst) > 0 {
+        sync::fence(Ordering::SeqCst);
+        if shared.asleep.load(Ordering::Relaxed) > 0 {
             drop(locked(&shared.sleep_lock));
             shared.wake.notify_all();
         }
@@ -182,9 +185,9 @@ fn calls(state: u64, last: u64) -> bool {
 fn pause(looks: &mut u32) {
     if *looks < SPINS {
         *looks += 1;
-        std::hint::spin_loop();
+        sync::spin_loop();
     } else {
-        std::thread::yield_now();
+        sync::yield_now();
     }
 }
 
@@ -198,7 +201,7 @@ impl Shared {
             }
             last = state / JOB;
             // SAFETY: inside, so the job is not written.
-            let job = unsafe { *self.job.get() };
+            let job = unsafe { self.job.get() };
             self.take_tasks(job);
             self.state.fetch_sub(1, Ordering::Release);
         }
@@ -225,14 +228,15 @@ impl Shared {
 
     fn sleep(&self, last: u64) {
         let mut guard = locked(&self.sleep_lock);
-        self.asleep.fetch_add(1, Ordering::SeqCst);
+        self.asleep.fetch_add(1, Ordering::Relaxed);
+        sync::fence(Ordering::SeqCst); // see `Pool::run`
         loop {
-            if calls(self.state.load(Ordering::SeqCst), last) || self.stop.load(Ordering::SeqCst) {
+            if calls(self.state.load(Ordering::Relaxed), last) || self.stop.load(Ordering::Relaxed) {
                 break;
             }
             guard = self.wake.wait(guard).unwrap_or_else(PoisonError::into_inner);
         }
-        self.asleep.fetch_sub(1, Ordering::SeqCst);
+        self.asleep.fetch_sub(1, Ordering::Relaxed);
     }
 
     /// Runs tasks until there are none that nobody has taken. Does not unwind.
@@ -265,7 +269,8 @@ impl fmt::Debug for Pool {
 
 impl Drop for Pool {
     fn drop(&mut self) {
-        self.shared.stop.store(true, Ordering::SeqCst);
+        self.shared.stop.store(true, Ordering::Relaxed);
+        // A helper that has not seen it holds the lock until it waits.
         drop(locked(&self.shared.sleep_lock));
         self.shared.wake.notify_all();
         for helper in self.helpers.drain(..) {

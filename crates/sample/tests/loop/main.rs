@@ -10,4 +10,5 @@ macro_rules! changed {
 }
 
 mod properties;
+mod random;
 mod reference;
