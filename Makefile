@@ -15,6 +15,7 @@
 # make test-api        the public interface against docs/api.txt; make api writes it anew
 # make test-python     lint and tests of export/
 # make test-arm        64-bit ARM in an emulator; make test-armv7: 32-bit ARM; make test-mobile: Android and iOS, type-checked
+# make fuzz TIME=600   libFuzzer on every door for bytes of strangers, so many seconds each; TARGET=packed: one of them
 # make test-cuda       the GPU's tests, where there is a GPU; make test-cuda-kernels: every kernel compiled, without one
 # make bench           Criterion benches and `maskgit bench`
 # make bench-cuda      measure on a GPU: benches/RESULTS-cuda.md
@@ -43,7 +44,7 @@ CLASS ?= lorelei
 FAST = $(foreach crate,core sample geometry image bundle kernels,-p maskgit-$(crate))
 
 .PHONY: demo check fmt test test-all test-features test-c test-docs test-package test-api api test-python test-arm \
-	test-armv7 test-mobile test-cuda test-cuda-kernels bench bench-cuda compare capi header install install-lib uninstall \
+	test-armv7 test-mobile fuzz test-cuda test-cuda-kernels bench bench-cuda compare capi header install install-lib uninstall \
 	golden tiny inputs venv published pictures evaluate-edit ablate avatars-64 avatars-64-train avatars-128 avatars-128-train
 
 demo:
@@ -82,6 +83,10 @@ test-package:
 
 test-api:
 	tests/api/run --check
+
+TIME ?= 600
+fuzz:
+	fuzz/run "$(TIME)" $(TARGET)
 
 api:
 	tests/api/run
