@@ -7,6 +7,7 @@ use tract_onnx::pb::tensor_proto::DataType;
 use tract_onnx::pb::{AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto};
 
 /// Operators with something to get wrong.
+#[rustfmt::skip]
 const OPERATORS: [&str; 72] = [
     "Add", "ArgMax", "AveragePool", "BatchNormalization", "Cast", "Clip", "Concat", "Constant", "ConstantOfShape",
     "Conv", "ConvInteger", "ConvTranspose", "CumSum", "DepthToSpace", "DequantizeLinear", "Div", "Dropout",
@@ -20,10 +21,12 @@ const OPERATORS: [&str; 72] = [
 ];
 
 /// Attributes that operators have: single integers, lists of them, texts.
+#[rustfmt::skip]
 const INT: [&str; 20] = [
     "axis", "keepdims", "group", "blocksize", "ceil_mode", "to", "allowzero", "batch_dims", "k", "num_outputs",
     "num_groups", "transA", "transB", "exclusive", "reverse", "storage_order", "stash_type", "size", "start", "end",
 ];
+#[rustfmt::skip]
 const INTS: [&str; 10] = [
     "axes", "kernel_shape", "strides", "pads", "dilations", "perm", "shape", "split", "output_padding", "value_ints",
 ];
@@ -37,6 +40,7 @@ const TEXT: [(&str, &[&str]); 6] = [
 ];
 
 /// Numbers at the edges of what is checked.
+#[rustfmt::skip]
 const EDGES: [i64; 22] = [
     0, 1, -1, 2, -2, 3, -3, 4, -4, 5, 6, 7, 8, 16, 255, 1 << 16, 1 << 20, 1 << 30, 1 << 31, -(1 << 31), i64::MAX,
     i64::MIN,
@@ -109,7 +113,11 @@ fn change(graph: &mut GraphProto, dice: &mut Dice) {
             if dice.below(2) == 0 {
                 node.input.pop();
             } else {
-                node.input.push(if dice.below(4) == 0 { String::new() } else { names[dice.below(names.len())].clone() });
+                node.input.push(if dice.below(4) == 0 {
+                    String::new()
+                } else {
+                    names[dice.below(names.len())].clone()
+                });
             }
         }
         6 | 7 => weight(graph, dice),

@@ -92,9 +92,8 @@ fn mask(numbers: &mut Numbers<'_>, (width, height): (u32, u32)) -> Result<Mask> 
         assert_eq!(boxes.add(rect).is_ok(), inside, "{rect:?} in {width}x{height}");
         assert!(inside || boxes == before, "a box that was refused was drawn");
     }
-    let pixels = GrayImage::from_fn(width, height, |x, y| {
-        Luma([if boxes.contains(x, y) { 255 } else { numbers.byte() }])
-    });
+    let pixels =
+        GrayImage::from_fn(width, height, |x, y| Luma([if boxes.contains(x, y) { 255 } else { numbers.byte() }]));
     Mask::from_image(&pixels)
 }
 
