@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex};
 
 use maskgit::unstable::{CpuEngine, Engine, Input, Output, Session, Signature, Source};
-use maskgit::{Bundle, Generator, MemoryUse, OperatorCount, Request, Result};
+use maskgit::{Bundle, Generator, LoadLimits, MemoryUse, OperatorCount, Request, Result};
 use ndarray::ArrayViewMut3;
 
 use crate::common::{TINY, Watch, boxes, noise, tiny};

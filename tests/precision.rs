@@ -6,7 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use maskgit::unstable::{CpuEngine, DType, Engine, Input, Isa, Port, Signature};
-use maskgit::{Bundle, Generator, GraphKind, OperatorCount, Request, operators};
+use maskgit::{Bundle, Generator, GraphKind, LoadLimits, OperatorCount, Request, operators};
 use ndarray::{Array3, ArrayView, aview1, s};
 
 use crate::common::{emulated, root};

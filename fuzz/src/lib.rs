@@ -113,7 +113,7 @@ pub fn record(bytes: &[u8]) -> Result<()> {
 fn settings_of(value: &serde_json::Value) {
     let Ok(changes) = serde_json::from_value::<SamplingChanges>(value.clone()) else { return };
     let sampling = Sampling::default().with(&changes);
-    if sampling.check().is_ok() {
+    if sampling.validate().is_ok() {
         let json = serde_json::to_value(SamplingChanges::from(sampling)).expect("settings can be written");
         let again: SamplingChanges = serde_json::from_value(json).expect("what was written can be read");
         assert_eq!(Sampling::default().with(&again), sampling);
