@@ -15,6 +15,7 @@
 # make test-api        the public interface against docs/api.txt; make api writes it anew
 # make test-python     lint and tests of export/
 # make test-arm        64-bit ARM in an emulator; make test-armv7: 32-bit ARM; make test-mobile: Android and iOS, type-checked
+# make fuzz TIME=600   libFuzzer on every door for bytes of strangers, so many seconds each; TARGET=packed: one of them
 # make test-cuda       the GPU's tests, where there is a GPU; make test-cuda-kernels: every kernel compiled, without one
 # make deny            licences and sources of the dependencies; make advisories: known faults too, from GitHub's list
 # make loom            the pool of threads in a model of all their orders; make miri: its unsafe code, by nightly's Miri
@@ -46,7 +47,7 @@ CLASS ?= lorelei
 FAST = $(foreach crate,core sample geometry image bundle kernels,-p maskgit-$(crate))
 
 .PHONY: demo check fmt test test-all test-features test-c test-docs test-package test-api api test-python test-arm \
-	test-armv7 test-mobile test-cuda test-cuda-kernels deny advisories loom miri soak \
+	test-armv7 test-mobile test-cuda test-cuda-kernels deny advisories fuzz loom miri soak \
 	bench bench-cuda compare capi header install install-lib uninstall \
 	golden tiny inputs venv published pictures evaluate-edit ablate avatars-64 avatars-64-train avatars-128 avatars-128-train
 
@@ -86,6 +87,10 @@ test-package:
 
 test-api:
 	tests/api/run --check
+
+TIME ?= 600
+fuzz:
+	fuzz/run "$(TIME)" $(TARGET)
 
 api:
 	tests/api/run

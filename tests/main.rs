@@ -7,6 +7,7 @@ mod bundle;
 mod common;
 mod edit;
 mod generate;
+mod hostile;
 mod layers;
 #[cfg(feature = "unstable")]
 mod loads;
