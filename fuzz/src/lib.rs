@@ -50,7 +50,7 @@ pub fn manifest(bytes: &[u8]) -> Result<()> {
 pub fn packed(bytes: &[u8]) -> Result<()> {
     let bundle = Bundle::from_bytes(bytes.to_vec())?;
     let kinds = || GraphKind::ALL.into_iter().filter(|&kind| bundle.has_graph(kind));
-    let hashes = kinds().map(|kind| bundle.source(kind).map(drop)).collect::<Result<()>>();
+    let hashes = kinds().try_for_each(|kind| bundle.source(kind).map(drop));
     for kind in kinds() {
         let source = bundle.unchecked_source(kind)?;
         let signature = signature(bundle.manifest(), kind);
@@ -81,7 +81,7 @@ pub fn image(bytes: &[u8]) -> Result<()> {
     let mut limits = Limits::default();
     limits.bytes = 48 << 20;
     limits.side = 4096;
-    limits.allow_damaged = bytes.len() % 2 == 0;
+    limits.allow_damaged = bytes.len().is_multiple_of(2);
     let read = read_image(file.path(), &limits);
     let hard = read_hard_mask(file.path(), &limits);
     let image = read?;
