@@ -97,7 +97,7 @@ fn graphs_that_once_took_everything() {
         ("hang-layernorm-axis", "LayerNorm", "axis 2147483648 does not exist"),
         ("oom-gathernd-scalar-index", "GatherNd", "indices are a scalar"),
         ("oom-transpose-perm-2-2-1", "PermuteAxes", "perm [2, 2, 1] is no permutation"),
-        ("range-1.5e9-over-limit", "Range", "the shape [Val(1500000000)]"),
+        ("range-1.5e9-over-limit", "Range", "1500000000 values"),
     ] {
         let path = root(&format!("fuzz/seeds/packed/{name}.maskgit"));
         let read: Result<_> = Bundle::open(&path).and_then(|bundle| maskgit::operators(&bundle));

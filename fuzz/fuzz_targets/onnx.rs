@@ -143,10 +143,10 @@ fn insert(graph: &mut GraphProto, place: usize, names: &[String], dice: &mut Dic
     let input = dice.below(reader.input.len());
     let Some(wire) = reader.input.get_mut(input) else { return };
     let first = std::mem::replace(wire, output.clone());
-    let others = (0..dice.below(4)).map(|_| names[dice.below(names.len())].clone());
+    let others: Vec<String> = (0..dice.below(4)).map(|_| names[dice.below(names.len())].clone()).collect();
     let mut node = NodeProto {
         op_type: dice.of(&OPERATORS).into(),
-        input: std::iter::once(first).chain(others.collect::<Vec<_>>()).collect(),
+        input: std::iter::once(first).chain(others).collect(),
         output: vec![output],
         ..Default::default()
     };
