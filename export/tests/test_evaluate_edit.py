@@ -22,7 +22,7 @@ level = 0 if w == 16 else 100 + 50 * int(option["--class"]) if "--class" in opti
 image.paste((level, level, level), (x, y, x + w, y + h))
 for corner, spoilt in (
     (0, {spoil!r} == "hard" and option.get("--feather") == "0"),
-    (15, {spoil!r} == "soft" and "--feather" not in option and "--class" in option),
+    (15, {spoil!r} == "soft" and option.get("--feather") == "blur" and "--class" in option),
 ):
     if spoilt:
         image.putpixel((corner, corner), tuple(value + 1 for value in image.getpixel((corner, corner))))
